@@ -1,0 +1,100 @@
+"""Bagging in Breiman's sense: k fine-tunings of the subset side by side, each on its own bootstrap resample [ours]."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, UInt16
+
+from bend_jax.collect.features import Checkpoints, optimizer, prepare
+from bend_jax.config import Bootstrap, SettingsError
+from bend_jax.subset import Subset, flatten
+from bend_jax.training import SILENT, Examples, Model, State, Watch, cross_entropy, draw_batch, make_step, start, train
+
+
+def resamples(key: Key[Array, ""], k: int, n: int) -> UInt16[Array, "k n"]:
+    """How often each of n images is in each of k bootstrap resamples: k multinomials of n draws."""
+
+    def one(key: Key[Array, ""]) -> UInt16[Array, " n"]:
+        return jnp.zeros(n, jnp.uint16).at[jax.random.randint(key, (n,), 0, n)].add(1)
+
+    return jax.lax.map(one, jax.random.split(key, k))
+
+
+def start_vectors(
+    model: Model, variables: Any, subset: Subset, key: Key[Array, ""], settings: Bootstrap
+) -> Float[Array, "k dim"]:
+    """Where the k fine-tunings start: the base's vector, or fresh random ones."""
+    if not settings.reinitialise:
+        return jnp.tile(flatten(subset, variables), (settings.k, 1))
+    if model.init is None:
+        raise SettingsError("collect.bootstrap.reinitialise needs a model with init(key) -> variables; none was given")
+    init = model.init
+    return jax.lax.map(lambda k: flatten(subset, init(k)), jax.random.split(key, settings.k))
+
+
+def collect(
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    data: Examples,
+    key: Key[Array, ""],
+    settings: Bootstrap,
+    *,
+    watch: Watch = SILENT,
+) -> Checkpoints:
+    """k vectors [k, dim]. A resample is a weight: all k see the same minibatch, member b multiplies the loss of image i
+    by its multinomial count c[b, i], so that features are read once for all k.
+
+    Members are trained in chunks that fit watch.memory, one chunk after the other in one program.
+    """
+    n = data.labels.shape[0]
+    key_views, key_order, key_steps, key_counts, key_init = jax.random.split(key, 5)
+    source = prepare(model, variables, subset, data, key_views, settings, watch)
+    per_epoch = n // settings.batch
+    steps = settings.epochs * per_epoch  # of one chunk
+    # forward, backward and the optimiser keep about three times what the suffix writes
+    fitting = watch.memory // max(3 * settings.batch * source.parts.suffix_bytes, 1)
+    chunk = max(1, min(settings.k, fitting))
+    chunks = -(-settings.k // chunk)
+    pad = ((0, chunks * chunk - settings.k), (0, 0))
+    counts = jnp.pad(resamples(key_counts, settings.k, n), pad)
+    vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), pad)
+    arrays = {**source.data, "key": key_steps, "order": key_order, "counts": counts, "start": vectors}
+
+    def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
+        local = step % steps  # every chunk sees the same minibatches in the same order
+        index, order = draw_batch(arrays["order"], local, extra["order"], settings.batch)
+        view = (local // per_epoch) % settings.views
+        weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]
+
+        def one(vector: Float[Array, " dim"], weight: Int[Array, " b"]) -> Float[Array, ""]:
+            logits = source.logits(vector, arrays, view, index)
+            return jnp.mean(weight * cross_entropy(logits, arrays["labels"][index]))
+
+        # a sum over members: each one's gradient is its own, as if it were trained alone
+        return jnp.sum(jax.vmap(one)(params, weights)), {**extra, "order": order}
+
+    sgd = optimizer(subset, settings)
+
+    def save(state: State, arrays: Any) -> State:
+        def next_chunk(state: State) -> State:
+            begin = (state.step // steps - 1) * chunk
+            saved = jax.lax.dynamic_update_slice(state.extra["saved"], state.params, (begin, 0))
+            params = jax.lax.dynamic_slice(arrays["start"], (begin + chunk, 0), (chunk, subset.dim))
+            return state._replace(params=params, opt=sgd.init(params), extra={**state.extra, "saved": saved})
+
+        return jax.lax.cond(state.step % steps == 0, next_chunk, lambda state: state, state)
+
+    extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, subset.dim))}
+    state = train(
+        "bootstrap",
+        make_step(loss, sgd),
+        start(vectors[:chunk], sgd, extra),
+        arrays,
+        steps=chunks * steps,
+        segment=per_epoch,
+        watch=watch,
+        after=save,
+    )
+    return Checkpoints(state.extra["saved"][: settings.k])

@@ -1,0 +1,114 @@
+"""What collectors that fine-tune a subset share: the frozen part of the net once an image and view, cached or streamed."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from bend_jax.config import Collector
+from bend_jax.split import Cut, cut
+from bend_jax.subset import Subset, insert
+from bend_jax.training import Examples, Model, Watch, cross_entropy, sgd
+
+CHUNK = 250  # images a program while the cache is filled
+
+
+class Checkpoints(NamedTuple):
+    """What a collector returns: vectors [k, dim], and their weights [k] where it has any."""
+
+    vectors: Float[Array, "k dim"]
+    weights: Float[Array, " k"] | None = None
+
+
+class Source(NamedTuple):
+    """The data of a training on features, and how its loss reads them.
+
+    data: a dict of device arrays for `train`; logits(vector, data, view, index) -> [batch, classes].
+    """
+
+    data: dict[str, Any]
+    logits: Callable[..., Any]
+    parts: Cut
+    is_cached: bool
+
+
+def prepare(
+    model: Model, variables: Any, subset: Subset, examples: Examples, key: Key[Array, ""], settings: Collector, watch: Watch
+) -> Source:
+    """Cut the net for one image, and cache the features of all views where they fit into `watch.memory`.
+
+    A view of an image is drawn from a key of its own, so that cached and streamed training see the same pixels. The
+    features are stored as settings.cache_dtype either way.
+    """
+    n = examples.labels.shape[0]
+    image = jax.eval_shape(lambda images: examples.plain(images)[0], examples.images[:1])
+    vector = jax.ShapeDtypeStruct((subset.dim,), jnp.float32)
+    parts = cut(lambda v, x: model.apply(insert(subset, variables, v), x[None])[0], vector, image)
+    narrow = jnp.dtype(settings.cache_dtype)
+    numbers = sum(math.prod(shape) for shape in parts.feature_shapes)
+    is_cached = settings.views * n * numbers * narrow.itemsize <= watch.memory
+    data = {"labels": examples.labels, "prefix": parts.prefix, "suffix": parts.suffix}
+
+    def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
+        key_view = jax.random.fold_in(key, view)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
+        values = jax.vmap(prefix)(examples.view(keys, images[index]))
+        return jax.tree.map(lambda f: f.astype(narrow) if jnp.issubdtype(f.dtype, jnp.floating) else f, values)
+
+    def restore(values: Any, shapes: Any) -> Any:
+        return jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
+
+    shapes = jax.eval_shape(parts.prefix, image)
+    if is_cached:
+        data["cache"] = _fill(features, parts.prefix, key, settings.views, n, examples.images)
+
+        def read(data: dict[str, Any], view: Int[Array, ""], index: Int[Array, " b"]) -> Any:
+            return jax.tree.map(lambda cache: cache[view, index], data["cache"])
+    else:
+        data |= {"images": examples.images, "view_key": key}
+
+        def read(data: dict[str, Any], view: Int[Array, ""], index: Int[Array, " b"]) -> Any:
+            return features(data["prefix"], data["view_key"], view, index, data["images"])
+
+    def logits(vector: Any, data: dict[str, Any], view: Int[Array, ""], index: Int[Array, " b"]) -> Any:
+        return jax.vmap(data["suffix"], (None, 0))(vector, restore(read(data, view, index), shapes))
+
+    return Source(data, logits, parts, is_cached)
+
+
+def _fill(features: Callable[..., Any], prefix: Any, key: Any, views: int, n: int, images: Any) -> Any:
+    """The features of every view and image, [views, n, ...], by one program over chunks of images."""
+
+    @jax.jit
+    def fill(prefix: Any, key: Any, images: Any) -> Any:
+        chunk = min(CHUNK, n)
+        pad = -n % chunk  # the last chunk reads image 0 again, so that all chunks have one shape
+        index = jnp.pad(jnp.arange(n), (0, pad)).reshape(-1, chunk)
+
+        def one_view(view: Int[Array, ""]) -> Any:
+            chunks = jax.lax.map(lambda i: features(prefix, key, view, i, images), index)
+            return jax.tree.map(lambda c: c.reshape(-1, *c.shape[2:])[:n], chunks)
+
+        return jax.lax.map(one_view, jnp.arange(views))
+
+    return fill(prefix, key, images)
+
+
+def mean_loss(logits: Float[Array, "b classes"], labels: Int[Array, " b"]) -> Float[Array, ""]:
+    """Mean cross-entropy of a minibatch."""
+    return jnp.mean(cross_entropy(logits, labels))
+
+
+def optimizer(subset: Subset, settings: Collector) -> optax.GradientTransformation:
+    """The settings' SGD on a vector or a stack of them. BN statistics in the subset stay as they are."""
+    parts = [
+        jnp.full(math.prod(shape), not path.startswith("batch_stats."), jnp.float32)
+        for path, shape in zip(subset.paths, subset.shapes, strict=True)
+    ]
+    mask = jnp.concatenate(parts)
+    keep_statistics = optax.stateless(lambda updates, params: updates * mask)
+    return optax.chain(sgd(settings.lr, settings.momentum, settings.weight_decay), keep_statistics)

@@ -1,0 +1,75 @@
+"""All m members at once, and the votes over them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from bend_jax import metrics
+from bend_jax.split import Cut, cut
+from bend_jax.subset import Subset, insert
+from bend_jax.training import MEMORY
+
+
+def chunk_size(parts: Cut, memory: int = MEMORY) -> int:
+    """How many members fit into `memory` bytes at once; one where a convolution's kernel depends on the vector
+    (vmap would make grouped convolutions of them, which are slow on every device)."""
+    if parts.has_vector_kernel:
+        return 1
+    return max(1, memory // max(parts.suffix_bytes, 1))
+
+
+@partial(jax.jit, static_argnames=("apply", "subset", "chunk"))
+def member_logits(
+    apply: Callable[..., Any],
+    variables: Any,
+    subset: Subset,
+    vectors: Float[Array, "m dim"],
+    images: Shaped[Array, "n ..."],
+    *,
+    chunk: int | None = None,
+) -> Float[Array, "m n classes"]:
+    """Logits of every member: `apply(insert(subset, variables, vector), images)` for each vector.
+
+    What does not depend on the vector runs once; the rest is vmapped over `chunk` members at a time (None: as many as
+    fit 1 GiB of intermediates). Calls with the same apply, subset and shapes do not retrace.
+    """
+    parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], images)
+    features = parts.prefix(images)
+    size = min(chunk or chunk_size(parts), vectors.shape[0])
+    if size == 1:
+        return jax.lax.map(lambda vector: parts.suffix(vector, features), vectors)
+    return jax.lax.map(lambda vector: parts.suffix(vector, features), vectors, batch_size=size)
+
+
+def majority_vote(predictions: Int[Array, "m n"], num_classes: int) -> Int[Array, " n"]:
+    """sBEND (BEND, Algorithm 1): the most frequent label; ties go to the lowest class."""
+    return jnp.argmax(metrics.counts(predictions, num_classes), axis=1).astype(jnp.int32)
+
+
+def sampled_vote(key: Key[Array, ""], predictions: Int[Array, "m n"]) -> Int[Array, " n"]:
+    """aBEND (BEND, Algorithm 2): a label drawn with its share of the votes, independently for each image.
+
+    That is the label of a member drawn uniformly for each image.
+    """
+    m, n = predictions.shape
+    chosen = jax.random.randint(key, (n,), 0, m)
+    return predictions[chosen, jnp.arange(n)]
+
+
+def mean_vote(logits: Float[Array, "m n classes"]) -> Float[Array, "n classes"]:
+    """The average of the members' probabilities."""
+    return jnp.mean(jax.nn.softmax(logits, axis=-1), axis=0)
+
+
+def weighted_vote(logits: Float[Array, "m n classes"], weights: Float[Array, " m"]) -> Float[Array, "n classes"]:
+    """Probabilities averaged with these weights: sum_m w_m p_m / sum_m w_m."""
+    return jnp.tensordot(weights / jnp.sum(weights), jax.nn.softmax(logits, axis=-1), axes=1)
+
+
+def vote_probabilities(predictions: Int[Array, "m n"], num_classes: int) -> Float[Array, "n classes"]:
+    """sBEND and aBEND as probabilities: (votes + 1/classes) / (m + 1), so that the NLL is finite."""
+    return (metrics.counts(predictions, num_classes) + 1.0 / num_classes) / (predictions.shape[0] + 1.0)

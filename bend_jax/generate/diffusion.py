@@ -1,0 +1,157 @@
+"""The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training by noise prediction, ancestral sampling."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from bend_jax.config import Diffusion, alpha_bar
+from bend_jax.training import State, Watch, make_step, start_with_ema, train
+
+HOLDOUT_FROM = 20  # below so many vectors none is held out
+HELD_DRAWS = 64  # (timestep, noise) pairs for each held-out vector
+
+
+class Tables(NamedTuple):
+    """The schedule, one number a timestep; index 0 is t = 1."""
+
+    beta: Float[Array, " T"]
+    alpha_bar: Float[Array, " T"]
+    sigma: Float[Array, " T"]  # sd of the noise that a sampling step adds
+
+
+def tables(settings: Diffusion) -> Tables:
+    """beta_t, alpha_bar_t and the sampler's sigma_t, worked out in float64.
+
+    sigma_t^2 is beta_t (eq. 3: exact where the latents are standard normal) or the posterior's variance
+    beta_t (1 - alpha_bar[t-1]) / (1 - alpha_bar[t]) (exact where they are one point).
+    """
+    bar = alpha_bar(settings)
+    before = np.concatenate([[1.0], bar[:-1]])
+    beta = 1 - bar / before
+    variance = beta if settings.variance == "beta" else beta * (1 - before) / (1 - bar)
+    return Tables(*(jnp.asarray(a, jnp.float32) for a in (beta, bar, np.sqrt(variance))))
+
+
+class Denoiser(nn.Module):
+    """eps_hat = sqrt(1 - abar_t) x_t + sqrt(abar_t) net(x_t, t), with net's last layer zero at the start.
+
+    The first term alone is the exact denoiser of standard normal latents, so that training starts from a Gaussian
+    instead of having to find it; a small net keeps its spread where a plain one loses it [ours].
+    """
+
+    width: int
+    blocks: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n latent"], t: Int[Array, " n"], alpha_bar: Float[Array, " n"]
+    ) -> Float[Array, "n latent"]:
+        time = nn.Dense(self.width, name="time")(embed(t, self.width))
+        h = nn.Dense(self.width, name="enter")(x)
+        for i in range(self.blocks):
+            y = nn.silu(nn.LayerNorm(name=f"norm{i}")(h) + nn.Dense(self.width, name=f"time{i}")(nn.silu(time)))
+            h = h + nn.Dense(self.width, name=f"dense{i}")(y)
+        net = nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="leave")(nn.silu(h))
+        bar = alpha_bar[:, None]
+        return jnp.sqrt(1 - bar) * x + jnp.sqrt(bar) * net
+
+
+def embed(t: Int[Array, " n"], width: int) -> Float[Array, "n width"]:
+    """Sines and cosines of t at geometrically spaced frequencies (Vaswani et al. 2017)."""
+    half = (width + 1) // 2
+    angles = t[:, None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :width]
+
+
+def add_noise(
+    table: Tables, x: Float[Array, "n latent"], t: Int[Array, " n"], eps: Float[Array, "n latent"]
+) -> Float[Array, "n latent"]:
+    """x_t of x_0 in one go (eq. 1 iterated): sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps. t counts from 0."""
+    bar = table.alpha_bar[t][:, None]
+    return jnp.sqrt(bar) * x + jnp.sqrt(1 - bar) * eps
+
+
+def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffusion, watch: Watch) -> Any:
+    """Train the denoiser (eq. 9); returns the averaged parameters of least held-out loss (below 20 vectors: the last).
+
+    Every row of a minibatch has a timestep of its own (the published code used the first row's for all).
+    """
+    k = latents.shape[0]
+    key_init, key_steps, key_hold, key_eval = jax.random.split(key, 4)
+    table, net = tables(settings), Denoiser(settings.width, settings.blocks)
+    held = int(round(settings.holdout * k)) if k >= HOLDOUT_FROM else 0
+    order = jax.random.permutation(key_hold, k)
+    data = {"latents": latents[order[held:]], "held": latents[order[:held]], "key": key_steps, "eval": key_eval}
+
+    def loss_of(params: Any, x: Any, t: Any, eps: Any) -> Float[Array, ""]:
+        return jnp.mean((net.apply(params, add_noise(table, x, t, eps), t, table.alpha_bar[t]) - eps) ** 2)
+
+    def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
+        key_x, key_t, key_eps = jax.random.split(key, 3)
+        x = data["latents"][jax.random.randint(key_x, (settings.batch,), 0, k - held)]
+        t = jax.random.randint(key_t, (settings.batch,), 0, settings.timesteps)
+        return loss_of(params, x, t, jax.random.normal(key_eps, x.shape)), extra
+
+    def look(state: State, data: Any) -> State:
+        x = jnp.repeat(data["held"], HELD_DRAWS, axis=0)
+        t = jnp.tile(jnp.linspace(0, settings.timesteps - 1, HELD_DRAWS).astype(jnp.int32), held)
+        value = loss_of(state.ema, x, t, jax.random.normal(data["eval"], x.shape))
+        is_better = value < state.best_loss
+        return state._replace(
+            best=jax.tree.map(lambda new, old: jnp.where(is_better, new, old), state.ema, state.best),
+            best_loss=jnp.minimum(value, state.best_loss),
+            since=jnp.where(is_better, 0, state.since + 1),
+        )
+
+    one = jnp.zeros(1, jnp.int32)
+    params = net.init(key_init, latents[:1], one, table.alpha_bar[one])
+    optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
+    state = train(
+        "diffusion",
+        make_step(loss, optimizer, settings.ema),
+        start_with_ema(params, optimizer),
+        data,
+        steps=settings.steps,
+        segment=settings.segment,
+        watch=watch,
+        after=look if held else None,
+        stopped=lambda state: held > 0 and int(state.since) >= settings.patience,
+    )
+    return state.best if held else state.ema
+
+
+def sample(params: Any, key: Key[Array, ""], m: int, latent: int, settings: Diffusion) -> Float[Array, "m latent"]:
+    """m latents at once by T ancestral steps (eq. 4)."""
+    net = Denoiser(settings.width, settings.blocks)
+
+    def predict(x: Float[Array, "m latent"], t: Int[Array, ""], bar: Float[Array, ""]) -> Float[Array, "m latent"]:
+        return net.apply(params, x, jnp.full(m, t), jnp.full(m, bar))  # pyright: ignore[reportReturnType]
+
+    return ancestral(predict, tables(settings), key, (m, latent))
+
+
+def ancestral(
+    predict: Callable[..., Float[Array, "m latent"]], table: Tables, key: Key[Array, ""], shape: tuple[int, int]
+) -> Float[Array, "m latent"]:
+    """x_T ~ N(0, I); x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) eps_hat) / sqrt(alpha_t) + sigma_t z (eq. 3 and 5).
+
+    predict(x, t, abar_t) -> eps_hat. The last step adds no noise. x_t is never clamped (the published code's clamp to
+    +-1 would cut a unit-variance latent).
+    """
+    key_start, key_steps = jax.random.split(key)
+    timesteps = table.beta.shape[0]
+
+    def step(x: Float[Array, "m latent"], t: Int[Array, ""]) -> tuple[Float[Array, "m latent"], None]:
+        beta, bar = table.beta[t], table.alpha_bar[t]
+        mean = (x - beta / jnp.sqrt(1 - bar) * predict(x, t, bar)) / jnp.sqrt(1 - beta)
+        z = jax.random.normal(jax.random.fold_in(key_steps, t), shape)
+        return mean + jnp.where(t > 0, table.sigma[t], 0.0) * z, None
+
+    x, _ = jax.lax.scan(step, jax.random.normal(key_start, shape), jnp.arange(timesteps)[::-1])
+    return x

@@ -1,0 +1,22 @@
+"""The null `identity`: the checkpoints themselves."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from bend_jax.config import Identity
+from bend_jax.training import SILENT, Watch
+
+
+def fit(
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Identity, *, watch: Watch = SILENT
+) -> Float[Array, "k dim"]:
+    """Nothing to learn."""
+    return vectors
+
+
+def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[Array, "m2 dim"]:
+    """m evenly spaced checkpoints, first and last included; all k of them for m >= k."""
+    k = fitted.shape[0]
+    if m >= k:
+        return fitted
+    return fitted[jnp.round(jnp.linspace(0, k - 1, m)).astype(jnp.int32)]

@@ -1,0 +1,201 @@
+"""How good, how sure, how diverse, how new: every measure of a report, as pure functions."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+TINY = 1e-12  # the least probability whose logarithm is taken
+
+
+def accuracy(predictions: Int[Array, " n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+    """Share of images labelled right."""
+    return jnp.mean(predictions == labels)
+
+
+def nll(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+    """Mean negative log-likelihood of the true label, natural logarithm."""
+    chosen = jnp.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+    return -jnp.mean(jnp.log(jnp.maximum(chosen, TINY)))
+
+
+def brier(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+    """Squared distance to the one-hot label, summed over classes, averaged over images (Brier 1950)."""
+    one_hot = jax.nn.one_hot(labels, probabilities.shape[1])
+    return jnp.mean(jnp.sum((probabilities - one_hot) ** 2, axis=1))
+
+
+def ece(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"], bins: int = 15) -> Float[Array, ""]:
+    """Expected calibration error over `bins` equal-width bins (lo, hi] of the confidence (Guo et al. 2017)."""
+    confidence = jnp.max(probabilities, axis=1)
+    right = jnp.argmax(probabilities, axis=1) == labels
+    edges = jnp.linspace(0.0, 1.0, bins + 1)
+    index = jnp.clip(jnp.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    gap = jnp.zeros(bins).at[index].add(right - confidence)
+    return jnp.sum(jnp.abs(gap)) / labels.shape[0]
+
+
+def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+    """The temperature in [1/16, 16] of least NLL on these (validation) images; see `scale_temperature`.
+
+    The NLL is convex in 1/T, so golden-section search over log T finds the one minimum.
+    """
+
+    def loss(log_t: Float[Array, ""]) -> Float[Array, ""]:
+        return nll(scale_temperature(probabilities, jnp.exp(log_t)), labels)
+
+    ratio = (np.sqrt(5.0) - 1) / 2
+
+    def narrow(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = interval
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        go_left = loss(left) < loss(right)
+        return jnp.where(go_left, low, left), jnp.where(go_left, right, high)
+
+    bound = jnp.log(16.0)
+    low, high = jax.lax.fori_loop(0, 40, narrow, (-bound, bound))
+    return jnp.exp((low + high) / 2)
+
+
+def scale_temperature(
+    probabilities: Float[Array, "n classes"], temperature: Float[Array, ""] | float
+) -> Float[Array, "n classes"]:
+    """Probabilities to the power 1/T, normalised: softmax(logits / T) where they are a softmax."""
+    return jax.nn.softmax(jnp.log(jnp.maximum(probabilities, TINY)) / temperature, axis=1)
+
+
+def counts(predictions: Int[Array, "m n"], num_classes: int) -> Int[Array, "n classes"]:
+    """How many of the m members give each label to each image."""
+    return jnp.sum(jax.nn.one_hot(predictions, num_classes, dtype=jnp.int32), axis=0)
+
+
+def disagreement(predictions: Int[Array, "m n"]) -> float:
+    """Mean over pairs i != j of members of the share of images they label differently (0 for m = 1)."""
+    m, n = predictions.shape
+    if m < 2:
+        return 0.0
+    agreeing = np.sum(_pair_counts(predictions, predictions)) - m * n
+    return float(1.0 - agreeing / (m * (m - 1) * n))
+
+
+def cross_disagreement(a: Int[Array, "m n"], b: Int[Array, "k n"]) -> float:
+    """Mean over all pairs of one of `a` and one of `b` of the share of images labelled differently."""
+    return float(1.0 - np.mean(_pair_counts(a, b) / (a.shape[0] * b.shape[0])))
+
+
+def _pair_counts(a: Int[Array, "m n"], b: Int[Array, "k n"]) -> np.ndarray:
+    """Per image, the number of pairs (i of a, j of b) with the same label; exact in float64."""
+    num_classes = int(max(jnp.max(a), jnp.max(b))) + 1
+    left, right = (np.asarray(counts(p, num_classes), np.float64) for p in (a, b))
+    return np.sum(left * right, axis=1)
+
+
+def eq14(predictions: Int[Array, "m n"]) -> float:
+    """BEND eq. 14 as printed: differing (i, j, image) triples over m - 1. Divide by m n for `disagreement`."""
+    m, n = predictions.shape
+    return disagreement(predictions) * m * n
+
+
+def eq15(members: Int[Array, "m n"], checkpoints: Int[Array, "k n"]) -> float:
+    """BEND eq. 15 as printed: images on which member i and checkpoint i differ, mean over i.
+
+    It pairs by index; with k != m the first min(m, k) of both are paired.
+    """
+    pairs = min(members.shape[0], checkpoints.shape[0])
+    return float(jnp.sum(members[:pairs] != checkpoints[:pairs]) / pairs)
+
+
+def error_iou(predictions_a: Int[Array, " n"], predictions_b: Int[Array, " n"], labels: Int[Array, " n"]) -> float:
+    """|W1 & W2| / |W1 | W2| over the sets of wrongly labelled images; 1.0 where both are empty."""
+    return float(_iou_matrix((predictions_a != labels)[None], (predictions_b != labels)[None])[0, 0])
+
+
+def _iou_matrix(wrong_a: Bool[Array, "m n"], wrong_b: Bool[Array, "k n"]) -> Float[Array, "m k"]:
+    a, b = wrong_a.astype(jnp.float32), wrong_b.astype(jnp.float32)
+    both = jnp.dot(a, b.T, precision="highest")
+    either = jnp.sum(a, axis=1)[:, None] + jnp.sum(b, axis=1)[None, :] - both
+    return jnp.where(either > 0, both / jnp.maximum(either, 1.0), 1.0)
+
+
+def ensemble_iou(predictions: Int[Array, "m n"], labels: Int[Array, " n"]) -> float | None:
+    """Mean over members of the largest error IoU to another member (p-diff); None for one member."""
+    if predictions.shape[0] < 2:
+        return None
+    wrong = predictions != labels
+    matrix = _iou_matrix(wrong, wrong)
+    return float(jnp.mean(jnp.max(jnp.where(jnp.eye(matrix.shape[0], dtype=bool), -1.0, matrix), axis=1)))
+
+
+def max_iou(members: Int[Array, "m n"], checkpoints: Int[Array, "k n"], labels: Int[Array, " n"]) -> Float[Array, " m"]:
+    """For each member its largest error IoU to any checkpoint (p-diff's similarity)."""
+    return jnp.max(_iou_matrix(members != labels, checkpoints != labels), axis=1)
+
+
+class Novelty(NamedTuple):
+    """How far members are from the checkpoints they were made from; see `novelty`."""
+
+    nearest: float
+    leave_one_out: float
+    copy_share: float
+    spread: float | None
+    effective_rank_members: float | None
+    effective_rank_checkpoints: float | None
+
+
+def novelty(members: Float[Array, "m dim"], checkpoints: Float[Array, "k dim"]) -> Novelty:
+    """Distances (Euclidean, of the raw vectors), copies, spread and effective rank.
+
+    nearest: mean over members of the distance to the nearest checkpoint; leave_one_out: the same of each
+    checkpoint to the others; copy_share: share of members with d1 / d2 < 1/3, d1 and d2 the distances to the
+    nearest and second-nearest checkpoint; spread: sqrt of the mean, over coordinates in which the checkpoints
+    vary, of var(members) / var(checkpoints).
+    """
+    members, checkpoints = np.asarray(members, np.float64), np.asarray(checkpoints, np.float64)
+    to_members = np.sort(_distances(members, checkpoints), axis=1)
+    own = np.sort(_distances(checkpoints, checkpoints) + np.diag(np.full(len(checkpoints), np.inf)), axis=1)
+    var_members, var_checkpoints = members.var(axis=0), checkpoints.var(axis=0)
+    varying = var_checkpoints > 0
+    ratios = var_members[varying] / var_checkpoints[varying]
+    return Novelty(
+        nearest=float(to_members[:, 0].mean()),
+        leave_one_out=float(own[:, 0].mean()),
+        copy_share=float(np.mean(to_members[:, 0] <= to_members[:, 1] / 3)),
+        spread=float(np.sqrt(ratios.mean())) if varying.any() else None,
+        effective_rank_members=effective_rank(members),
+        effective_rank_checkpoints=effective_rank(checkpoints),
+    )
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Euclidean distances [len(a), len(b)], through inner products about the mean of b."""
+    centre = b.mean(axis=0)
+    a, b = a - centre, b - centre
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
+    return np.sqrt(np.maximum(squares, 0.0))
+
+
+def effective_rank(vectors: np.ndarray) -> float | None:
+    """exp of the entropy of the covariance's normalised eigenvalues (after Roy & Vetterli 2007).
+
+    None where the vectors do not vary.
+    """
+    centred = np.asarray(vectors, np.float64) - np.mean(vectors, axis=0)
+    values = np.linalg.svd(centred, compute_uv=False) ** 2
+    if values.sum() == 0:
+        return None
+    share = values / values.sum()
+    share = share[share > 0]
+    return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def mcnemar(a_right: Bool[np.ndarray, " n"], b_right: Bool[np.ndarray, " n"]) -> float:
+    """Two-sided exact McNemar p-value of two classifiers on the same images (1.0 where they never differ)."""
+    from scipy.stats import binomtest
+
+    only_a = int(np.sum(a_right & ~b_right))
+    only_b = int(np.sum(~a_right & b_right))
+    if only_a + only_b == 0:
+        return 1.0
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)

@@ -1,0 +1,131 @@
+"""Which stages a run consists of, what their digests cover, which are there already; and running those that are not."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from bend_jax import data, report, storage
+from bend_jax.config import SettingsError, settings_json
+from bend_jax.stages import WORK, Clock, Setting, Task, watching
+from bend_jax.training import NonFiniteError
+
+Say = Callable[[str], None]
+
+
+class StoppedError(RuntimeError):
+    """A stage that cannot go on; its text names the stage, the step and what to try."""
+
+
+class Job(NamedTuple):
+    """One stage of one run: where its output is, and what its digest covers."""
+
+    stage: str
+    name: str  # what a person reads: "generate gaussian"
+    digest: str
+    path: Path
+    settings: dict[str, Any]
+    inputs: tuple[str, ...]
+    generator: str = ""
+
+
+def plan(s: Setting) -> dict[str, Job]:
+    """Every stage's job by name, in order. A digest covers settings, seed, data, platform, and the inputs' digests."""
+    c, jobs = s.config, {}
+    content = data.content_digest(s.dataset)
+
+    def add(stage: str, settings: dict[str, Any], inputs: tuple[str, ...], generator: str = "") -> None:
+        covered = {"format": storage.FORMAT, "stage": stage, "settings": settings, "seed": s.seed, "data": content}
+        covered |= {"platform": jax.default_backend(), "inputs": {i: jobs[i].digest for i in inputs}}
+        digest, name = storage.digest_of(covered), f"{stage} {generator}".strip()
+        path = storage.entry(s.workdir / "store", stage, digest)
+        jobs[name] = Job(stage, name, digest, path, settings, inputs, generator)
+
+    of = settings_json
+    add("base", {"data": of(c.data), "backbone": of(c.backbone), "base": of(c.base)}, ())
+    add("collect", of(c.collect), ("base",))
+    for name in (c.generate.name, *c.generate.nulls):
+        add("generate", {"name": name, "m": c.members, **of(c.generate.settings[name])}, ("collect",), name)
+    generated = tuple(name for name in jobs if name.startswith("generate "))
+    add("evaluate", of(c.evaluate), ("base", "collect", *generated))
+    add("report", {"task": c.task, "config": s.config_name}, tuple(jobs))
+    return jobs
+
+
+def run(s: Setting, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
+    """Run the named stages, reusing what the store has, and link them in the work directory.
+
+    Raises SettingsError where a stage that is needed is neither named nor in the store, StoppedError where one meets
+    a NaN or Inf, storage.DamagedError where a file of the store is not what was written.
+    """
+    jobs = plan(s)
+    needed = check_inputs(s, jobs, stages)
+    storage.sweep(s.workdir / "store")
+    for job in jobs.values():
+        if job.stage in stages:
+            run_job(s, jobs, job, say)
+            if job.generator in ("", s.config.generate.name):
+                storage.link(s.workdir, job.stage, job.path)
+        elif job.name in needed:
+            storage.verify(job.path)
+    return jobs
+
+
+def check_inputs(s: Setting, jobs: dict[str, Job], stages: tuple[str, ...]) -> set[str]:
+    """The jobs that the named stages still have to read. Raises SettingsError for one that is not to be had."""
+    missing = [job for job in jobs.values() if job.stage in stages and not storage.is_complete(job.path)]
+    needed = {name for job in missing for name in job.inputs}
+    for job in jobs.values():
+        if job.name in needed and job.stage not in stages and not storage.is_complete(job.path):
+            raise SettingsError(
+                f"--stages={','.join(stages)}: {job.name} is needed and not in {s.workdir / 'store'}; "
+                f"add {job.stage} to --stages"
+            )
+    return needed
+
+
+def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
+    """Build one stage, or check its files and say that it is reused."""
+    if storage.is_complete(job.path):
+        then, now = storage.verify(job.path)["versions"], storage.versions()
+        other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+        say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
+        return
+    manifest: dict[str, Any] = {"stage": job.stage, "name": job.name, "seed": s.seed, "settings": job.settings}
+    manifest["inputs"] = {name: jobs[name].digest for name in job.inputs}
+    with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
+        clock = Clock({}, {})
+        inputs = {name: jobs[name].path for name in job.inputs}
+        watch = watching(s.config, partial.state, clock)
+        started = time.perf_counter()
+        try:
+            summary = WORK[job.stage](s, Task(inputs, partial.output, watch, clock, job.generator))
+        except NonFiniteError as error:
+            raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job)}") from None
+        manifest["seconds"] = time.perf_counter() - started
+    say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
+
+
+def _advice(s: Setting, job: Job) -> str:
+    """What to try when a stage met a NaN or Inf."""
+    rate = {"base": "base.lr", "collect": f"collect.{s.config.collect.name}.lr", "generate": "generate.bend.diffusion.lr"}
+    return f"try a smaller {rate[job.stage]}, and look for NaN in the stage's input"
+
+
+def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) -> Path:
+    """The report over several seeds, as a report stage of its own: means and standard deviations."""
+    s = settings[0]
+    digest = storage.digest_of({"format": storage.FORMAT, "seeds": [jobs["report"].digest for jobs in plans]})
+    path = storage.entry(s.workdir / "store", "report", digest)
+    if not storage.is_complete(path):
+        reports = [storage.read_json(jobs["report"].path / "report.json") for jobs in plans]
+        manifest = {"stage": "report", "seeds": [x.seed for x in settings], "inputs": [j["report"].digest for j in plans]}
+        with storage.building(s.workdir / "store", "report", digest, manifest) as partial:
+            content = report.combine(reports)
+            storage.write_json(partial.output / "report.json", content)
+            (partial.output / "report.md").write_text(report.markdown(content))
+    storage.link(s.workdir, "report", path)
+    say(f"report over seeds {', '.join(str(x.seed) for x in settings)}: store/{path.name}")
+    return path

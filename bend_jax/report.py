@@ -1,0 +1,232 @@
+"""report.json from what the stages measured, and its faces: a terminal table and report.md."""
+
+import math
+from typing import Any
+
+from bend_jax.config import Config
+
+TABLE = {
+    "sbend": "sBEND",
+    "abend": "aBEND",
+    "max": "max",
+    "mean": "mean",
+    "median": "med",
+    "orig_max": "orig max",
+    "orig_mean": "orig mean",
+    "orig_median": "orig med",
+    "potential": "potential",
+}
+VOTES = {
+    "base": "base",
+    "swa": "average of the checkpoints",
+    "checkpoints_mean": "checkpoints, mean of probabilities",
+    "sbend": "sBEND (majority)",
+    "abend": "aBEND (sampled)",
+    "mean": "mean of probabilities",
+}
+
+
+def assemble(
+    config: Config, config_name: str, seed: int, dim: int, results: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """report.json of one run. results: each stage's result.json by its name."""
+    found = dict(results["evaluate"])
+    content = {
+        "task": config.task,
+        "config": config_name,
+        "seed": seed,
+        "k": config.collect.settings.k,
+        "m": config.members,
+        "dim": dim,
+        "setup": {
+            "data": config.data.name,
+            "noise": config.data.noise,
+            "test_images": found["images"],
+            "backbone": config.backbone.name,
+            "collect": config.collect.name,
+            "subset": ",".join(config.collect.subset),
+            "generate": config.generate.name,
+        },
+    }
+    content |= {name: found[name] for name in ("table", "votes", "diversity", "novelty", "generators")}
+    content["cost"] = cost(config, results)
+    content["test"] = found["test"]
+    return content
+
+
+def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """Seconds of each part (BEND eq. 10-11), compilation apart, and the break-even m of eq. 13.
+
+    BEND costs t_pre + t_collect + t_autoencoder + t_diffusion + m t_one, m independent trainings cost m t_pre.
+    """
+    base, collect = results["base"], results["collect"]
+    main = results[f"generate {config.generate.name}"]
+    fixed = base["t_pre"] + collect["t_collect"] + (main["t_autoencoder"] or 0.0) + (main["t_diffusion"] or 0.0)
+    gain = base["t_pre"] - main["t_sample"] / config.members
+    return {
+        "t_pre": base["t_pre"],
+        "t_collect": collect["t_collect"],
+        "t_autoencoder": main["t_autoencoder"],
+        "t_diffusion": main["t_diffusion"],
+        "t_sample": main["t_sample"],
+        "t_evaluate": results["evaluate"]["t_evaluate"],
+        "t_epoch": base["t_epoch"],
+        "break_even_m": fixed / gain if gain > 0 else None,
+        "compile": sum(sum(result["compile"].values()) for result in results.values()),
+    }
+
+
+def combine(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """One report over several seeds: every number the mean, "sd" the same tree of standard deviations (n - 1)."""
+    keys = ("table", "votes", "diversity", "novelty", "generators", "cost", "test")
+    mean, sd = _moments([{key: r[key] for key in keys} for r in reports])
+    first = {key: value for key, value in reports[0].items() if key not in keys}
+    return {**first, "seed": [r["seed"] for r in reports], **mean, "sd": sd, "runs": reports}
+
+
+def _moments(values: list[Any]) -> tuple[Any, Any]:
+    if isinstance(values[0], dict):
+        pairs = {key: _moments([value[key] for value in values]) for key in values[0]}
+        return {k: p[0] for k, p in pairs.items()}, {k: p[1] for k, p in pairs.items()}
+    if any(value is None for value in values):
+        return None, None
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def rows_table(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Table 3: a row for the main generator and one for each null, in percent."""
+    sd = content.get("sd")
+    rows = []
+    for name, part, spread in _generators(content):
+        cells = []
+        for key in TABLE:
+            text = _percent(part["table"][key], spread and spread["table"][key])
+            if key == "abend" and not sd:
+                text += f"±{100 * part['table']['abend_std']:.2f}"
+            cells.append(text)
+        rows.append([name, *cells])
+    return ["", *TABLE.values()], rows
+
+
+def _generators(content: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(name, its part of the report, the same part of the sd or None), the main generator first."""
+    sd = content.get("sd")
+    parts = [(content["setup"]["generate"], content, sd)]
+    parts += [(name, part, sd and sd["generators"][name]) for name, part in content["generators"].items()]
+    return parts
+
+
+def rows_votes(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Every vote: accuracy in percent, the others plain."""
+    rows = []
+    for name, part, spread in _generators(content):
+        for vote, label in VOTES.items():
+            if vote in part["votes"]:
+                whose = "" if vote in ("base", "swa", "checkpoints_mean") else f"{name}: "
+                rows.append([whose + label, *_vote_cells(part["votes"][vote], spread and spread["votes"][vote])])
+    return ["vote", "accuracy %", "NLL", "NLL, scaled", "Brier", "ECE"], rows
+
+
+def _vote_cells(row: dict[str, float], sd: dict[str, float] | None) -> list[str]:
+    cells = [_percent(row["accuracy"], sd and sd["accuracy"])]
+    for key in ("nll", "nll_ts", "brier", "ece"):
+        cells.append(f"{row[key]:.4f}" + (f" ± {sd[key]:.4f}" if sd else ""))
+    return cells
+
+
+def _percent(value: float, sd: float | None) -> str:
+    return f"{100 * value:.2f}" + (f" ± {100 * sd:.2f}" if sd is not None else "")
+
+
+def verdict(content: dict[str, Any]) -> list[str]:
+    """What the run says about the generator and its nulls, in plain sentences."""
+    votes, main = content["votes"], content["setup"]["generate"]
+    runs = content.get("runs", [content])
+    lines = [_difference(f"sBEND over the members of {main}", "the base", [r["votes"] for r in runs], "sbend", "base")]
+    for name in content["generators"]:
+        rows = [{"own": r["votes"]["sbend"], "other": r["generators"][name]["votes"]["sbend"]} for r in runs]
+        lines.append(_difference(f"sBEND over the members of {main}", f"sBEND over {name}", rows, "own", "other"))
+    p = {k: v for k, v in content["test"].items() if k.endswith("_mcnemar_p")}
+    texts = [f"{k.removeprefix('sbend_vs_').removesuffix('_mcnemar_p')} {v:.2g}" for k, v in p.items()]
+    lines.append(f"McNemar's p of those differences{' (mean over seeds)' if len(runs) > 1 else ''}: {', '.join(texts)}.")
+    novelty = content["novelty"]
+    if novelty["spread"] is not None:
+        lines.append(
+            f"Members keep {novelty['spread']:.2f} of the checkpoints' spread (1 is all of it); "
+            f"{novelty['copy_share']:.0%} of them are copies of a checkpoint."
+        )
+    change = 100 * (votes["mean"]["nll_ts"] / votes["base"]["nll_ts"] - 1)
+    lines.append(f"The members' mean vote has {change:+.1f}% of the base's NLL, both after temperature scaling.")
+    return lines
+
+
+def _difference(own: str, other: str, rows: list[dict[str, Any]], a: str, b: str) -> str:
+    values = [100 * (row[a]["accuracy"] - row[b]["accuracy"]) for row in rows]
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return f"{own} is {mean:+.2f} points from {other} on the same test images."
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return f"{own} is {mean:+.2f} ± {sd:.2f} points from {other} (mean ± sd over {len(values)} seeds)."
+
+
+def text_table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns aligned for a terminal."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [header, ["-" * w for w in widths], *rows]
+    return "\n".join("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))) for line in lines)
+
+
+def terminal(content: dict[str, Any]) -> str:
+    """Table 3's rows, the votes, and what they say."""
+    parts = [f"Test accuracy % (k = {content['k']}, m = {content['m']}, {content['setup']['collect']})"]
+    parts += [text_table(*rows_table(content)), "", text_table(*rows_votes(content)), "", *verdict(content)]
+    return "\n".join(parts)
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """report.md."""
+    setup, cost_of, novelty = content["setup"], content["cost"], content["novelty"]
+    noise = f", with Gaussian pixel noise of sd {setup['noise']:g} added to every split" if setup["noise"] else ""
+    seeds = content["seed"] if isinstance(content["seed"], list) else [content["seed"]]
+    costs = [[key, "-" if value is None else f"{value:.2f}"] for key, value in cost_of.items()]
+    diversity = [[k, "-" if v is None else f"{v:.4g}"] for k, v in {**content["diversity"], **novelty}.items()]
+    return "\n".join(
+        [
+            f"# {content['task']}",
+            "",
+            f"`{content['config']}`, seed {', '.join(str(x) for x in seeds)}: {setup['backbone']} on {setup['data']}{noise}; "
+            f"{setup['test_images']} test images. k = {content['k']} checkpoints of {setup['subset']} ({content['dim']} numbers) "
+            f"by `{setup['collect']}`; m = {content['m']} members by `{setup['generate']}`.",
+            "",
+            "## What it says",
+            "",
+            *[f"- {line}" for line in verdict(content)],
+            "",
+            "## Test accuracy % (BEND's Table 3)",
+            "",
+            _markdown_table(*rows_table(content)),
+            "",
+            "max, mean, med: the members alone; orig: the checkpoints alone; potential: some member is right.",
+            "",
+            "## Votes",
+            "",
+            _markdown_table(*rows_votes(content)),
+            "",
+            "NLL in nats; scaled: after temperature scaling on the validation split; ECE over 15 bins.",
+            "",
+            "## Diversity and novelty",
+            "",
+            _markdown_table(["measure", "value"], diversity),
+            "",
+            "## Cost",
+            "",
+            _markdown_table(["part", "seconds (break_even_m: members)"], costs),
+            "",
+        ]
+    )

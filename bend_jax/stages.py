@@ -1,0 +1,231 @@
+"""The stages base, collect, generate, evaluate, report: each reads what is before it, computes, and writes a folder."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from bend_jax import data, metrics, models, report, scoring, storage, subset, training
+from bend_jax.collect import COLLECT
+from bend_jax.config import Config, SettingsError
+from bend_jax.generate import GENERATE
+from bend_jax.rng import stream
+
+
+class Setting(NamedTuple):
+    """What every stage of one run shares."""
+
+    config: Config
+    config_name: str
+    seed: int
+    workdir: Path
+    dataset: data.Dataset
+    examples: training.Examples  # the training split, on the device
+    model: training.Model
+    chosen: subset.Subset
+
+
+class Clock(NamedTuple):
+    """Seconds of each training without compilation, and of the compilations."""
+
+    seconds: dict[str, float]
+    compile: dict[str, float]
+
+
+class Task(NamedTuple):
+    """One stage's work: where it reads (by input name), where it writes, and who watches."""
+
+    inputs: dict[str, Path]
+    output: Path
+    watch: training.Watch
+    clock: Clock
+    generator: str = ""
+
+
+def network(config: Config, num_classes: int, image_shape: tuple[int, ...]) -> training.Model:
+    """The configured backbone as a Model. Raises SettingsError for a name or shape that cannot be built."""
+    b = config.backbone
+    try:
+        module = models.build(b.name, num_classes, widths=b.widths, blocks=b.blocks, dtype=b.dtype)
+    except ValueError as error:
+        raise SettingsError(f"backbone: {error}") from None
+
+    def train_apply(variables: Any, images: Any, key: Any) -> tuple[Any, Any]:
+        logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, {**variables, **updates}
+
+    init = jax.jit(lambda key: module.init(key, jnp.zeros((1, *image_shape))))
+    return training.Model(module.apply, train_apply, init)
+
+
+def prepare(config: Config, config_name: str, seed: int, workdir: Path, dataset: data.Dataset) -> Setting:
+    """Everything that a run needs before its first stage. Raises SettingsError; writes nothing."""
+    n = len(dataset.train.labels)
+    for name, batch in (("base.batch", config.base.batch), ("collect.batch", config.collect.settings.batch)):
+        if batch > n:
+            raise SettingsError(f"{name}={batch} is more than the {n} training images")
+    view, plain = data.transforms(config.data)
+    examples = training.Examples(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels), view, plain)
+    model = network(config, dataset.num_classes, dataset.train.images.shape[1:])
+    assert model.init is not None
+    try:
+        chosen = subset.select(jax.eval_shape(model.init, jax.random.key(0)), config.collect.subset)
+    except ValueError as error:
+        raise SettingsError(f"collect.subset: {error}") from None
+    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen)
+
+
+def watching(config: Config, state: Path, clock: Clock) -> training.Watch:
+    """Progress bars, clocks and saved states for the trainings of one stage. Bars are drawn on a terminal only."""
+    saver = storage.state_saver(state, config.compute.save_seconds)
+    bars: dict[str, Any] = {}
+    since: dict[str, float] = {}
+
+    def resume(name: str, given: Any, steps: int) -> Any:
+        result = saver.resume(name, given)
+        bars[name] = tqdm(total=steps, initial=int(result.step), desc=name, unit="step", disable=None, leave=False)
+        since[name] = time.perf_counter()
+        return result
+
+    def compiled(name: str, seconds: float) -> None:
+        clock.compile[name] = clock.compile.get(name, 0.0) + seconds
+        since[name] = time.perf_counter()
+
+    def segment(name: str, given: Any, losses: Any) -> None:
+        now = time.perf_counter()
+        clock.seconds[name] = clock.seconds.get(name, 0.0) + now - since[name]
+        saver.save(name, given)
+        since[name] = time.perf_counter()
+        bars[name].set_postfix(loss=f"{np.mean(losses):.4f}", refresh=False)
+        bars[name].update(int(given.step) - bars[name].n)
+        if bars[name].n >= bars[name].total:
+            bars[name].close()
+
+    return training.Watch(resume, segment, compiled, config.compute.memory_mb * 2**20)
+
+
+def base(s: Setting, task: Task) -> str:
+    """Train the backbone. Writes variables/."""
+    key = stream(s.seed, "base")
+    variables = training.train_base(s.model, s.examples, key, s.config.base, watch=task.watch)
+    storage.save_tree(task.output / "variables", variables)
+    split = s.dataset.validation
+    logits = jax.jit(s.model.apply)(variables, s.examples.plain(jnp.asarray(split.images)))
+    accuracy = float(metrics.accuracy(jnp.argmax(logits, axis=1), jnp.asarray(split.labels)))
+    seconds = task.clock.seconds["base"]
+    result = {"validation_accuracy": accuracy, "t_pre": seconds, "t_epoch": seconds / s.config.base.epochs}
+    _write_result(task, result)
+    return f"{s.config.base.epochs} epochs, validation accuracy {accuracy:.2%}"
+
+
+def collect(s: Setting, task: Task) -> str:
+    """Collect k checkpoints of the subset. Writes checkpoints/ and subset.json."""
+    started = time.perf_counter()
+    c = s.config.collect
+    variables = storage.load_tree(task.inputs["base"] / "variables")
+    found = COLLECT[c.name](
+        s.model, variables, s.chosen, s.examples, stream(s.seed, "collect", c.name), c.settings, watch=task.watch
+    )
+    vectors = np.asarray(found.vectors)
+    tree = {"vectors": vectors} if found.weights is None else {"vectors": vectors, "weights": found.weights}
+    storage.save_tree(task.output / "checkpoints", tree)
+    storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
+    compiling = sum(task.clock.compile.values())
+    _write_result(task, {"t_collect": time.perf_counter() - started - compiling})
+    return f"{len(vectors)} checkpoints of {s.chosen.dim} numbers by {c.name}"
+
+
+def generate(s: Setting, task: Task) -> str:
+    """Fit one generator to the checkpoints and draw m members. Writes members/, stacked/ and subset.json."""
+    name, m = task.generator, s.config.members
+    vectors = jnp.asarray(storage.load_tree(task.inputs["collect"] / "checkpoints")["vectors"])
+    module = GENERATE[name]
+    key = stream(s.seed, "generate", name)
+    key_fit, key_sample = jax.random.split(key)
+    fitted = module.fit(vectors, key_fit, s.config.generate.settings[name], watch=task.watch)
+    started = time.perf_counter()
+    jax.block_until_ready(module.sample(fitted, key_sample, m))
+    first = time.perf_counter() - started
+    members = np.asarray(module.sample(fitted, key_sample, m))  # again, so that t_sample holds no compilation
+    seconds = time.perf_counter() - started - first
+    if not np.isfinite(members).all():
+        raise training.NonFiniteError(name, "members")
+    task.clock.compile["sample"] = max(first - seconds, 0.0)
+    storage.save_tree(task.output / "members", {"vectors": members})
+    storage.save_tree(task.output / "stacked", subset.stack(s.chosen, members))
+    storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
+    trained = task.clock.seconds
+    _write_result(
+        task,
+        {"t_autoencoder": trained.get("autoencoder"), "t_diffusion": trained.get("diffusion"), "t_sample": seconds},
+    )
+    return f"{len(members)} members"
+
+
+def evaluate(s: Setting, task: Task) -> str:
+    """Run base, checkpoints, their average and all members on validation and test. Writes predictions/."""
+    variables = storage.load_tree(task.inputs["base"] / "variables")
+    vectors = storage.load_tree(task.inputs["collect"] / "checkpoints")["vectors"]
+    main, generators = s.config.generate.name, (s.config.generate.name, *s.config.generate.nulls)
+    sets = {"base": np.asarray(subset.flatten(s.chosen, variables))[None], "swa": vectors.mean(axis=0)[None]}
+    sets["checkpoints"] = vectors
+    for name in generators:
+        sets[name] = storage.load_tree(task.inputs[f"generate {name}"] / "members")["vectors"]
+    started = time.perf_counter()
+    validation, test = (_predict(s, task, variables, sets, split) for split in (s.dataset.validation, s.dataset.test))
+    seconds = time.perf_counter() - started
+    labels = scoring.Labels(s.dataset.validation.labels, s.dataset.test.labels)
+    result = scoring.scores(
+        validation, test, sets, labels, main, s.dataset.num_classes, stream(s.seed, "evaluate", "abend"), s.config.evaluate
+    )
+    predictions = {"base": test["base"].predictions[0], "checkpoints": test["checkpoints"].predictions}
+    predictions |= {"members": test[main].predictions, "labels": labels.test}
+    storage.save_tree(task.output / "predictions", predictions)
+    _write_result(task, {**result, "images": len(labels.test), "t_evaluate": seconds})
+    row = result["table"]
+    return f"sBEND {row['sbend']:.2%}, base {result['votes']['base']['accuracy']:.2%} on {len(labels.test)} test images"
+
+
+def _predict(s: Setting, task: Task, variables: Any, sets: dict[str, Any], split: data.Split) -> dict[str, Any]:
+    n = len(split.labels)
+    with tqdm(total=n, desc="evaluate", unit="image", disable=None, leave=False) as bar:
+        return scoring.predict(
+            s.model.apply,
+            variables,
+            s.chosen,
+            sets,
+            lambda rows: s.examples.plain(jnp.asarray(split.images[rows])),
+            n,
+            batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
+            memory=task.watch.memory,
+            progress=lambda done: bar.update(done - bar.n) and None,
+        )
+
+
+def render(s: Setting, task: Task) -> str:
+    """Assemble report.json and report.md from what the stages measured."""
+    results = {name: storage.read_json(path / "result.json") for name, path in task.inputs.items()}
+    content = report.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
+    storage.write_json(task.output / "report.json", content)
+    (task.output / "report.md").write_text(report.markdown(content))
+    return "report.json, report.md"
+
+
+def _write_result(task: Task, values: dict[str, Any]) -> None:
+    """result.json: what the stage measured, with its seconds and compilations by training."""
+    clock = {"seconds": task.clock.seconds, "compile": task.clock.compile}
+    storage.write_json(task.output / "result.json", {**values, **clock})
+
+
+WORK: dict[str, Callable[[Setting, Task], str]] = {
+    "base": base,
+    "collect": collect,
+    "generate": generate,
+    "evaluate": evaluate,
+    "report": render,
+}

@@ -1,0 +1,228 @@
+"""The stage store: directories named by digest, published whole or not at all, checked when read.
+
+    <store>/<stage>-<digest>/           one stage's output and its manifest.json
+    <store>/.<stage>-<digest>.partial/  output/ being written, state/ of a running training, lock
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bend_jax.config import SettingsError
+
+FORMAT = 1  # of what lies on disk; part of every digest
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class DamagedError(RuntimeError):
+    """A file of the store is not what was written."""
+
+
+def digest_of(value: Any) -> str:
+    """16 hex digits of the SHA-256 of a JSON value, the same in every process."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that the numbers come from."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def entry(store: Path, stage: str, digest: str) -> Path:
+    """Where that stage's output is, or will be."""
+    return store / f"{stage}-{digest}"
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the stage is there whole."""
+    return (path / "manifest.json").is_file()
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a complete stage. Raises DamagedError where it cannot be read."""
+    try:
+        return json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path / 'manifest.json'} cannot be read ({error}); {_remedy(path)}") from None
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Read the manifest and check the SHA-256 of every file. Raises DamagedError for one that differs or is missing."""
+    manifest = read_manifest(path)
+    for name, expected in manifest["sha256"].items():
+        try:
+            actual = _sha256(path / name)
+        except OSError:
+            raise DamagedError(f"{path / name} is missing; {_remedy(path)}") from None
+        if actual != expected:
+            raise DamagedError(f"{path / name} is damaged (its SHA-256 is not the manifest's); {_remedy(path)}")
+    return manifest
+
+
+def _remedy(path: Path) -> str:
+    return f"delete {path} to have it computed again"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Partial(NamedTuple):
+    """A stage that is being built: write into `output`; `state` outlives a killed process."""
+
+    output: Path
+    state: Path
+
+
+@contextlib.contextmanager
+def building(store: Path, stage: str, digest: str, manifest: dict[str, Any]) -> Iterator[Partial]:
+    """Build a stage in a hidden sibling; when the block ends without an error, write the manifest and rename.
+
+    What the block adds to `manifest` is written with it. Raises SettingsError where another process is building the
+    same stage.
+    """
+    final = entry(store, stage, digest)
+    root = store / f".{final.name}.partial"
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SettingsError(f"another run is computing {final}: wait for it, or choose another --workdir") from None
+        output = root / "output"
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        yield Partial(output, root / "state")
+        sums = {str(p.relative_to(output)): _sha256(p) for p in sorted(output.rglob("*")) if p.is_file()}
+        write_json(output / "manifest.json", {**manifest, "format": FORMAT, "versions": versions(), "sha256": sums})
+        for path in [*output.rglob("*"), output]:
+            _sync(path)
+        os.rename(output, final)
+        _sync(store)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def sweep(store: Path) -> None:
+    """Remove what a process killed between publishing and tidying up left behind."""
+    for root in store.glob(".*.partial"):
+        if is_complete(store / root.name[1 : -len(".partial")]):
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON; NaN is an error (what is undefined is null)."""
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The inverse of `write_json`."""
+    return json.loads(path.read_text())
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """A tree of arrays as an orbax checkpoint of host arrays: it restores anywhere, without a target."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), jax.tree.map(np.asarray, jax.device_get(tree)))
+
+
+def load_tree(path: Path) -> Any:
+    """The tree as NumPy arrays."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path.absolute())
+
+
+class StateSaver(NamedTuple):
+    """Save and resume the complete state of running trainings, each by its name; see `state_saver`."""
+
+    resume: Callable[[str, Any], Any]
+    save: Callable[[str, Any], None]
+
+
+def state_saver(directory: Path, every: float) -> StateSaver:
+    """Saves to orbax CheckpointManagers under `directory`, at most once in `every` seconds for each training.
+
+    A state is saved with a SHA-256 of its own bytes: one that does not match is passed over for the one before.
+    """
+    managers: dict[str, Any] = {}
+    last: dict[str, float] = {}
+
+    def manager(name: str) -> Any:
+        import orbax.checkpoint as ocp
+
+        if name not in managers:
+            options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+            managers[name] = ocp.CheckpointManager((directory / name).absolute(), options=options)
+        return managers[name]
+
+    def resume(name: str, state: Any) -> Any:
+        import orbax.checkpoint as ocp
+
+        last[name] = time.monotonic()
+        if not (directory / name).is_dir():
+            return state
+        leaves, tree = jax.tree.flatten(state)
+        for step in sorted(manager(name).all_steps(), reverse=True):
+            try:
+                saved = manager(name).restore(step, args=ocp.args.StandardRestore())
+            except Exception:  # noqa: BLE001  a damaged checkpoint can raise anything; the one before may be whole
+                continue
+            found = [saved["leaves"].get(str(i)) for i in range(len(leaves))]
+            fits = all(x is not None and x.shape == y.shape for x, y in zip(found, leaves, strict=True))
+            if fits and np.array_equal(_fingerprint(found), saved["sha256"]):
+                return jax.tree.unflatten(tree, found)
+        return state
+
+    def save(name: str, state: Any) -> None:
+        import orbax.checkpoint as ocp
+
+        if time.monotonic() - last.get(name, 0.0) < every:
+            return
+        leaves = [np.asarray(x) for x in jax.device_get(jax.tree.leaves(state))]
+        content = {"leaves": {str(i): x for i, x in enumerate(leaves)}, "sha256": _fingerprint(leaves)}
+        step = int(state.step)
+        if not manager(name).save(step, args=ocp.args.StandardSave(content), force=True):
+            raise RuntimeError(f"the state of {name} at step {step} was not saved")
+        last[name] = time.monotonic()
+
+    return StateSaver(resume, save)
+
+
+def _fingerprint(leaves: list[np.ndarray]) -> np.ndarray:
+    digest = hashlib.sha256()
+    for leaf in leaves:
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return np.frombuffer(digest.digest(), np.uint8).copy()
+
+
+def link(workdir: Path, name: str, target: Path) -> None:
+    """Point <workdir>/<name> at a stage, by a relative link that is replaced in one step."""
+    path, temporary = workdir / name, workdir / f".{name}.link"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, workdir))
+    os.replace(temporary, path)

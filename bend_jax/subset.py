@@ -1,0 +1,165 @@
+"""Which parameters: a subset of the leaves of a variables tree, as one flat vector and back."""
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Variables = Any  # a tree of arrays, collections ("params", "batch_stats") first
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Chosen leaves of a variables tree, in the tree's own leaf order.
+
+    paths: dotted names, collection first: "params.layer4.1.bn2.scale"; shapes: one a path.
+    """
+
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def dim(self) -> int:
+        """How many numbers the vector holds."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+
+def to_json(subset: Subset) -> dict[str, Any]:
+    """The subset as lists and strings; `from_json` gives it back."""
+    return {"paths": list(subset.paths), "shapes": [list(s) for s in subset.shapes]}
+
+
+def from_json(value: dict[str, Any]) -> Subset:
+    """The inverse of `to_json`."""
+    return Subset(tuple(value["paths"]), tuple(tuple(s) for s in value["shapes"]))
+
+
+def _name(entry: Any) -> str:
+    """One step of a tree path as a word, whatever container it steps into."""
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def _leaves(variables: Variables) -> list[tuple[tuple[str, ...], Any]]:
+    """(path components, leaf) of every leaf, in leaf order. Raises ValueError for a name given twice."""
+    flat = jax.tree_util.tree_flatten_with_path(variables)[0]
+    leaves = [(tuple(_name(e) for e in path), leaf) for path, leaf in flat]
+    seen: set[str] = set()
+    for path, _ in leaves:
+        name = ".".join(path)
+        if name in seen:
+            raise ValueError(f"two leaves of the variables tree have the same dotted name {name!r}: rename one of them")
+        seen.add(name)
+    return leaves
+
+
+def _is_match(words: Sequence[str], path: tuple[str, ...]) -> bool:
+    """Whether the pattern's words are a leading run of the path (after its collection)."""
+    if len(words) > len(path):
+        return False
+    for i, (word, component) in enumerate(zip(words, path, strict=False)):
+        is_leaf = i == len(path) - 1
+        if word == "weight" and is_leaf and component in ("scale", "kernel"):
+            continue
+        if not fnmatch.fnmatchcase(component, word):
+            return False
+    return True
+
+
+def _matches(pattern: str, path: tuple[str, ...], collections: set[str]) -> bool:
+    words = pattern.split(".")
+    if pattern == "*":
+        return path[0] in ("params", "batch_stats")
+    if words[0] in collections:
+        return path[0] == words[0] and _is_match(words[1:], path[1:])
+    return path[0] == "params" and _is_match(words, path[1:])
+
+
+def _nearest(pattern: str, leaves: list[tuple[tuple[str, ...], Any]]) -> str:
+    """Up to five names near to a pattern that matched nothing, for its error."""
+    names = {".".join(path[1 : i + 1]) for path, _ in leaves if path[0] == "params" for i in range(1, len(path))}
+    near = difflib.get_close_matches(pattern, sorted(names), n=5, cutoff=0.5)
+    if near:
+        return "nearest names: " + ", ".join(near)
+    return "top-level names: " + ", ".join(sorted({path[1] for path, _ in leaves if len(path) > 1}))
+
+
+def select(variables: Variables, patterns: Sequence[str]) -> Subset:
+    """The leaves that any of the patterns names, in the tree's leaf order, each once.
+
+    variables: arrays, or what `jax.eval_shape` gives. A pattern is a leading run of whole components
+    after the collection ("layer4.1.bn2", "layer4.1.bn2.weight"); `*` stays inside one component; a lone
+    "*" is everything in params and batch_stats; a collection in front ("batch_stats.bn1") is allowed.
+
+    Raises ValueError for a pattern that matches nothing, an integer leaf, or no pattern at all.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(f"patterns is a sequence of strings; one string came: {patterns!r}; write [{patterns!r}]")
+    if not patterns:
+        raise ValueError("no pattern was given: name at least one layer, or '*' for everything")
+    leaves = _leaves(variables)
+    collections = {path[0] for path, _ in leaves if len(path) > 1}
+    for pattern in patterns:
+        if not any(_matches(pattern, path, collections) for path, _ in leaves):
+            raise ValueError(f"subset pattern {pattern!r} matches nothing; {_nearest(pattern, leaves)}")
+    chosen = [(".".join(p), x) for p, x in leaves if any(_matches(pattern, p, collections) for pattern in patterns)]
+    for path, leaf in chosen:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"{path} has dtype {leaf.dtype}: only floating-point leaves can be part of a subset")
+    return Subset(tuple(p for p, _ in chosen), tuple(tuple(x.shape) for _, x in chosen))
+
+
+def flatten(subset: Subset, variables: Variables) -> Float[Array, " dim"]:
+    """The subset's leaves as one float32 vector. Raises ValueError where the tree does not fit the subset."""
+    found = {".".join(path): leaf for path, leaf in _leaves(variables)}
+    _check_fit(subset, found)
+    return jnp.concatenate([jnp.ravel(found[path]).astype(jnp.float32) for path in subset.paths])
+
+
+def insert(subset: Subset, variables: Variables, vector: Float[Array, " dim"]) -> Variables:
+    """The variables with the subset's leaves taken from the vector, each cast to its leaf's dtype.
+
+    The exact inverse of `flatten` for float32 leaves. Raises ValueError for a vector of another length.
+    """
+    if vector.shape != (subset.dim,):
+        raise ValueError(f"the subset needs a vector of shape [{subset.dim}]; one of {list(vector.shape)} came")
+    leaves = _leaves(variables)
+    _check_fit(subset, {".".join(path): leaf for path, leaf in leaves})
+    parts, start = {}, 0
+    for path, shape in zip(subset.paths, subset.shapes, strict=True):
+        size = math.prod(shape)
+        parts[path] = vector[start : start + size].reshape(shape)
+        start += size
+    new = [parts[n].astype(leaf.dtype) if (n := ".".join(path)) in parts else leaf for path, leaf in leaves]
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(variables), new)
+
+
+def stack(subset: Subset, vectors: Float[Array, "m dim"]) -> dict[str, Any]:
+    """The vectors as a nested tree of the subset's leaves, each with a leading axis m."""
+    tree: dict[str, Any] = {}
+    start = 0
+    for path, shape in zip(subset.paths, subset.shapes, strict=True):
+        *parents, last = path.split(".")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        size = math.prod(shape)
+        node[last] = vectors[:, start : start + size].reshape(-1, *shape)
+        start += size
+    return tree
+
+
+def _check_fit(subset: Subset, found: dict[str, Any]) -> None:
+    for path, shape in zip(subset.paths, subset.shapes, strict=True):
+        if path not in found:
+            raise ValueError(f"the subset names {path}, which this variables tree does not have")
+        if tuple(found[path].shape) != shape:
+            raise ValueError(f"{path} has shape {list(found[path].shape)}; the subset was made for {list(shape)}")

@@ -1,0 +1,286 @@
+"""One loss contract, one compiled segment: how the base, the collectors, the autoencoder and the DDPM are trained."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from bend_jax.config import Base
+
+MEMORY = 2**30  # bytes of intermediates in one program, where nothing else is said
+
+
+class Model(NamedTuple):
+    """A network, to collectors. Images are as `apply` takes them.
+
+    apply(variables, images) -> logits [n, classes]: pure, inference mode;
+    train_apply(variables, images, key) -> (logits, variables): with BN statistics updated;
+    init(key) -> variables: fresh random ones.
+    """
+
+    apply: Callable[..., Any]
+    train_apply: Callable[..., Any] | None = None
+    init: Callable[..., Any] | None = None
+
+
+class Examples(NamedTuple):
+    """Labelled images as they are stored, and how they become what a model's apply takes.
+
+    view(keys [n], images [n, ...]): augmented, one key an image; plain(images): not augmented.
+    """
+
+    images: Any
+    labels: Int[Array, " n"]
+    view: Callable[..., Any]
+    plain: Callable[..., Any]
+
+
+class NonFiniteError(FloatingPointError):
+    """A NaN or Inf: `what` (loss, gradients, latents, members) of `name` at `step`."""
+
+    def __init__(self, name: str, what: str, step: int | None = None) -> None:
+        at = "" if step is None else f" at step {step}"
+        super().__init__(f"{name}: NaN or Inf in the {what}{at}")
+        self.name, self.what, self.step = name, what, step
+
+
+class Watch(NamedTuple):
+    """What a running training tells its surroundings; the default keeps silent.
+
+    resume(name, state, steps) -> state: the last saved one, or the one given; segment(name, state, losses): after each
+    segment; compiled(name, seconds): what a compilation took; memory: bytes that chunks are chosen by.
+    """
+
+    resume: Callable[[str, Any, int], Any] = lambda name, state, steps: state
+    segment: Callable[[str, Any, np.ndarray], None] = lambda name, state, losses: None
+    compiled: Callable[[str, float], None] = lambda name, seconds: None
+    memory: int = MEMORY
+
+
+SILENT = Watch()
+
+
+class State(NamedTuple):
+    """Everything a training needs to go on: the same state gives the same bits.
+
+    extra: what the loss carries along (BN statistics, order of images, saved vectors); ema: the average of params, or
+    None; best, best_loss, since: the EMA of least held-out loss, that loss, and segments since.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt: Any
+    extra: Any = None
+    ema: Any = None
+    best: Any = None
+    best_loss: Float[Array, ""] | None = None
+    since: Int[Array, ""] | None = None
+
+
+def start(params: Any, optimizer: optax.GradientTransformation, extra: Any = None) -> State:
+    """The state before the first step."""
+    return State(jnp.int32(0), params, optimizer.init(params), extra)
+
+
+def start_with_ema(params: Any, optimizer: optax.GradientTransformation) -> State:
+    """As `start`, with an average of the parameters and the best of it so far."""
+    return start(params, optimizer)._replace(
+        ema=params, best=params, best_loss=jnp.float32(jnp.inf), since=jnp.int32(0)
+    )
+
+
+Loss = Callable[..., tuple[Float[Array, ""], Any]]
+Step = Callable[[State, Any], tuple[State, tuple[Array, Array]]]
+
+
+def make_step(loss: Loss, optimizer: optax.GradientTransformation, ema: float | None = None) -> Step:
+    """`step(state, data) -> (state, (loss, gradient norm))` for `loss(params, extra, data, key, step) -> (loss, extra)`.
+
+    data is a dict with "key": the key of the step is folded in from the step's number. The EMA warms up:
+    its decay is min(ema, (1 + step) / (10 + step)).
+    """
+
+    def step(state: State, data: Any) -> tuple[State, tuple[Array, Array]]:
+        key = jax.random.fold_in(data["key"], state.step)
+        gradient_of = jax.value_and_grad(loss, has_aux=True)
+        (value, extra), grads = gradient_of(state.params, state.extra, data, key, state.step)
+        updates, opt = optimizer.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = state._replace(step=state.step + 1, params=params, opt=opt, extra=extra)
+        if ema is not None:
+            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            state = state._replace(ema=optax.incremental_update(params, state.ema, 1 - decay))
+        return state, (value, optax.global_norm(grads))
+
+    return step
+
+
+def train(
+    name: str,
+    step: Step,
+    state: State,
+    data: Any,
+    *,
+    steps: int,
+    segment: int,
+    watch: Watch = SILENT,
+    after: Callable[[State, Any], State] | None = None,
+    stopped: Callable[[State], bool] = lambda state: False,
+) -> State:
+    """Run `step` until `steps`, in segments of `segment` steps, from the state that `watch.resume` gives.
+
+    after(state, data): jitted at each segment's end (save a vector, look at held-out loss); stopped(state): whether to
+    end early. Raises NonFiniteError where a loss or a gradient is not finite.
+    """
+    state = jax.tree.map(jnp.array, watch.resume(name, state, steps))  # a copy: its buffers are donated
+    run = _segment_runner(name, step, state, data, watch)
+    finish = jax.jit(after, donate_argnums=0) if after else None
+    done = int(state.step)
+    while done < steps and not stopped(state):
+        length = min(segment - done % segment, steps - done)
+        state, losses, norms = run(state, data, length)
+        _check_finite(name, "loss", losses, done)
+        _check_finite(name, "gradients", norms, done)
+        if finish:
+            state = finish(state, data)
+        done += length
+        watch.segment(name, state, losses)
+    return state
+
+
+Runner = Callable[[State, Any, int], tuple[State, np.ndarray, np.ndarray]]
+
+
+def _segment_runner(name: str, step: Step, state: State, data: Any, watch: Watch) -> Runner:
+    """How a segment runs on this machine.
+
+    On CPU a step with the gradient of a convolution is 7 to 35 times slower inside `lax.scan` than called from
+    Python, so there it is called in a loop; everything else is one scan.
+    """
+    started = time.perf_counter()
+    jitted = jax.jit(step, donate_argnums=0)
+    traced = jitted.trace(state, data)
+    if jax.default_backend() == "cpu" and "conv_general_dilated" in _primitives(traced.jaxpr.jaxpr):
+        one = traced.lower().compile()
+        watch.compiled(name, time.perf_counter() - started)
+
+        def loop(state: State, data: Any, length: int) -> tuple[State, np.ndarray, np.ndarray]:
+            results = []
+            for _ in range(length):
+                state, result = one(state, data)
+                results.append(result)
+            losses, norms = zip(*jax.device_get(results), strict=True)
+            return state, np.stack(losses), np.stack(norms)
+
+        return loop
+
+    programs: dict[int, Any] = {}
+
+    def scan(state: State, data: Any, length: int) -> tuple[State, np.ndarray, np.ndarray]:
+        if length not in programs:
+            started = time.perf_counter()
+
+            def body(state: State, data: Any) -> tuple[State, tuple[Array, Array]]:
+                return jax.lax.scan(lambda carry, _: jitted(carry, data), state, length=length)
+
+            programs[length] = jax.jit(body, donate_argnums=0).lower(state, data).compile()
+            watch.compiled(name, time.perf_counter() - started)
+        state, results = programs[length](state, data)
+        losses, norms = jax.device_get(results)
+        return state, losses, norms
+
+    return scan
+
+
+def _primitives(jaxpr: Any) -> set[str]:
+    """The names of all primitives of a jaxpr, inner ones included."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        found.add(eqn.primitive.name)
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found |= _primitives(inner)
+    return found
+
+
+def _check_finite(name: str, what: str, values: np.ndarray, done: int) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise NonFiniteError(name, what, done + int(np.argmax(bad)) + 1)
+
+
+def cross_entropy(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
+    """Per image, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def sgd(
+    lr: float | optax.Schedule, momentum: float, weight_decay: float, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """SGD as PyTorch's: the decay is added to the gradient before the momentum."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(lr, momentum, nesterov=nesterov))
+
+
+def schedule(settings: Base, steps_per_epoch: int) -> optax.Schedule:
+    """The base's learning rate by step: linear warm-up, then steps at the milestones or half a cosine."""
+    warmup = settings.warmup * steps_per_epoch
+    total = settings.epochs * steps_per_epoch
+    if settings.schedule == "cosine":
+        main = optax.cosine_decay_schedule(settings.lr, max(total - warmup, 1))
+    else:
+        bounds = {epoch * steps_per_epoch - warmup: settings.decay for epoch in settings.milestones}
+        main = optax.piecewise_constant_schedule(settings.lr, bounds)
+    if not warmup:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, settings.lr, warmup), main], [warmup])
+
+
+def draw_batch(
+    key: Key[Array, ""], step: Int[Array, ""], order: Int[Array, " n"], batch: int
+) -> tuple[Int[Array, " batch"], Int[Array, " n"]]:
+    """The indices of this step's minibatch, and the order of images, which is drawn anew where an epoch begins.
+
+    An epoch is n // batch steps; the last n % batch images of an order are left out of it.
+    """
+    n = order.shape[0]
+    per_epoch = n // batch
+    epoch, position = step // per_epoch, step % per_epoch
+    order = jax.lax.cond(
+        position == 0, lambda: jax.random.permutation(jax.random.fold_in(key, epoch), n).astype(jnp.int32), lambda: order
+    )
+    return jax.lax.dynamic_slice(order, (position * batch,), (batch,)), order
+
+
+def train_base(
+    model: Model, examples: Examples, key: Key[Array, ""], settings: Base, *, watch: Watch = SILENT
+) -> dict[str, Any]:
+    """Train the backbone from scratch; returns its variables after the last epoch (no selection on any split)."""
+    assert model.init is not None and model.train_apply is not None
+    train_apply = model.train_apply
+    n = examples.labels.shape[0]
+    per_epoch = n // settings.batch
+    key_init, key_order, key_steps = jax.random.split(key, 3)
+    variables = model.init(key_init)
+    data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
+
+    def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
+        index, order = draw_batch(data["order"], step, extra["order"], settings.batch)
+        keys = jax.random.split(key, settings.batch + 1)
+        images = examples.view(keys[1:], data["images"][index])
+        logits, new = train_apply({**extra["rest"], "params": params}, images, keys[0])
+        rest = {name: value for name, value in new.items() if name != "params"}
+        return jnp.mean(cross_entropy(logits, data["labels"][index])), {"rest": rest, "order": order}
+
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    rate = schedule(settings, per_epoch)
+    optimizer = sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov)
+    state = start(variables["params"], optimizer, {"rest": rest, "order": jnp.zeros(n, jnp.int32)})
+    steps = settings.epochs * per_epoch
+    state = train("base", make_step(loss, optimizer), state, data, steps=steps, segment=per_epoch, watch=watch)
+    return {"params": state.params, **state.extra["rest"]}

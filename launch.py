@@ -1,0 +1,174 @@
+"""bend_jax: an ensemble out of one training run.
+
+  python launch.py --config=configs/digits.py                      the whole run
+  python launch.py --config=configs/digits.py --seed=0,1,2         three runs, mean and standard deviation
+  python launch.py --config=configs/digits.py --print_config       every setting and its value
+  python launch.py --config=configs/digits.py --dry_run            dimensions, memory, a rough time
+
+Any setting is a flag:  --config.collect.name=bootstrap --config.collect.k=20 --config.members=10
+"""
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from runpy import run_path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from bend_jax.config import Config, SettingsError, did_you_mean, parse
+
+STAGES = ("base", "collect", "generate", "evaluate", "report")
+FLAGS = flags.FLAGS
+
+config_flags.DEFINE_config_file("config", help_string="A file with get_config(), e.g. configs/digits.py.")
+flags.DEFINE_string("workdir", "", "Where everything is written; runs/<task> where none is given.")
+flags.DEFINE_list("stages", list(STAGES), f"Which of {','.join(STAGES)} to run; what they read must be in the store.")
+flags.DEFINE_list("seed", ["0"], "The seed of all randomness; several with commas run one after the other.")
+flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
+flags.DEFINE_bool("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.")
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """One line on stderr and a non-zero exit: 2 for a user's mistake, 1 for a run that cannot go on."""
+    print(f"launch.py: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def parse_flags(argv: list[str]) -> None:
+    """Parse the command line, with one line for every mistake (absl's own parser exits with a traceback or with 1)."""
+    words = [word.split("=")[0].lstrip("-") for word in argv[1:] if word.startswith("-")]
+    if {"help", "h", "helpfull", "helpshort"} & set(words):
+        own = ["config", "workdir", "stages", "seed", "print_config", "dry_run"]
+        print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in own), sep="\n")
+        raise SystemExit(0)
+    check_overrides(config_file(argv), [word for word in words if word.startswith("config.")])
+    try:
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        fail(str(error))
+    if len(rest) > 1:
+        fail(f"unexpected argument {rest[1]!r}: every setting is a flag, --config.name=value")
+
+
+def config_file(argv: list[str]) -> ConfigDict:
+    """The configuration as its file gives it, before any flag changes it."""
+    paths = [after for word, after in zip(argv, [*argv[1:], ""], strict=True) if word in ("--config", "-config")]
+    paths += [word.split("=", 1)[1] for word in argv if word.startswith(("--config=", "-config="))]
+    if not paths:
+        fail(f"no --config was given; there are {', '.join(available())}")
+    path = Path(paths[-1])
+    if not path.is_file():
+        fail(f"--config: there is no file {path}; there are {', '.join(available())}")
+    try:
+        return run_path(str(path))["get_config"]()
+    except Exception as error:  # noqa: BLE001  a configuration is code: whatever it raises is the user's to see
+        fail(f"--config: {path} cannot be loaded: {type(error).__name__}: {error}")
+
+
+def available() -> list[str]:
+    """The configurations beside this file."""
+    folder = Path(__file__).parent / "configs"
+    return [f"configs/{p.name}" for p in sorted(folder.glob("*.py"))]
+
+
+def check_overrides(config: ConfigDict, overrides: list[str]) -> None:
+    """Every --config.name must be a setting of the file."""
+    known = list(flat(config.to_dict()))
+    groups = {name.rsplit(".", 1)[0] for name in known if "." in name}
+    for word in overrides:
+        name = word.removeprefix("config.")
+        if name in groups:
+            fail(f"{name} is a group of settings: {', '.join(k for k in known if k.startswith(name + '.'))}")
+        if name not in known:
+            same_leaf = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or same_leaf[:1]
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            fail(f"unknown setting {name}{hint}; --print_config lists them all")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names."""
+    result = {}
+    for name, value in values.items():
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return result
+
+
+def check_flags(config: Config) -> tuple[Path, tuple[str, ...], list[int]]:
+    """(work directory, stages, seeds). Raises SettingsError for one that cannot be used."""
+    for stage in FLAGS.stages:
+        if stage not in STAGES:
+            raise SettingsError(f"--stages: unknown {stage!r}{did_you_mean(stage, STAGES)}; there are {', '.join(STAGES)}")
+    try:
+        seeds = [int(word) for word in FLAGS.seed]
+    except ValueError:
+        raise SettingsError(f"--seed takes whole numbers with commas between; got {','.join(FLAGS.seed)!r}") from None
+    if not seeds or not FLAGS.stages or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise SettingsError("--stages and --seed need at least one value each, and seeds must be different and not negative")
+    workdir = Path(FLAGS.workdir or Path("runs") / config.task)
+    nearest = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise SettingsError(f"--workdir: cannot write into {workdir} ({nearest} is not a folder that may be written to)")
+    return workdir, tuple(FLAGS.stages), seeds
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs from run to run; an existing JAX_COMPILATION_CACHE_DIR wins."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "bend_jax" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
+    """Check everything, then run the stages for each seed."""
+    from bend_jax import data, pipeline, report, storage
+    from bend_jax.stages import prepare
+
+    data.check(config.data)
+    dataset = data.load(config.data)
+    settings = [prepare(config, config_flags.get_config_filename(FLAGS["config"]), seed, workdir, dataset) for seed in seeds]
+    if FLAGS.dry_run:
+        from bend_jax.estimate import describe
+
+        return print(describe(settings[0]))
+    plans = []
+    for s in settings:
+        print(f"seed {s.seed}") if len(seeds) > 1 else None
+        plans.append(pipeline.run(s, stages, lambda line: print(line, flush=True)))
+    if "report" not in stages:
+        return print(f"stages are in {workdir / 'store'}")
+    path = plans[0]["report"].path
+    if len(seeds) > 1:
+        path = pipeline.summarise(settings, plans, print)
+    print(f"\n{report.terminal(storage.read_json(path / 'report.json'))}\n\nEverything is in {workdir}: report/report.md, ...")
+
+
+def main(argv: list[str]) -> None:
+    """Flags, checks, stages; every expected failure is one line."""
+    parse_flags(argv)
+    try:
+        config = parse(FLAGS.config)
+        workdir, stages, seeds = check_flags(config)
+        if FLAGS.print_config:
+            return print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")
+        use_compilation_cache()
+        from bend_jax import pipeline, storage
+
+        try:
+            run(config, workdir, stages, seeds)
+        except (pipeline.StoppedError, storage.DamagedError) as error:
+            fail(str(error), 1)
+    except SettingsError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on from the last saved state", 130)
+
+
+if __name__ == "__main__":
+    main(sys.argv)
