@@ -10,7 +10,9 @@ Any setting is a flag:  --config.collect.name=bootstrap --config.collect.k=20 --
 
 import difflib
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 from runpy import run_path
 from typing import Any, NoReturn
@@ -44,9 +46,15 @@ def parse_flags(argv: list[str]) -> None:
         own = ["config", "workdir", "stages", "seed", "print_config", "dry_run"]
         print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in own), sep="\n")
         raise SystemExit(0)
-    check_overrides(config_file(argv), [word for word in words if word.startswith("config.")])
+    known = flat(config_file(argv).to_dict())
+    check_overrides(known, [word for word in words if word.startswith("config.")])
     try:
         rest = FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        found = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+        if not found:
+            fail(str(error))
+        fail(f"{found[1]} takes a value of type {type(known[found[1]]).__name__}; got {found[2]!r}")
     except flags.Error as error:
         fail(str(error))
     if len(rest) > 1:
@@ -74,9 +82,8 @@ def available() -> list[str]:
     return [f"configs/{p.name}" for p in sorted(folder.glob("*.py"))]
 
 
-def check_overrides(config: ConfigDict, overrides: list[str]) -> None:
+def check_overrides(known: dict[str, Any], overrides: list[str]) -> None:
     """Every --config.name must be a setting of the file."""
-    known = list(flat(config.to_dict()))
     groups = {name.rsplit(".", 1)[0] for name in known if "." in name}
     for word in overrides:
         name = word.removeprefix("config.")
@@ -101,17 +108,23 @@ def check_flags(config: Config) -> tuple[Path, tuple[str, ...], list[int]]:
     """(work directory, stages, seeds). Raises SettingsError for one that cannot be used."""
     for stage in FLAGS.stages:
         if stage not in STAGES:
-            raise SettingsError(f"--stages: unknown {stage!r}{did_you_mean(stage, STAGES)}; there are {', '.join(STAGES)}")
+            raise SettingsError(
+                f"--stages: unknown {stage!r}{did_you_mean(stage, STAGES)}; there are {', '.join(STAGES)}"
+            )
     try:
         seeds = [int(word) for word in FLAGS.seed]
     except ValueError:
         raise SettingsError(f"--seed takes whole numbers with commas between; got {','.join(FLAGS.seed)!r}") from None
     if not seeds or not FLAGS.stages or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise SettingsError("--stages and --seed need at least one value each, and seeds must be different and not negative")
-    workdir = Path(FLAGS.workdir or Path("runs") / config.task)
-    nearest = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise SettingsError(f"--workdir: cannot write into {workdir} ({nearest} is not a folder that may be written to)")
+        raise SettingsError(
+            "--stages and --seed need at least one value each, and seeds must be different and not negative"
+        )
+    workdir = Path(FLAGS.workdir or Path("runs") / config.task).resolve()
+    nearest = next(p for p in (workdir, *workdir.parents) if p.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=nearest))  # the one sure test
+    except OSError as error:
+        raise SettingsError(f"--workdir: cannot write into {workdir}: {nearest}: {error.strerror}") from None
     return workdir, tuple(FLAGS.stages), seeds
 
 
@@ -126,27 +139,25 @@ def use_compilation_cache() -> None:
 
 
 def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
-    """Check everything, then run the stages for each seed."""
-    from bend_jax import data, pipeline, report, storage
+    """Check everything, then run the stages for each seed, or only say what they would need."""
+    from bend_jax import data, estimate, pipeline, report, storage
     from bend_jax.stages import prepare
 
-    data.check(config.data)
     dataset = data.load(config.data)
-    settings = [prepare(config, config_flags.get_config_filename(FLAGS["config"]), seed, workdir, dataset) for seed in seeds]
+    name = config_flags.get_config_filename(FLAGS["config"])
+    settings = [prepare(config, name, seed, workdir, dataset) for seed in seeds]
     if FLAGS.dry_run:
-        from bend_jax.estimate import describe
-
-        return print(describe(settings[0]))
+        print(estimate.describe(settings[0]))
+        return
     plans = []
     for s in settings:
-        print(f"seed {s.seed}") if len(seeds) > 1 else None
+        if len(seeds) > 1:
+            print(f"seed {s.seed}")
         plans.append(pipeline.run(s, stages, lambda line: print(line, flush=True)))
-    if "report" not in stages:
-        return print(f"stages are in {workdir / 'store'}")
-    path = plans[0]["report"].path
-    if len(seeds) > 1:
-        path = pipeline.summarise(settings, plans, print)
-    print(f"\n{report.terminal(storage.read_json(path / 'report.json'))}\n\nEverything is in {workdir}: report/report.md, ...")
+    if "report" in stages:
+        path = pipeline.summarise(settings, plans, print) if len(seeds) > 1 else plans[0]["report"].path
+        print(f"\n{report.terminal(storage.read_json(path / 'report.json'))}\n")
+    print(f"Everything is in {workdir}" + (": report/report.md, report/report.json" if "report" in stages else ""))
 
 
 def main(argv: list[str]) -> None:
@@ -156,7 +167,8 @@ def main(argv: list[str]) -> None:
         config = parse(FLAGS.config)
         workdir, stages, seeds = check_flags(config)
         if FLAGS.print_config:
-            return print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")
+            print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")
+            return
         use_compilation_cache()
         from bend_jax import pipeline, storage
 

@@ -219,7 +219,9 @@ def alpha_bar(settings: Diffusion) -> np.ndarray:
         raise SettingsError(f"timesteps={settings.timesteps} gives beta_t up to {betas.max():.3g}, must be below 1")
     result = np.cumprod(1 - betas)
     if result[-1] > 1e-3:
-        raise SettingsError(f"the schedule leaves alpha_bar[T] = {result[-1]:.3g}, must be at most 1e-3: raise beta_end")
+        raise SettingsError(
+            f"the schedule leaves alpha_bar[T] = {result[-1]:.3g}, must be at most 1e-3: raise beta_end"
+        )
     return result
 
 
@@ -348,7 +350,9 @@ def names(text: str) -> tuple[str, ...]:
 
 def _choice(path: str, value: Any, choices: typing.Iterable[str]) -> str:
     if value not in choices:
-        raise SettingsError(f"{path}: unknown {value!r}{did_you_mean(str(value), choices)}; there are {', '.join(choices)}")
+        raise SettingsError(
+            f"{path}: unknown {value!r}{did_you_mean(str(value), choices)}; there are {', '.join(choices)}"
+        )
     return value
 
 
@@ -387,7 +391,7 @@ def _cast(path: str, kind: Any, value: Any) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and is_number:
         return float(value)
-    if kind is int and isinstance(value, bool) or not isinstance(value, kind):
+    if (kind is int and isinstance(value, bool)) or not isinstance(value, kind):
         raise SettingsError(f"{path} must be of type {kind.__name__}; got {value!r}")
     return value
 

@@ -38,7 +38,9 @@ def check(settings: Data) -> None:
     if settings.name.startswith("npz:"):
         path = Path(settings.name[4:])
         if not path.is_file():
-            raise SettingsError(f"data.name: there is no file {path}; an .npz with x_train y_train x_test y_test is expected")
+            raise SettingsError(
+                f"data.name: there is no file {path}; an .npz with x_train y_train x_test y_test is expected"
+            )
     elif settings.name not in NAMES:
         known = ", ".join((*NAMES, "npz:PATH"))
         raise SettingsError(
@@ -52,7 +54,9 @@ def load(settings: Data) -> Dataset:
     train, test = _npz(Path(settings.name[4:])) if settings.name.startswith("npz:") else _digits(settings)
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     if train.images.shape[-1] != len(settings.mean):
-        raise SettingsError(f"data.mean has {len(settings.mean)} numbers; the images have {train.images.shape[-1]} channels")
+        raise SettingsError(
+            f"data.mean has {len(settings.mean)} numbers; the images have {train.images.shape[-1]} channels"
+        )
     generator = np.random.default_rng(settings.split_seed)
     train = train._replace(images=_add_noise(generator, train.images, settings.noise))
     test = test._replace(images=_add_noise(generator, test.images, settings.noise))
@@ -62,7 +66,7 @@ def load(settings: Data) -> Dataset:
 
 
 def _digits(settings: Data) -> tuple[Split, Split]:
-    """scikit-learn's 1797 handwritten 8x8 digits; they have no test split of their own: half, stratified, is held out."""
+    """scikit-learn's 1797 handwritten 8x8 digits; they come without a test split: half, stratified, is held out."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -124,7 +128,9 @@ def content_digest(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def normalise(images: UInt8[Array, "n h w c"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "n h w c"]:
+def normalise(
+    images: UInt8[Array, "n h w c"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "n h w c"]:
     """(x / 255 - mean) / std by channel."""
     return (images.astype(jnp.float32) / 255.0 - jnp.array(mean)) / jnp.array(std)
 

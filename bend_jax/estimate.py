@@ -27,20 +27,22 @@ def describe(s: Setting) -> str:
     parts = _cut(s, variables, vector, image)
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
     settings = c.collect.settings
-    cache = settings.views * n * sum(math.prod(x) for x in parts.feature_shapes) * jnp.dtype(settings.cache_dtype).itemsize
+    cache = (
+        settings.views * n * sum(math.prod(x) for x in parts.feature_shapes) * jnp.dtype(settings.cache_dtype).itemsize
+    )
     memory = c.compute.memory_mb * 2**20
     batch = min(c.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels))
     fitting = 1 if parts.has_vector_kernel else max(1, memory // (batch * parts.suffix_bytes))
     shapes = ", ".join("x".join(map(str, shape)) for shape in parts.feature_shapes)
+    counts = f"{n} training, {len(s.dataset.validation.labels)} validation, {len(s.dataset.test.labels)} test images"
     lines = [
-        f"data      {c.data.name}: {n} training, {len(s.dataset.validation.labels)} validation, "
-        f"{len(s.dataset.test.labels)} test images of {'x'.join(map(str, image.shape[1:]))}, {s.dataset.num_classes} classes",
+        f"data      {c.data.name}: {counts} of {'x'.join(map(str, image.shape[1:]))}, {s.dataset.num_classes} classes",
         f"backbone  {c.backbone.name}: {parameters:,} parameters ({parameters * 4 / 2**20:.1f} MiB)",
         f"subset    {','.join(c.collect.subset)}: {s.chosen.dim} numbers in {len(s.chosen.paths)} leaves "
         f"({', '.join(s.chosen.paths[:4])}{', ...' if len(s.chosen.paths) > 4 else ''})",
         f"split     features of one image: {shapes} ({_size(parts.feature_bytes)}); "
         f"{_size(parts.suffix_bytes)} of intermediates for each member and image",
-        f"collect   {settings.k} checkpoints by {c.collect.name}; {settings.views} views of all images take {_size(cache)}: "
+        f"collect   {settings.k} checkpoints by {c.collect.name}; features of {settings.views} views: {_size(cache)}, "
         + ("cached" if cache <= memory else f"streamed (compute.memory_mb={c.compute.memory_mb})"),
         f"members   {c.members}; {min(fitting, c.members)} at once on {batch} images within {c.compute.memory_mb} MiB",
     ]
@@ -83,7 +85,8 @@ def _seconds(s: Setting, variables: Any, vector: Any, image: Any, parts: Cut) ->
         "evaluate": many * (forward + (settings.k + c.members * (1 + len(c.generate.nulls))) * suffix / 3),
     }
     texts = [f"{name} {_duration(flops / rate)}" for name, flops in parts_of.items()]
-    return f"time      roughly {', '.join(texts)}, and compilation ({rate / 1e9:.0f} GFLOP/s: {EFFICIENCY:.0%} of a matrix product)"
+    basis = f"by operations, at {rate / 1e9:.0f} GFLOP/s: {EFFICIENCY:.0%} of a matrix product here"
+    return f"time      in its order of magnitude {', '.join(texts)}; and compilation ({basis})"
 
 
 def _flops(fn: Callable[..., Any], *arguments: Any) -> float:

@@ -144,7 +144,7 @@ class Novelty(NamedTuple):
     effective_rank_checkpoints: float | None
 
 
-def novelty(members: Float[Array, "m dim"], checkpoints: Float[Array, "k dim"]) -> Novelty:
+def novelty(members: Float[Array | np.ndarray, "m dim"], checkpoints: Float[Array | np.ndarray, "k dim"]) -> Novelty:
     """Distances (Euclidean, of the raw vectors), copies, spread and effective rank.
 
     nearest: mean over members of the distance to the nearest checkpoint; leave_one_out: the same of each
@@ -152,10 +152,10 @@ def novelty(members: Float[Array, "m dim"], checkpoints: Float[Array, "k dim"]) 
     nearest and second-nearest checkpoint; spread: sqrt of the mean, over coordinates in which the checkpoints
     vary, of var(members) / var(checkpoints).
     """
-    members, checkpoints = np.asarray(members, np.float64), np.asarray(checkpoints, np.float64)
-    to_members = np.sort(_distances(members, checkpoints), axis=1)
-    own = np.sort(_distances(checkpoints, checkpoints) + np.diag(np.full(len(checkpoints), np.inf)), axis=1)
-    var_members, var_checkpoints = members.var(axis=0), checkpoints.var(axis=0)
+    new, old = np.asarray(members, np.float64), np.asarray(checkpoints, np.float64)
+    to_members = np.sort(_distances(new, old), axis=1)
+    own = np.sort(_distances(old, old) + np.diag(np.full(len(old), np.inf)), axis=1)
+    var_members, var_checkpoints = new.var(axis=0), old.var(axis=0)
     varying = var_checkpoints > 0
     ratios = var_members[varying] / var_checkpoints[varying]
     return Novelty(
@@ -163,8 +163,8 @@ def novelty(members: Float[Array, "m dim"], checkpoints: Float[Array, "k dim"]) 
         leave_one_out=float(own[:, 0].mean()),
         copy_share=float(np.mean(to_members[:, 0] <= to_members[:, 1] / 3)),
         spread=float(np.sqrt(ratios.mean())) if varying.any() else None,
-        effective_rank_members=effective_rank(members),
-        effective_rank_checkpoints=effective_rank(checkpoints),
+        effective_rank_members=effective_rank(new),
+        effective_rank_checkpoints=effective_rank(old),
     )
 
 

@@ -110,7 +110,11 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
 
 def _advice(s: Setting, job: Job) -> str:
     """What to try when a stage met a NaN or Inf."""
-    rate = {"base": "base.lr", "collect": f"collect.{s.config.collect.name}.lr", "generate": "generate.bend.diffusion.lr"}
+    rate = {
+        "base": "base.lr",
+        "collect": f"collect.{s.config.collect.name}.lr",
+        "generate": "generate.bend.diffusion.lr",
+    }
     return f"try a smaller {rate[job.stage]}, and look for NaN in the stage's input"
 
 
@@ -121,7 +125,11 @@ def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) ->
     path = storage.entry(s.workdir / "store", "report", digest)
     if not storage.is_complete(path):
         reports = [storage.read_json(jobs["report"].path / "report.json") for jobs in plans]
-        manifest = {"stage": "report", "seeds": [x.seed for x in settings], "inputs": [j["report"].digest for j in plans]}
+        manifest = {
+            "stage": "report",
+            "seeds": [x.seed for x in settings],
+            "inputs": [j["report"].digest for j in plans],
+        }
         with storage.building(s.workdir / "store", "report", digest, manifest) as partial:
             content = report.combine(reports)
             storage.write_json(partial.output / "report.json", content)

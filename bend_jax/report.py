@@ -129,7 +129,7 @@ def rows_votes(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _vote_cells(row: dict[str, float], sd: dict[str, float] | None) -> list[str]:
-    cells = [_percent(row["accuracy"], sd and sd["accuracy"])]
+    cells = [_percent(row["accuracy"], sd["accuracy"] if sd else None)]
     for key in ("nll", "nll_ts", "brier", "ece"):
         cells.append(f"{row[key]:.4f}" + (f" ± {sd[key]:.4f}" if sd else ""))
     return cells
@@ -147,9 +147,12 @@ def verdict(content: dict[str, Any]) -> list[str]:
     for name in content["generators"]:
         rows = [{"own": r["votes"]["sbend"], "other": r["generators"][name]["votes"]["sbend"]} for r in runs]
         lines.append(_difference(f"sBEND over the members of {main}", f"sBEND over {name}", rows, "own", "other"))
-    p = {k: v for k, v in content["test"].items() if k.endswith("_mcnemar_p")}
-    texts = [f"{k.removeprefix('sbend_vs_').removesuffix('_mcnemar_p')} {v:.2g}" for k, v in p.items()]
-    lines.append(f"McNemar's p of those differences{' (mean over seeds)' if len(runs) > 1 else ''}: {', '.join(texts)}.")
+    texts = []
+    for key in content["test"]:
+        p = " / ".join(f"{r['test'][key]:.2g}" for r in runs)
+        texts.append(f"{key.removeprefix('sbend_vs_').removesuffix('_mcnemar_p')} {p}")
+    by_seed = " (seed by seed)" if len(runs) > 1 else ""
+    lines.append(f"McNemar's p of those differences{by_seed}: {', '.join(texts)}.")
     novelty = content["novelty"]
     if novelty["spread"] is not None:
         lines.append(
@@ -174,7 +177,10 @@ def text_table(header: list[str], rows: list[list[str]]) -> str:
     """Columns aligned for a terminal."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * w for w in widths], *rows]
-    return "\n".join("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))) for line in lines)
+    return "\n".join(
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
 
 
 def terminal(content: dict[str, Any]) -> str:
@@ -200,9 +206,9 @@ def markdown(content: dict[str, Any]) -> str:
         [
             f"# {content['task']}",
             "",
-            f"`{content['config']}`, seed {', '.join(str(x) for x in seeds)}: {setup['backbone']} on {setup['data']}{noise}; "
-            f"{setup['test_images']} test images. k = {content['k']} checkpoints of {setup['subset']} ({content['dim']} numbers) "
-            f"by `{setup['collect']}`; m = {content['m']} members by `{setup['generate']}`.",
+            f"`{content['config']}`, seed {', '.join(map(str, seeds))}: {setup['backbone']} on {setup['data']}{noise}; "
+            f"{setup['test_images']} test images. k = {content['k']} checkpoints of {setup['subset']} "
+            f"({content['dim']} numbers) by `{setup['collect']}`; m = {content['m']} members by `{setup['generate']}`.",
             "",
             "## What it says",
             "",

@@ -49,7 +49,9 @@ def predict(
     done = 0
     while done < n:
         begin = min(done, n - size)
-        logits = ensemble.member_logits(apply, variables, subset, vectors, images(slice(begin, begin + size)), chunk=chunk)
+        logits = ensemble.member_logits(
+            apply, variables, subset, vectors, images(slice(begin, begin + size)), chunk=chunk
+        )
         fresh = slice(done - begin, None)
         labels.append(np.asarray(_labels(logits))[:, fresh])
         means.append([np.asarray(p)[fresh] for p in _means(logits, tuple(int(e) for e in ends[:-1]))])

@@ -181,7 +181,14 @@ def evaluate(s: Setting, task: Task) -> str:
     seconds = time.perf_counter() - started
     labels = scoring.Labels(s.dataset.validation.labels, s.dataset.test.labels)
     result = scoring.scores(
-        validation, test, sets, labels, main, s.dataset.num_classes, stream(s.seed, "evaluate", "abend"), s.config.evaluate
+        validation,
+        test,
+        sets,
+        labels,
+        main,
+        s.dataset.num_classes,
+        stream(s.seed, "evaluate", "abend"),
+        s.config.evaluate,
     )
     predictions = {"base": test["base"].predictions[0], "checkpoints": test["checkpoints"].predictions}
     predictions |= {"members": test[main].predictions, "labels": labels.test}
@@ -203,7 +210,7 @@ def _predict(s: Setting, task: Task, variables: Any, sets: dict[str, Any], split
             n,
             batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
             memory=task.watch.memory,
-            progress=lambda done: bar.update(done - bar.n) and None,
+            progress=lambda done: (bar.update(done - bar.n), None)[1],
         )
 
 

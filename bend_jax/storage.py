@@ -1,7 +1,7 @@
 """The stage store: directories named by digest, published whole or not at all, checked when read.
 
-    <store>/<stage>-<digest>/           one stage's output and its manifest.json
-    <store>/.<stage>-<digest>.partial/  output/ being written, state/ of a running training, lock
+<store>/<stage>-<digest>/           one stage's output and its manifest.json
+<store>/.<stage>-<digest>.partial/  output/ being written, state/ of a running training, lock
 """
 
 import contextlib

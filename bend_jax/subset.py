@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Variables = Any  # a tree of arrays, collections ("params", "batch_stats") first
@@ -142,7 +143,7 @@ def insert(subset: Subset, variables: Variables, vector: Float[Array, " dim"]) -
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(variables), new)
 
 
-def stack(subset: Subset, vectors: Float[Array, "m dim"]) -> dict[str, Any]:
+def stack(subset: Subset, vectors: Float[Array | np.ndarray, "m dim"]) -> dict[str, Any]:
     """The vectors as a nested tree of the subset's leaves, each with a leading axis m."""
     tree: dict[str, Any] = {}
     start = 0

@@ -78,8 +78,8 @@ class State(NamedTuple):
     extra: Any = None
     ema: Any = None
     best: Any = None
-    best_loss: Float[Array, ""] | None = None
-    since: Int[Array, ""] | None = None
+    best_loss: Any = None
+    since: Any = None
 
 
 def start(params: Any, optimizer: optax.GradientTransformation, extra: Any = None) -> State:
@@ -99,7 +99,7 @@ Step = Callable[[State, Any], tuple[State, tuple[Array, Array]]]
 
 
 def make_step(loss: Loss, optimizer: optax.GradientTransformation, ema: float | None = None) -> Step:
-    """`step(state, data) -> (state, (loss, gradient norm))` for `loss(params, extra, data, key, step) -> (loss, extra)`.
+    """`step(state, data) -> (state, (loss, gradient norm))` of `loss(params, extra, data, key, step) -> (loss, extra)`.
 
     data is a dict with "key": the key of the step is folded in from the step's number. The EMA warms up:
     its decay is min(ema, (1 + step) / (10 + step)).
@@ -252,7 +252,9 @@ def draw_batch(
     per_epoch = n // batch
     epoch, position = step // per_epoch, step % per_epoch
     order = jax.lax.cond(
-        position == 0, lambda: jax.random.permutation(jax.random.fold_in(key, epoch), n).astype(jnp.int32), lambda: order
+        position == 0,
+        lambda: jax.random.permutation(jax.random.fold_in(key, epoch), n).astype(jnp.int32),
+        lambda: order,
     )
     return jax.lax.dynamic_slice(order, (position * batch,), (batch,)), order
 
@@ -261,7 +263,8 @@ def train_base(
     model: Model, examples: Examples, key: Key[Array, ""], settings: Base, *, watch: Watch = SILENT
 ) -> dict[str, Any]:
     """Train the backbone from scratch; returns its variables after the last epoch (no selection on any split)."""
-    assert model.init is not None and model.train_apply is not None
+    assert model.init is not None
+    assert model.train_apply is not None
     train_apply = model.train_apply
     n = examples.labels.shape[0]
     per_epoch = n // settings.batch

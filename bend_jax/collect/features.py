@@ -1,4 +1,4 @@
-"""What collectors that fine-tune a subset share: the frozen part of the net once an image and view, cached or streamed."""
+"""What fine-tuning collectors share: the frozen part of the net, once an image and view, cached or streamed."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,13 @@ class Source(NamedTuple):
 
 
 def prepare(
-    model: Model, variables: Any, subset: Subset, examples: Examples, key: Key[Array, ""], settings: Collector, watch: Watch
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    examples: Examples,
+    key: Key[Array, ""],
+    settings: Collector,
+    watch: Watch,
 ) -> Source:
     """Cut the net for one image, and cache the features of all views where they fit into `watch.memory`.
 
@@ -110,5 +116,5 @@ def optimizer(subset: Subset, settings: Collector) -> optax.GradientTransformati
         for path, shape in zip(subset.paths, subset.shapes, strict=True)
     ]
     mask = jnp.concatenate(parts)
-    keep_statistics = optax.stateless(lambda updates, params: updates * mask)
+    keep_statistics = optax.stateless(lambda updates, params: jax.tree.map(lambda u: u * mask, updates))
     return optax.chain(sgd(settings.lr, settings.momentum, settings.weight_decay), keep_statistics)

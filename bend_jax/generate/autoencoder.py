@@ -1,4 +1,4 @@
-"""The parameter autoencoder: four encoder and four decoder layers, MSE, noise on the input and on the latent (BEND 3.2)."""
+"""The parameter autoencoder (BEND 3.2): four encoder and four decoder layers, MSE, noise on input and latent."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class Coder(nn.Module):
 
 def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, watch: Watch) -> Any:
     """Train on all (standardised) vectors at once; returns the parameters of `encode` and `decode`. Eq. 8."""
-    k, dim = vectors.shape
+    dim = vectors.shape[1]
     key_encoder, key_decoder, key_steps = jax.random.split(key, 3)
     encoder, decoder = _coders(settings, dim)
     params = {
@@ -49,8 +49,8 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
         key_x, key_z = jax.random.split(key)
         x = data["vectors"]
         noisy = mix(key_x, x, settings.input_noise)
-        latents = mix(key_z, encoder.apply(params["encoder"], noisy), settings.latent_noise)
-        return jnp.mean((decoder.apply(params["decoder"], latents) - x) ** 2), extra
+        latents = mix(key_z, _apply(encoder, params["encoder"], noisy), settings.latent_noise)
+        return jnp.mean((_apply(decoder, params["decoder"], latents) - x) ** 2), extra
 
     rate = optax.cosine_decay_schedule(settings.lr, settings.steps)
     optimizer = optax.adamw(rate, weight_decay=settings.weight_decay)
@@ -90,13 +90,17 @@ def mix(key: Key[Array, ""], x: Float[Array, "n width"], noise: float) -> Float[
 def encode(params: Any, vectors: Float[Array, "n dim"], settings: Autoencoder) -> Float[Array, "n latent"]:
     """Latents, as the decoder saw them without their noise."""
     encoder, _ = _coders(settings, vectors.shape[1])
-    return (1 - settings.latent_noise) * encoder.apply(params["encoder"], vectors)
+    return (1 - settings.latent_noise) * _apply(encoder, params["encoder"], vectors)
 
 
 def decode(params: Any, latents: Float[Array, "n latent"], dim: int, settings: Autoencoder) -> Float[Array, "n dim"]:
     """Standardised vectors of latents."""
     _, decoder = _coders(settings, dim)
-    return decoder.apply(params["decoder"], latents)
+    return _apply(decoder, params["decoder"], latents)
+
+
+def _apply(coder: Coder, params: Any, x: Float[Array, "n width"]) -> Float[Array, "n out"]:
+    return jnp.asarray(coder.apply(params, x))
 
 
 def _coders(settings: Autoencoder, dim: int) -> tuple[Coder, Coder]:

@@ -85,7 +85,7 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
     k = latents.shape[0]
     key_init, key_steps, key_hold, key_eval = jax.random.split(key, 4)
     table, net = tables(settings), Denoiser(settings.width, settings.blocks)
-    held = int(round(settings.holdout * k)) if k >= HOLDOUT_FROM else 0
+    held = round(settings.holdout * k) if k >= HOLDOUT_FROM else 0
     order = jax.random.permutation(key_hold, k)
     data = {"latents": latents[order[held:]], "held": latents[order[:held]], "key": key_steps, "eval": key_eval}
 

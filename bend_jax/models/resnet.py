@@ -1,4 +1,4 @@
-"""ResNets with the CIFAR stem (He et al. 2016; 3x3 stride 1, no max-pool), layers named as BEND's Table 5 names them."""
+"""ResNets with the CIFAR stem (He et al. 2016; 3x3 stride 1, no max-pool), named as BEND's Table 5 names layers."""
 
 from collections.abc import Sequence
 from functools import partial
