@@ -55,7 +55,7 @@ def parse_flags(argv: list[str]) -> None:
         if not found:
             fail(str(error))
         fail(f"{found[1]} takes a value of type {type(known[found[1]]).__name__}; got {found[2]!r}")
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         fail(str(error))
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}: every setting is a flag, --config.name=value")

@@ -22,7 +22,7 @@ class SettingsError(ValueError):
     """A mistake in the settings or the input that a user can put right; its text is one or two lines."""
 
 
-def _at_least(settings: Any, least: float, *names: str) -> None:
+def _at_least(settings: Any, least: int, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < least:
             raise SettingsError(f"{name} must be at least {least:g}; got {getattr(settings, name)}")
@@ -386,8 +386,8 @@ def _check_keys(prefix: str, raw: Any, expected: typing.Iterable[str]) -> None:
 def _cast(path: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise SettingsError(f"{path} must be a tuple; got {value!r}")
-        return tuple(_cast(path, typing.get_args(kind)[0], item) for item in value)
+            raise SettingsError(f"{path} must be several values with commas between, in brackets; got {value!r}")
+        return tuple(_cast(f"{path}[{i}]", typing.get_args(kind)[0], item) for i, item in enumerate(value))
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and is_number:
         return float(value)

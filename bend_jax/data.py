@@ -132,7 +132,7 @@ def normalise(
     images: UInt8[Array, "n h w c"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "n h w c"]:
     """(x / 255 - mean) / std by channel."""
-    return (images.astype(jnp.float32) / 255.0 - jnp.array(mean)) / jnp.array(std)
+    return (images.astype(jnp.float32) / 255.0 - jnp.array(mean)[None, None, None]) / jnp.array(std)[None, None, None]
 
 
 def transforms(settings: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:

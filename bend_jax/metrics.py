@@ -1,6 +1,6 @@
 """How good, how sure, how diverse, how new: every measure of a report, as pure functions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array,
 
     ratio = (np.sqrt(5.0) - 1) / 2
 
-    def narrow(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
+    def narrow(_: Any, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         go_left = loss(left) < loss(right)
@@ -123,14 +123,14 @@ def ensemble_iou(predictions: Int[Array, "m n"], labels: Int[Array, " n"]) -> fl
     """Mean over members of the largest error IoU to another member (p-diff); None for one member."""
     if predictions.shape[0] < 2:
         return None
-    wrong = predictions != labels
+    wrong = predictions != labels[None]
     matrix = _iou_matrix(wrong, wrong)
     return float(jnp.mean(jnp.max(jnp.where(jnp.eye(matrix.shape[0], dtype=bool), -1.0, matrix), axis=1)))
 
 
 def max_iou(members: Int[Array, "m n"], checkpoints: Int[Array, "k n"], labels: Int[Array, " n"]) -> Float[Array, " m"]:
     """For each member its largest error IoU to any checkpoint (p-diff's similarity)."""
-    return jnp.max(_iou_matrix(members != labels, checkpoints != labels), axis=1)
+    return jnp.max(_iou_matrix(members != labels[None], checkpoints != labels[None]), axis=1)
 
 
 class Novelty(NamedTuple):

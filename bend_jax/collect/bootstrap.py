@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt16
+from jaxtyping import Array, Float, Key, UInt16
 
 from bend_jax.collect.features import Checkpoints, optimizer, prepare
 from bend_jax.config import Bootstrap, SettingsError
@@ -68,7 +68,7 @@ def collect(
         view = (local // per_epoch) % settings.views
         weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]
 
-        def one(vector: Float[Array, " dim"], weight: Int[Array, " b"]) -> Float[Array, ""]:
+        def one(vector: Float[Array, " dim"], weight: UInt16[Array, " b"]) -> Float[Array, ""]:
             logits = source.logits(vector, arrays, view, index)
             return jnp.mean(weight * cross_entropy(logits, arrays["labels"][index]))
 

@@ -116,5 +116,7 @@ def optimizer(subset: Subset, settings: Collector) -> optax.GradientTransformati
         for path, shape in zip(subset.paths, subset.shapes, strict=True)
     ]
     mask = jnp.concatenate(parts)
-    keep_statistics = optax.stateless(lambda updates, params: jax.tree.map(lambda u: u * mask, updates))
+    keep_statistics = optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u: u * jnp.broadcast_to(mask, u.shape), updates)
+    )
     return optax.chain(sgd(settings.lr, settings.momentum, settings.weight_decay), keep_statistics)

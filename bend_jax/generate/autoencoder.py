@@ -77,7 +77,7 @@ def principal_axes(
     _, values, axes = jnp.linalg.svd(vectors, full_matrices=False)
     rank = min(latent, k - 1, dim)
     sd = jnp.maximum(values[:rank], 1e-6 * values[0]) / jnp.sqrt(k)
-    forward = jnp.zeros((dim, latent)).at[:, :rank].set(axes[:rank].T / sd)
+    forward = jnp.zeros((dim, latent)).at[:, :rank].set(axes[:rank].T / sd[None])
     back = jnp.zeros((latent, dim)).at[:rank].set(axes[:rank] * sd[:, None])
     return forward, back
 

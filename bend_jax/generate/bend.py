@@ -55,22 +55,22 @@ def whiten(latents: Float[Array, "k latent"]) -> Whitening:
     k, width = latents.shape
     rank = min(k - 1, width)
     mean = jnp.mean(latents, axis=0)
-    _, values, axes = jnp.linalg.svd(latents - mean, full_matrices=False)
+    _, values, axes = jnp.linalg.svd(latents - mean[None], full_matrices=False)
     sd = jnp.maximum(values[:rank], FLOOR * values[0]) / jnp.sqrt(k)
-    return Whitening(mean, axes[:rank].T / sd, axes[:rank] * sd[:, None])
+    return Whitening(mean, axes[:rank].T / sd[None], axes[:rank] * sd[:, None])
 
 
 def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Bend, *, watch: Watch = SILENT) -> Fitted:
     """Train the autoencoder on the vectors and the DDPM on their latents."""
     key_coder, key_denoiser = jax.random.split(key)
     affine = standardise(vectors)
-    scaled = (vectors - affine.mean) / affine.scale
+    scaled = (vectors - affine.mean[None]) / affine.scale[None]
     coder = autoencoder.fit(scaled, key_coder, settings.autoencoder, watch)
     latents = autoencoder.encode(coder, scaled, settings.autoencoder)
     if not bool(jnp.isfinite(latents).all()):
         raise NonFiniteError("autoencoder", "latents")
     whitening = whiten(latents)
-    white = (latents - whitening.mean) @ whitening.forward
+    white = (latents - whitening.mean[None]) @ whitening.forward
     denoiser = diffusion.fit(white, key_denoiser, settings.diffusion, watch)
     return Fitted(affine, coder, whitening, denoiser, settings)
 
@@ -80,6 +80,6 @@ def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]
     """m new vectors, all at once."""
     settings, whitening = fitted.settings, fitted.whitening
     white = diffusion.sample(fitted.denoiser, key, m, whitening.back.shape[0], settings.diffusion)
-    latents = whitening.mean + white @ whitening.back
+    latents = whitening.mean[None] + white @ whitening.back
     scaled = autoencoder.decode(fitted.coder, latents, fitted.affine.mean.shape[0], settings.autoencoder)
-    return fitted.affine.mean + scaled * fitted.affine.scale
+    return fitted.affine.mean[None] + scaled * fitted.affine.scale[None]

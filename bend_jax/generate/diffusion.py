@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
 def embed(t: Int[Array, " n"], width: int) -> Float[Array, "n width"]:
     """Sines and cosines of t at geometrically spaced frequencies (Vaswani et al. 2017)."""
     half = (width + 1) // 2
-    angles = t[:, None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)
+    angles = t[:, None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :width]
 
 

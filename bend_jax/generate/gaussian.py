@@ -24,4 +24,4 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Gaussian,
 
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m draws."""
-    return fitted.mean + fitted.sd * jax.random.normal(key, (m, fitted.mean.shape[0]))
+    return fitted.mean[None] + fitted.sd[None] * jax.random.normal(key, (m, fitted.mean.shape[0]))

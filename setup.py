@@ -1,0 +1,33 @@
+"""The package and its extras. Lower bounds are versions that were installed and run."""
+
+from setuptools import find_packages, setup
+
+TEST = [
+    "basedpyright>=1.40",  # pyright with a node of its own
+    "beartype>=0.23",
+    "hypothesis>=6.170",
+    "pytest>=9.0",
+    "ruff>=0.17",
+    "scikit-learn>=1.9",
+]
+
+setup(
+    name="bend_jax",
+    version="0.1.0",
+    description="A cheap, honest, well-calibrated ensemble out of one training run, in JAX.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["bend_jax", "bend_jax.*"]),
+    install_requires=[
+        "absl-py>=2.5",
+        "flax>=0.12",
+        "jax>=0.10",
+        "jaxtyping>=0.3.11",
+        "ml_collections>=1.1",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12,<1",
+        "tqdm>=4.67",
+    ],
+    extras_require={"cuda": ["jax[cuda12]>=0.10"], "digits": ["scikit-learn>=1.9"], "test": TEST},
+)

@@ -1,0 +1,16 @@
+"""Every test runs with shapes checked (jaxtyping, beartype), rank promotion refused and compiled programs kept."""
+
+import os
+from pathlib import Path
+
+CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "bend_jax" / "compiled")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("bend_jax", "beartype.beartype")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")

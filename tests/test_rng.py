@@ -1,0 +1,22 @@
+"""Keys by name are the same everywhere."""
+
+import subprocess
+import sys
+
+import jax
+
+from bend_jax.rng import stream
+
+CODE = "import jax; from bend_jax.rng import stream; print(jax.random.key_data(stream(3, 'base', 'init')).tolist())"
+
+
+def test_the_same_names_give_the_same_key_in_another_process() -> None:
+    """Python's own string hash would not."""
+    out = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert out.strip() == str(jax.random.key_data(stream(3, "base", "init")).tolist())
+
+
+def test_names_seeds_and_their_order_all_count() -> None:
+    """Different uses get different keys."""
+    keys = [stream(0), stream(1), stream(0, "a"), stream(0, "b"), stream(0, "a", "b"), stream(0, "b", "a")]
+    assert len({tuple(jax.random.key_data(k).tolist()) for k in keys}) == len(keys)
