@@ -87,7 +87,7 @@ def watching(config: Config, state: Path, clock: Clock) -> training.Watch:
     since: dict[str, float] = {}
 
     def resume(name: str, given: Any, steps: int) -> Any:
-        result = saver.resume(name, given)
+        result, clock.seconds[name] = saver.resume(name, given)
         bars[name] = tqdm(total=steps, initial=int(result.step), desc=name, unit="step", disable=None, leave=False)
         since[name] = time.perf_counter()
         return result
@@ -98,8 +98,8 @@ def watching(config: Config, state: Path, clock: Clock) -> training.Watch:
 
     def segment(name: str, given: Any, losses: Any) -> None:
         now = time.perf_counter()
-        clock.seconds[name] = clock.seconds.get(name, 0.0) + now - since[name]
-        saver.save(name, given)
+        clock.seconds[name] += now - since[name]
+        saver.save(name, given, clock.seconds[name])
         since[name] = time.perf_counter()
         bars[name].set_postfix(loss=f"{np.mean(losses):.4f}", refresh=False)
         bars[name].update(int(given.step) - bars[name].n)

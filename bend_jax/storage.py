@@ -158,10 +158,14 @@ def load_tree(path: Path) -> Any:
 
 
 class StateSaver(NamedTuple):
-    """Save and resume the complete state of running trainings, each by its name; see `state_saver`."""
+    """Save and resume the complete state of running trainings, each by its name; see `state_saver`.
 
-    resume: Callable[[str, Any], Any]
-    save: Callable[[str, Any], None]
+    resume(name, state) -> (the last saved state or the one given, the seconds that were saved with it);
+    save(name, state, seconds): where the last save is long enough ago.
+    """
+
+    resume: Callable[[str, Any], tuple[Any, float]]
+    save: Callable[[str, Any, float], None]
 
 
 def state_saver(directory: Path, every: float) -> StateSaver:
@@ -180,12 +184,12 @@ def state_saver(directory: Path, every: float) -> StateSaver:
             managers[name] = ocp.CheckpointManager((directory / name).absolute(), options=options)
         return managers[name]
 
-    def resume(name: str, state: Any) -> Any:
+    def resume(name: str, state: Any) -> tuple[Any, float]:
         import orbax.checkpoint as ocp
 
         last[name] = time.monotonic()
         if not (directory / name).is_dir():
-            return state
+            return state, 0.0
         leaves, tree = jax.tree.flatten(state)
         for step in sorted(manager(name).all_steps(), reverse=True):
             try:
@@ -195,16 +199,20 @@ def state_saver(directory: Path, every: float) -> StateSaver:
             found = [saved["leaves"].get(str(i)) for i in range(len(leaves))]
             fits = all(x is not None and x.shape == y.shape for x, y in zip(found, leaves, strict=True))
             if fits and np.array_equal(_fingerprint(found), saved["sha256"]):
-                return jax.tree.unflatten(tree, found)
-        return state
+                return jax.tree.unflatten(tree, found), float(saved["seconds"])
+        return state, 0.0
 
-    def save(name: str, state: Any) -> None:
+    def save(name: str, state: Any, seconds: float) -> None:
         import orbax.checkpoint as ocp
 
         if time.monotonic() - last.get(name, 0.0) < every:
             return
         leaves = [np.asarray(x) for x in jax.device_get(jax.tree.leaves(state))]
-        content = {"leaves": {str(i): x for i, x in enumerate(leaves)}, "sha256": _fingerprint(leaves)}
+        content = {
+            "leaves": {str(i): x for i, x in enumerate(leaves)},
+            "sha256": _fingerprint(leaves),
+            "seconds": np.float64(seconds),
+        }
         step = int(state.step)
         if not manager(name).save(step, args=ocp.args.StandardSave(content), force=True):
             raise RuntimeError(f"the state of {name} at step {step} was not saved")
