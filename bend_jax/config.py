@@ -6,6 +6,7 @@ Defaults are the published values (BEND; p-diff's release of March 2024) unless 
 import dataclasses
 import difflib
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,7 @@ def _share(settings: Any, *names: str) -> None:
             raise SettingsError(f"{name} must be in [0, 1); got {getattr(settings, name)}")
 
 
-def did_you_mean(word: str, choices: typing.Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """' (did you mean ...?)' for the nearest choice, or nothing."""
     near = difflib.get_close_matches(word, list(choices), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
@@ -348,7 +349,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _choice(path: str, value: Any, choices: typing.Iterable[str]) -> str:
+def _choice(path: str, value: Any, choices: Iterable[str]) -> str:
     if value not in choices:
         raise SettingsError(
             f"{path}: unknown {value!r}{did_you_mean(str(value), choices)}; there are {', '.join(choices)}"
@@ -371,7 +372,7 @@ def _guard(path: str, kind: Any, values: dict[str, Any]) -> Any:
         raise SettingsError(f"{path}: {error}" if path else str(error)) from None
 
 
-def _check_keys(prefix: str, raw: Any, expected: typing.Iterable[str]) -> None:
+def _check_keys(prefix: str, raw: Any, expected: Iterable[str]) -> None:
     expected = list(expected)
     if not isinstance(raw, dict):
         raise SettingsError(f"{prefix.rstrip('.')} must be a group of settings; got {raw!r}")

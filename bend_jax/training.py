@@ -115,7 +115,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, ema: float | 
         if ema is not None:
             decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
             state = state._replace(ema=optax.incremental_update(params, state.ema, 1 - decay))
-        return state, (value, optax.global_norm(grads))
+        return state, (value, optax.tree.norm(grads))
 
     return step
 
@@ -144,8 +144,7 @@ def train(
     while done < steps and not stopped(state):
         length = min(segment - done % segment, steps - done)
         state, losses, norms = run(state, data, length)
-        _check_finite(name, "loss", losses, done)
-        _check_finite(name, "gradients", norms, done)
+        _check_finite(name, losses, norms, done)
         if finish:
             state = finish(state, data)
         done += length
@@ -209,10 +208,12 @@ def _primitives(jaxpr: Any) -> set[str]:
     return found
 
 
-def _check_finite(name: str, what: str, values: np.ndarray, done: int) -> None:
-    bad = ~np.isfinite(values)
+def _check_finite(name: str, losses: np.ndarray, norms: np.ndarray, done: int) -> None:
+    """Raise for the first step (counted from 1) whose loss, or else whose gradient, is not finite."""
+    bad = ~(np.isfinite(losses) & np.isfinite(norms))
     if bad.any():
-        raise NonFiniteError(name, what, done + int(np.argmax(bad)) + 1)
+        first = int(np.argmax(bad))
+        raise NonFiniteError(name, "gradients" if np.isfinite(losses[first]) else "loss", done + first + 1)
 
 
 def cross_entropy(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, " n"]:

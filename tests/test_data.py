@@ -1,0 +1,124 @@
+"""Data: fixed stratified splits, noise, files of one's own, augmentation."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bend_jax import data
+from bend_jax.config import Data, SettingsError
+
+DIGITS = Data(name="digits", noise=0.3, validation=1 / 3, crop=1, flip=False, mean=(0.36,), std=(0.37,))
+
+
+def own(path: Path, **changes: Any) -> Data:
+    """An .npz of 40 random images in 4 classes, with some arrays replaced."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {
+        "x_train": rng.integers(0, 256, (30, 5, 6, 2), np.uint8),
+        "y_train": np.arange(30) % 4,
+        "x_test": rng.integers(0, 256, (10, 5, 6, 2), np.uint8),
+        "y_test": np.arange(10) % 4,
+    }
+    arrays.update(changes)
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    return Data(name=f"npz:{path}", validation=0.2, mean=(0.5, 0.5), std=(0.25, 0.25))
+
+
+def test_digits_are_a_third_a_sixth_and_a_half() -> None:
+    """1797 images: 599, 300 and 898, each class within one image of its share."""
+    pytest.importorskip("sklearn")
+    found = data.load(DIGITS)
+    sizes = [len(s.labels) for s in (found.train, found.validation, found.test)]
+    assert sizes == [599, 300, 898]
+    assert found.num_classes == 10
+    share = np.bincount(np.concatenate([s.labels for s in (found.train, found.validation, found.test)])) / 1797
+    for split in (found.train, found.validation, found.test):
+        assert np.abs(np.bincount(split.labels) - share * len(split.labels)).max() <= 1.5
+        assert split.images.dtype == np.uint8
+        assert split.images.shape[1:] == (8, 8, 1)
+
+
+def test_the_split_is_the_same_every_time_and_disjoint() -> None:
+    """The seed of a run does not enter; no image is in two splits."""
+    pytest.importorskip("sklearn")
+    clean = Data(name="digits", validation=1 / 3, mean=(0.3,), std=(0.3,))
+    first, again = data.load(clean), data.load(clean)
+    assert data.content_digest(first) == data.content_digest(again)
+    rows = [{(i.tobytes(), int(y)) for i, y in zip(*split, strict=True)} for split in first[:3]]
+    assert sum(len(r) for r in rows) == len(rows[0] | rows[1] | rows[2])
+
+
+def test_noise_has_its_size_and_other_noise_another_digest() -> None:
+    """On mid-grey pixels, which clipping leaves alone, the standard deviation is the setting's."""
+    images = np.full((50, 20, 20, 1), 128, np.uint8)
+    noisy = data._add_noise(np.random.default_rng(0), images, 0.1)
+    assert abs(noisy.std() / 255 - 0.1) < 0.002
+    pytest.importorskip("sklearn")
+    assert data.content_digest(data.load(DIGITS)) != data.content_digest(
+        data.load(Data(**{**vars(DIGITS), "noise": 0.2}))
+    )
+
+
+def test_a_users_own_images(tmp_path: Path) -> None:
+    """Test images stay as they are, validation comes out of the training images."""
+    settings = own(tmp_path / "mine.npz")
+    found = data.load(settings)
+    assert [len(s.labels) for s in (found.train, found.validation, found.test)] == [24, 6, 10]
+    assert found.test.labels.tolist() == (np.arange(10) % 4).tolist()
+    assert found.num_classes == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.zeros((30, 5, 6, 2), np.float32)}, "uint8 images"),
+        ({"x_train": np.zeros((30, 5, 6), np.uint8)}, "uint8 images"),
+        ({"y_train": np.zeros(29, int)}, "labels"),
+        ({"y_test": None}, "y_test"),
+        ({"y_train": np.array([{}] * 30, object)}, "cannot read"),
+    ],
+)
+def test_a_malformed_file_is_one_clear_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """Of the wrong type or shape, incomplete, or with pickled objects (which are not executed)."""
+    with pytest.raises(SettingsError, match=message):
+        data.load(own(tmp_path / "bad.npz", **changes))
+
+
+def test_channels_must_fit_the_normalisation(tmp_path: Path) -> None:
+    """mean and std have one number a channel."""
+    settings = own(tmp_path / "mine.npz")
+    with pytest.raises(SettingsError, match="2 channels"):
+        data.load(Data(**{**vars(settings), "mean": (0.5,), "std": (0.5,)}))
+
+
+def test_shifts_move_the_image_by_up_to_crop_pixels_and_fill_with_zeros() -> None:
+    """A single bright pixel lands on every place within reach, equally often, and nowhere else."""
+    image = np.zeros((7, 7, 1), np.uint8)
+    image[3, 3] = 255
+    view, _ = data.transforms(Data(crop=1, flip=False, mean=(0.0,), std=(1.0,)))
+    out = np.asarray(view(jax.random.split(jax.random.key(0), 900), jnp.tile(image, (900, 1, 1, 1))))
+    counts = (out[..., 0] > 0.5).sum(axis=0)
+    assert counts.sum() == 900
+    assert counts[2:5, 2:5].min() > 60
+    assert counts.sum() == counts[2:5, 2:5].sum()
+
+
+def test_flips_mirror_half_of_the_images() -> None:
+    """Left and right change places, nothing else does."""
+    image = np.zeros((2, 3, 1), np.uint8)
+    image[0, 0] = 255
+    view, _ = data.transforms(Data(crop=0, flip=True, mean=(0.0,), std=(1.0,)))
+    out = np.asarray(view(jax.random.split(jax.random.key(0), 400), jnp.tile(image, (400, 1, 1, 1))))[..., 0]
+    assert abs(out[:, 0, 2].mean() - 0.5) < 0.1
+    np.testing.assert_array_equal(out[:, 0, 0] + out[:, 0, 2], 1.0)
+
+
+def test_normalisation_is_by_channel() -> None:
+    """(x / 255 - mean) / std."""
+    _, plain = data.transforms(Data(mean=(0.5, 0.0), std=(0.5, 2.0)))
+    out = plain(jnp.array([[[[255, 0]]]], jnp.uint8))
+    np.testing.assert_allclose(out, [[[[1.0, 0.0]]]], atol=1e-6)
