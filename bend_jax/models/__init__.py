@@ -1,18 +1,36 @@
 """Backbones by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 
-from bend_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from bend_jax.models.backbone import Backbone
+from bend_jax.models.regnet import RegNetBlock
+from bend_jax.models.resnet import BasicBlock, Bottleneck
 
-# name -> (block, blocks of each stage)
-RESNETS = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+
+class Published(NamedTuple):
+    """A network as its paper gives it, with one number a stage."""
+
+    block: Callable[..., nn.Module]
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    strides: tuple[int, ...]
+    stem: int = 64
+
+
+RESNET_WIDTHS, RESNET_STRIDES = (64, 128, 256, 512), (1, 2, 2, 2)
+REGNET = ((32, 64, 160, 384), (1, 2, 7, 12), (1, 1, 2, 2))  # of the 400MF nets
+BACKBONES = {
+    "resnet18": Published(BasicBlock, RESNET_WIDTHS, (2, 2, 2, 2), RESNET_STRIDES),
+    "resnet34": Published(BasicBlock, RESNET_WIDTHS, (3, 4, 6, 3), RESNET_STRIDES),
+    "resnet50": Published(Bottleneck, RESNET_WIDTHS, (3, 4, 6, 3), RESNET_STRIDES),
+    "regnetx_400mf": Published(RegNetBlock, *REGNET),
+    "regnety_400mf": Published(partial(RegNetBlock, se_ratio=0.25), *REGNET),
 }
-NAMES = tuple(RESNETS)
+NAMES = tuple(BACKBONES)
 
 
 def build(
@@ -20,14 +38,21 @@ def build(
 ) -> nn.Module:
     """The backbone of that name. `module.apply(variables, images[n, h, w, c]) -> logits[n, classes]`.
 
-    widths, blocks: one number a stage; empty means the published ones. dtype: "float32" or "bfloat16", of the
-    computation. Inference mode unless `train=True` is passed to apply. Raises ValueError for an unknown name.
+    widths, blocks: one number a stage; empty means the published ones; with widths of one's own the stem is as wide
+    as the first stage. dtype: "float32" or "bfloat16", of the computation. Inference mode unless `train=True` is
+    passed to apply. Raises ValueError for an unknown name, or for settings that do not fit each other.
     """
-    if name not in RESNETS:
-        raise ValueError(f"unknown backbone {name!r}; there are: {', '.join(NAMES)}")
-    block, published = RESNETS[name]
-    depths = tuple(blocks) or published
-    channels = tuple(widths) or tuple(64 * 2**i for i in range(len(depths)))
-    if len(channels) != len(depths):
-        raise ValueError(f"widths {channels} and blocks {depths} must have one number for each stage")
-    return ResNet(block, num_classes, channels, depths, dtype)
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}; there are {', '.join(NAMES)}")
+    published = BACKBONES[name]
+    depths = tuple(blocks) or published.blocks
+    channels = tuple(widths) or published.widths[: len(depths)]
+    if len(channels) != len(depths) or len(depths) > len(published.strides):
+        raise ValueError(
+            f"widths {channels} and blocks {depths} need one number for each stage, and {name} has at most "
+            f"{len(published.strides)} stages"
+        )
+    strides = published.strides[: len(depths)]
+    return Backbone(
+        published.block, num_classes, widths[0] if widths else published.stem, channels, depths, strides, dtype
+    )
