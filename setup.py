@@ -20,13 +20,18 @@ setup(
     packages=find_packages(include=["bend_jax", "bend_jax.*"]),
     install_requires=[
         "absl-py>=2.5",
+        "array_record>=0.8",
         "flax>=0.12",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         "jax>=0.10",
         "jaxtyping>=0.3.11",
         "ml_collections>=1.1",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12,<1",
+        "pillow>=12",
+        "pooch>=1.9",
+        "tensorflow-datasets>=4.9.10",
         "tqdm>=4.67",
     ],
     extras_require={"cuda": ["jax[cuda12]>=0.10"], "digits": ["scikit-learn>=1.9"], "test": TEST},

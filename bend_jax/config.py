@@ -58,17 +58,19 @@ class Data:
     """The images, their split and their augmentation."""
 
     name: str = "cifar10"
+    dir: str = field(default="", metadata=RUN_ONLY)  # where sets are prepared; empty: TFDS_DATA_DIR, or TFDS's default
     noise: float = 0.0  # sd of Gaussian pixel noise on [0, 1], added once to every split
     split_seed: int = 0  # of the split and of the noise; the same in every run
     validation: float = 0.1  # share of the training images held out, stratified
     validation_most: int = 5000  # and at most so many
     crop: int = 4  # random shifts by up to so many pixels
     flip: bool = True
+    rotation: float = 0.0  # random turns by up to so many degrees
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "noise", "crop")
+        _at_least(self, 0, "noise", "crop", "rotation")
         _at_least(self, 1, "validation_most")
         if not 0 < self.validation < 1:
             raise SettingsError(f"validation must be in (0, 1); got {self.validation}")

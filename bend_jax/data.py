@@ -1,27 +1,17 @@
-"""Data sets as arrays (uint8 NHWC images, int32 labels), split, with augmentation on the device."""
+"""The three splits of a data set, and augmentation on the device."""
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
-from bend_jax.config import Data, SettingsError, did_you_mean
-
-Images = UInt8[np.ndarray, "n h w c"]
-Labels = Int[np.ndarray, " n"]
-NAMES = ("digits",)  # and "npz:PATH"
-
-
-class Split(NamedTuple):
-    """Some images and their labels."""
-
-    images: Images
-    labels: Labels
+from bend_jax import sources
+from bend_jax.config import Data, SettingsError
+from bend_jax.sources import Images, Split
 
 
 class Dataset(NamedTuple):
@@ -33,68 +23,45 @@ class Dataset(NamedTuple):
     num_classes: int
 
 
-def check(settings: Data) -> None:
-    """Raise SettingsError where the named set is not there, without reading it."""
-    if settings.name.startswith("npz:"):
-        path = Path(settings.name[4:])
-        if not path.is_file():
-            raise SettingsError(
-                f"data.name: there is no file {path}; an .npz with x_train y_train x_test y_test is expected"
-            )
-    elif settings.name not in NAMES:
-        known = ", ".join((*NAMES, "npz:PATH"))
-        raise SettingsError(
-            f"data.name: unknown data set {settings.name!r}{did_you_mean(settings.name, NAMES)}; there are {known}"
-        )
-
-
 def load(settings: Data) -> Dataset:
     """Read, add the noise of the settings, and split. Raises SettingsError where the set is missing or malformed."""
-    check(settings)
-    train, test = _npz(Path(settings.name[4:])) if settings.name.startswith("npz:") else _digits(settings)
-    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
-    if train.images.shape[-1] != len(settings.mean):
-        raise SettingsError(
-            f"data.mean has {len(settings.mean)} numbers; the images have {train.images.shape[-1]} channels"
-        )
+    train, test = sources.read(settings)
+    _check(settings, train)
     generator = np.random.default_rng(settings.split_seed)
+    if test is None:
+        train, test = _stratified(generator, train, round(len(train.labels) / 2))
+    _check(settings, test)
     train = train._replace(images=_add_noise(generator, train.images, settings.noise))
     test = test._replace(images=_add_noise(generator, test.images, settings.noise))
     count = min(settings.validation_most, round(settings.validation * len(train.labels)))
     train, validation = _stratified(generator, train, count)
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    for name, split in (("training", train), ("validation", validation), ("test", test)):
+        _check_classes(settings, name, split, num_classes)
     return Dataset(train, validation, test, num_classes)
 
 
-def _digits(settings: Data) -> tuple[Split, Split]:
-    """scikit-learn's 1797 handwritten 8x8 digits; they come without a test split: half, stratified, is held out."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise SettingsError("data.name=digits needs scikit-learn: pip install scikit-learn") from None
-    bunch: Any = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    everything = Split(images, bunch.target.astype(np.int32))
-    generator = np.random.default_rng(settings.split_seed)
-    return _stratified(generator, everything, round(len(images) / 2))
+def _check(settings: Data, split: Split) -> None:
+    images, labels = split
+    if not images.size or images.shape[-1] != len(settings.mean):
+        raise SettingsError(
+            f"data.mean has {len(settings.mean)} numbers; the images of {settings.name} are {list(images.shape)}: "
+            f"{images.shape[-1]} channels need as many"
+        )
+    if labels.min() < 0:
+        raise SettingsError(f"data.name={settings.name}: labels must count from 0; there is {labels.min()}")
 
 
-def _npz(path: Path) -> tuple[Split, Split]:
-    """A user's own images: x_train, y_train, x_test, y_test."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    except (KeyError, ValueError, OSError) as error:
-        raise SettingsError(f"data.name: cannot read x_train y_train x_test y_test from {path}: {error}") from None
-    splits = []
-    for part in ("train", "test"):
-        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise SettingsError(
-                f"data.name: {path} needs uint8 images [n, h, w, c] and labels [n]; x_{part} is {images.dtype}"
-                f"{list(images.shape)}, y_{part} is {list(labels.shape)}"
-            )
-        splits.append(Split(images, labels.astype(np.int32)))
-    return splits[0], splits[1]
+def _check_classes(settings: Data, name: str, split: Split, num_classes: int) -> None:
+    counts = np.bincount(split.labels, minlength=num_classes)
+    if num_classes < 2:
+        raise SettingsError(f"data.name={settings.name}: at least two classes are needed; all labels are 0")
+    if not counts.all():
+        missing = ", ".join(str(i) for i in np.flatnonzero(counts == 0)[:5])
+        raise SettingsError(
+            f"data.name={settings.name}: labels go up to {num_classes - 1}, and the {name} split has no image of class "
+            f"{missing}"
+        )
 
 
 def _add_noise(generator: np.random.Generator, images: Images, sd: float) -> Images:
@@ -135,11 +102,24 @@ def normalise(
     return (images.astype(jnp.float32) / 255.0 - jnp.array(mean)[None, None, None]) / jnp.array(std)[None, None, None]
 
 
+def rotate(image: UInt8[Array, "h w c"], angle: Float[Array, ""]) -> UInt8[Array, "h w c"]:
+    """The image turned about its centre by an angle in radians: nearest pixel, zeros from outside."""
+    height, width, _ = image.shape
+    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
+    y, x = (axis - c for axis, c in zip(jnp.mgrid[:height, :width], centre, strict=True))
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    rows = jnp.round(cos * y - sin * x + centre[0]).astype(jnp.int32)
+    columns = jnp.round(sin * y + cos * x + centre[1]).astype(jnp.int32)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    turned = image[jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)]
+    return jnp.where(inside[..., None], turned, 0).astype(image.dtype)
+
+
 def transforms(settings: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(view, plain): augmented and normalised with one key an image, and only normalised."""
 
-    def one(key: Key[Array, ""], image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
-        key_crop, key_flip = jax.random.split(key)
+    def one(key: Key[Array, ""], image: Any) -> Any:
+        key_crop, key_flip, key_turn = jax.random.split(key, 3)
         if settings.crop:
             pad = settings.crop
             padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
@@ -147,6 +127,8 @@ def transforms(settings: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:
             image = jax.lax.dynamic_slice(padded, (corner[0], corner[1], 0), image.shape)
         if settings.flip:
             image = jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
+        if settings.rotation:
+            image = rotate(image, jax.random.uniform(key_turn, minval=-1.0) * jnp.deg2rad(settings.rotation))
         return image
 
     def plain(images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:

@@ -14,13 +14,15 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         dict(
-            name="cifar10",  # "digits", or "npz:PATH" for your own x_train y_train x_test y_test
+            name="cifar10",  # cifar100, mnist, fashion_mnist, digits, or npz:PATH for x_train y_train x_test y_test
+            dir="",  # where tensorflow-datasets are prepared; empty: TFDS_DATA_DIR, or its own default
             noise=0.0,  # sd of Gaussian pixel noise on [0, 1], added once to every split
             split_seed=0,  # of split and noise: the same in every run, whatever --seed
             validation=0.1,  # share of the training images held out, stratified ...
             validation_most=5000,  # ... and at most so many
             crop=4,  # random shift by up to 4 pixels
             flip=True,  # random mirror image
+            rotation=0.0,  # random turn by up to so many degrees
             mean=(0.4914, 0.4822, 0.4465),  # of the training images, by channel
             std=(0.2023, 0.1994, 0.2010),
         )

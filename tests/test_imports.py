@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "bend_jax"
 # each row may import from the rows above it
 ROWS = [
     {"config", "rng"},
+    {"sources"},
     {"storage", "data", "metrics", "subset", "split"},
     {"models", "training"},
     {"collect", "generate", "ensemble"},
