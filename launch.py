@@ -29,6 +29,7 @@ config_flags.DEFINE_config_file("config", help_string="A file with get_config(),
 flags.DEFINE_string("workdir", "", "Where everything is written; runs/<task> where none is given.")
 flags.DEFINE_list("stages", list(STAGES), f"Which of {','.join(STAGES)} to run; what they read must be in the store.")
 flags.DEFINE_list("seed", ["0"], "The seed of all randomness; several with commas run one after the other.")
+flags.DEFINE_string("init", "", "A trained model to start from: .safetensors or .pth of PyTorch, or an orbax folder.")
 flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
 flags.DEFINE_bool("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.")
 
@@ -43,7 +44,7 @@ def parse_flags(argv: list[str]) -> None:
     """Parse the command line, with one line for every mistake (absl's own parser exits with a traceback or with 1)."""
     words = [word.split("=")[0].lstrip("-") for word in argv[1:] if word.startswith("-")]
     if {"help", "h", "helpfull", "helpshort"} & set(words):
-        own = ["config", "workdir", "stages", "seed", "print_config", "dry_run"]
+        own = ["config", "workdir", "stages", "seed", "init", "print_config", "dry_run"]
         print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in own), sep="\n")
         raise SystemExit(0)
     known = flat(config_file(argv).to_dict())
@@ -145,7 +146,7 @@ def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]
 
     dataset = data.load(config.data)
     name = config_flags.get_config_filename(FLAGS["config"])
-    settings = [prepare(config, name, seed, workdir, dataset) for seed in seeds]
+    settings = [prepare(config, name, seed, workdir, dataset, FLAGS.init) for seed in seeds]
     if FLAGS.dry_run:
         print(estimate.describe(settings[0]))
         return

@@ -44,7 +44,8 @@ def plan(s: Setting) -> dict[str, Job]:
         jobs[name] = Job(stage, name, digest, path, settings, inputs, generator)
 
     of = settings_json
-    add("base", {"data": of(c.data), "backbone": of(c.backbone), "base": of(c.base)}, ())
+    how = of(c.base) if s.initial is None else {"init": storage.tree_digest(s.initial)}
+    add("base", {"data": of(c.data), "backbone": of(c.backbone), "base": how}, ())
     add("collect", of(c.collect), ("base",))
     for name in (c.generate.name, *c.generate.nulls):
         add("generate", {"name": name, "m": c.members, **of(c.generate.settings[name])}, ("collect",), name)

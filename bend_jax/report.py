@@ -61,8 +61,9 @@ def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float 
     """
     base, collect = results["base"], results["collect"]
     main = results[f"generate {config.generate.name}"]
-    fixed = base["t_pre"] + collect["t_collect"] + (main["t_autoencoder"] or 0.0) + (main["t_diffusion"] or 0.0)
-    gain = base["t_pre"] - main["t_sample"] / config.members
+    pre = base["t_pre"]  # None for a trained model that was brought along: no break-even then
+    fixed = collect["t_collect"] + (main["t_autoencoder"] or 0.0) + (main["t_diffusion"] or 0.0)
+    gain = pre - main["t_sample"] / config.members if pre is not None else 0.0
     return {
         "t_pre": base["t_pre"],
         "t_collect": collect["t_collect"],
@@ -71,7 +72,7 @@ def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float 
         "t_sample": main["t_sample"],
         "t_evaluate": results["evaluate"]["t_evaluate"],
         "t_epoch": base["t_epoch"],
-        "break_even_m": fixed / gain if gain > 0 else None,
+        "break_even_m": (pre + fixed) / gain if gain > 0 else None,
         "compile": sum(sum(result["compile"].values()) for result in results.values()),
     }
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bend_jax import data, metrics, models, report, scoring, storage, subset, training
+from bend_jax import convert, data, metrics, models, report, scoring, storage, subset, training
 from bend_jax.collect import COLLECT
 from bend_jax.config import Config, SettingsError
 from bend_jax.generate import GENERATE
@@ -28,6 +28,7 @@ class Setting(NamedTuple):
     examples: training.Examples  # the training split, on the device
     model: training.Model
     chosen: subset.Subset
+    initial: Any = None  # variables of a trained model (--init): the run starts at collect
 
 
 class Clock(NamedTuple):
@@ -63,8 +64,13 @@ def network(config: Config, num_classes: int, image_shape: tuple[int, ...]) -> t
     return training.Model(module.apply, train_apply, init)
 
 
-def prepare(config: Config, config_name: str, seed: int, workdir: Path, dataset: data.Dataset) -> Setting:
-    """Everything that a run needs before its first stage. Raises SettingsError; writes nothing."""
+def prepare(
+    config: Config, config_name: str, seed: int, workdir: Path, dataset: data.Dataset, init: str = ""
+) -> Setting:
+    """Everything that a run needs before its first stage. Raises SettingsError; writes nothing.
+
+    init: a trained model's file, "" for none.
+    """
     n = len(dataset.train.labels)
     for name, batch in (("base.batch", config.base.batch), ("collect.batch", config.collect.settings.batch)):
         if batch > n:
@@ -73,11 +79,13 @@ def prepare(config: Config, config_name: str, seed: int, workdir: Path, dataset:
     examples = training.Examples(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels), view, plain)
     model = network(config, dataset.num_classes, dataset.train.images.shape[1:])
     assert model.init is not None
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
     try:
-        chosen = subset.select(jax.eval_shape(model.init, jax.random.key(0)), config.collect.subset)
+        chosen = subset.select(shapes, config.collect.subset)
     except ValueError as error:
         raise SettingsError(f"collect.subset: {error}") from None
-    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen)
+    initial = convert.load_init(Path(init), shapes) if init else None
+    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, initial)
 
 
 def watching(config: Config, state: Path, clock: Clock) -> training.Watch:
@@ -110,17 +118,20 @@ def watching(config: Config, state: Path, clock: Clock) -> training.Watch:
 
 
 def base(s: Setting, task: Task) -> str:
-    """Train the backbone. Writes variables/."""
-    key = stream(s.seed, "base")
-    variables = training.train_base(s.model, s.examples, key, s.config.base, watch=task.watch)
+    """Train the backbone, or take the trained one. Writes variables/."""
+    variables = s.initial
+    if variables is None:
+        key = stream(s.seed, "base")
+        variables = training.train_base(s.model, s.examples, key, s.config.base, watch=task.watch)
     storage.save_tree(task.output / "variables", variables)
     split = s.dataset.validation
     logits = jax.jit(s.model.apply)(variables, s.examples.plain(jnp.asarray(split.images)))
     accuracy = float(metrics.accuracy(jnp.argmax(logits, axis=1), jnp.asarray(split.labels)))
-    seconds = task.clock.seconds["base"]
-    result = {"validation_accuracy": accuracy, "t_pre": seconds, "t_epoch": seconds / s.config.base.epochs}
-    _write_result(task, result)
-    return f"{s.config.base.epochs} epochs, validation accuracy {accuracy:.2%}"
+    seconds = task.clock.seconds.get("base")
+    t_epoch = seconds / s.config.base.epochs if seconds else None
+    _write_result(task, {"validation_accuracy": accuracy, "t_pre": seconds, "t_epoch": t_epoch})
+    how = f"{s.config.base.epochs} epochs" if s.initial is None else "from --init"
+    return f"{how}, validation accuracy {accuracy:.2%}"
 
 
 def collect(s: Setting, task: Task) -> str:

@@ -221,6 +221,11 @@ def state_saver(directory: Path, every: float) -> StateSaver:
     return StateSaver(resume, save)
 
 
+def tree_digest(tree: Any) -> str:
+    """SHA-256 of the bytes of a tree's leaves, in leaf order."""
+    return _fingerprint([np.asarray(x) for x in jax.tree.leaves(tree)]).tobytes().hex()
+
+
 def _fingerprint(leaves: list[np.ndarray]) -> np.ndarray:
     digest = hashlib.sha256()
     for leaf in leaves:

@@ -13,7 +13,7 @@ ROWS = [
     {"storage", "data", "metrics", "subset", "split"},
     {"models", "training"},
     {"collect", "generate", "ensemble"},
-    {"scoring", "report"},
+    {"scoring", "report", "convert"},
     {"stages"},
     {"pipeline", "estimate"},
 ]
