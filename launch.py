@@ -22,12 +22,14 @@ from ml_collections import ConfigDict, config_flags
 
 from bend_jax.config import Config, SettingsError, did_you_mean, parse
 
-STAGES = ("base", "collect", "generate", "evaluate", "report")
+STAGES = ("base", "collect", "generate", "evaluate", "report", "export")
 FLAGS = flags.FLAGS
 
 config_flags.DEFINE_config_file("config", help_string="A file with get_config(), e.g. configs/digits.py.")
 flags.DEFINE_string("workdir", "", "Where everything is written; runs/<task> where none is given.")
-flags.DEFINE_list("stages", list(STAGES), f"Which of {','.join(STAGES)} to run; what they read must be in the store.")
+flags.DEFINE_list(
+    "stages", list(STAGES[:-1]), f"Which of {','.join(STAGES)} to run; what they read must be in the store."
+)
 flags.DEFINE_list("seed", ["0"], "The seed of all randomness; several with commas run one after the other.")
 flags.DEFINE_string("init", "", "A trained model to start from: .safetensors or .pth of PyTorch, or an orbax folder.")
 flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")

@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+EXPORT = ["flatbuffers>=25.2", "safetensors>=0.5"]
 TEST = [
     "basedpyright>=1.40",  # pyright with a node of its own
     "beartype>=0.23",
@@ -34,5 +35,10 @@ setup(
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.67",
     ],
-    extras_require={"cuda": ["jax[cuda12]>=0.10"], "digits": ["scikit-learn>=1.9"], "test": TEST},
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.10"],
+        "digits": ["scikit-learn>=1.9"],
+        "export": EXPORT,
+        "test": TEST + EXPORT,
+    },
 )

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from bend_jax import sources
 from bend_jax.config import Data, SettingsError
-from bend_jax.sources import Images, Split
+from bend_jax.sources import Images, Labels, Split
 
 
 class Dataset(NamedTuple):
@@ -73,16 +73,21 @@ def _add_noise(generator: np.random.Generator, images: Images, sd: float) -> Ima
 
 
 def _stratified(generator: np.random.Generator, split: Split, count: int) -> tuple[Split, Split]:
-    """(the rest, `count` images) with the classes in proportion: each class's share, rounded by largest remainder."""
-    classes, sizes = np.unique(split.labels, return_counts=True)
-    exact = count * sizes / len(split.labels)
+    """(the rest, `count` images) with the classes in proportion."""
+    held = held_out(generator, split.labels, count)
+    return Split(split.images[~held], split.labels[~held]), Split(split.images[held], split.labels[held])
+
+
+def held_out(generator: np.random.Generator, labels: Labels, count: int) -> Bool[np.ndarray, " n"]:
+    """Which `count` of the images to hold out, stratified: each class's share, rounded by largest remainder."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    exact = count * sizes / len(labels)
     take = np.floor(exact).astype(int)
     take[np.argsort(take - exact, kind="stable")[: count - take.sum()]] += 1
-    held = np.zeros(len(split.labels), bool)
+    held = np.zeros(len(labels), bool)
     for label, number in zip(classes, take, strict=True):
-        members = np.flatnonzero(split.labels == label)
-        held[generator.permutation(members)[:number]] = True
-    return Split(split.images[~held], split.labels[~held]), Split(split.images[held], split.labels[held])
+        held[generator.permutation(np.flatnonzero(labels == label))[:number]] = True
+    return held
 
 
 def content_digest(dataset: Dataset) -> str:

@@ -52,6 +52,7 @@ def plan(s: Setting) -> dict[str, Job]:
     generated = tuple(name for name in jobs if name.startswith("generate "))
     add("evaluate", of(c.evaluate), ("base", "collect", *generated))
     add("report", {"task": c.task, "config": s.config_name}, tuple(jobs))
+    add("export", {}, ("base", f"generate {c.generate.name}"))
     return jobs
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bend_jax import convert, data, metrics, models, report, scoring, storage, subset, training
+from bend_jax import artefact, convert, data, metrics, models, report, scoring, storage, subset, training
 from bend_jax.collect import COLLECT
 from bend_jax.config import Config, SettingsError
 from bend_jax.generate import GENERATE
@@ -202,7 +202,7 @@ def evaluate(s: Setting, task: Task) -> str:
         s.config.evaluate,
     )
     predictions = {"base": test["base"].predictions[0], "checkpoints": test["checkpoints"].predictions}
-    predictions |= {"members": test[main].predictions, "labels": labels.test}
+    predictions |= {"members": test[main].predictions, "labels": labels.test, "images": s.dataset.test.images}
     storage.save_tree(task.output / "predictions", predictions)
     _write_result(task, {**result, "images": len(labels.test), "t_evaluate": seconds})
     row = result["table"]
@@ -223,6 +223,19 @@ def _predict(s: Setting, task: Task, variables: Any, sets: dict[str, Any], split
             memory=task.watch.memory,
             progress=lambda done: (bar.update(done - bar.n), None)[1],
         )
+
+
+def export(s: Setting, task: Task) -> str:
+    """Write the voting ensemble as one jax.export artefact, and the members as safetensors with PyTorch's names."""
+    variables = storage.load_tree(task.inputs["base"] / "variables")
+    members = storage.load_tree(task.inputs[f"generate {s.config.generate.name}"] / "members")["vectors"]
+    serialised = artefact.export_ensemble(s.model.apply, s.examples.plain, variables, s.chosen, members, s.dataset.test)
+    (task.output / "ensemble.jax").write_bytes(serialised)
+    artefact.save_members(task.output / "members.safetensors", subset.stack(s.chosen, members))
+    seconds = artefact.latency(serialised, s.model.apply, s.examples.plain, variables, s.dataset.test)
+    _write_result(task, {"bytes": len(serialised), **seconds})
+    times = f"one image {1e3 * seconds['t_ensemble']:.2f} ms, base alone {1e3 * seconds['t_base']:.2f} ms"
+    return f"ensemble.jax, {len(serialised) / 2**20:.2f} MiB; {times}"
 
 
 def render(s: Setting, task: Task) -> str:
@@ -246,4 +259,5 @@ WORK: dict[str, Callable[[Setting, Task], str]] = {
     "generate": generate,
     "evaluate": evaluate,
     "report": render,
+    "export": export,
 }

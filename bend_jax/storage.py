@@ -89,20 +89,19 @@ class Partial(NamedTuple):
 
 
 @contextlib.contextmanager
-def building(store: Path, stage: str, digest: str, manifest: dict[str, Any]) -> Iterator[Partial]:
-    """Build a stage in a hidden sibling; when the block ends without an error, write the manifest and rename.
+def publishing(final: Path, manifest: dict[str, Any]) -> Iterator[Partial]:
+    """Build a folder in a hidden sibling; when the block ends without an error, write the manifest and rename.
 
     What the block adds to `manifest` is written with it. Raises SettingsError where another process is building the
-    same stage.
+    same folder.
     """
-    final = entry(store, stage, digest)
-    root = store / f".{final.name}.partial"
+    root = final.with_name(f".{final.name}.partial")
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise SettingsError(f"another run is computing {final}: wait for it, or choose another --workdir") from None
+            raise SettingsError(f"another run is computing {final}: wait for it, or choose another folder") from None
         output = root / "output"
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
@@ -112,8 +111,15 @@ def building(store: Path, stage: str, digest: str, manifest: dict[str, Any]) -> 
         for path in [*output.rglob("*"), output]:
             _sync(path)
         os.rename(output, final)
-        _sync(store)
+        _sync(final.parent)
         shutil.rmtree(root, ignore_errors=True)
+
+
+def building(
+    store: Path, stage: str, digest: str, manifest: dict[str, Any]
+) -> contextlib.AbstractContextManager[Partial]:
+    """`publishing` of a stage in the store."""
+    return publishing(entry(store, stage, digest), manifest)
 
 
 def sweep(store: Path) -> None:

@@ -13,9 +13,9 @@ ROWS = [
     {"storage", "data", "metrics", "subset", "split"},
     {"models", "training"},
     {"collect", "generate", "ensemble"},
-    {"scoring", "report", "convert"},
+    {"scoring", "report", "convert", "artefact"},
     {"stages"},
-    {"pipeline", "estimate"},
+    {"pipeline", "estimate", "api"},
 ]
 
 

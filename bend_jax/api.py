@@ -1,0 +1,169 @@
+"""Your own model: an ensemble out of a trained network, whatever library its parameters come from."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bend_jax import data, ensemble, metrics, storage, subset
+from bend_jax.collect import COLLECT
+from bend_jax.config import COLLECTORS, GENERATORS, Bend, Collector, Generator, SettingsError, Trajectory
+from bend_jax.generate import GENERATE
+from bend_jax.rng import stream
+from bend_jax.training import SILENT, Examples, Model, NonFiniteError, Watch
+
+BATCH = 500  # images a program
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """m members of one network that differ in a subset of its parameters.
+
+    temperature: of the mean vote, fitted on validation images.
+    """
+
+    apply: Callable[..., Any]
+    variables: Any
+    chosen: subset.Subset
+    vectors: Float[Array | np.ndarray, "m dim"]
+    temperature: float
+
+    def member_logits(self, images: Any) -> Float[np.ndarray, "m n classes"]:
+        """Logits of every member, the frozen part of the network once an image."""
+        size, n = min(BATCH, len(images)), len(images)
+        parts = []
+        for begin in range(0, n, size):
+            first = min(begin, n - size)  # the last batch is filled up with images that were seen before
+            batch, vectors = jnp.asarray(images[first : first + size]), jnp.asarray(self.vectors)
+            logits = ensemble.member_logits(self.apply, self.variables, self.chosen, vectors, batch)
+            parts.append(np.asarray(logits)[:, begin - first :])
+        return np.concatenate(parts, axis=1)
+
+    def predict_proba(self, images: Any) -> Float[np.ndarray, "n classes"]:
+        """The members' mean vote after temperature scaling."""
+        mean = ensemble.mean_vote(jnp.asarray(self.member_logits(images)))
+        return np.asarray(metrics.scale_temperature(mean, self.temperature))
+
+    def predict(self, images: Any) -> Int[np.ndarray, " n"]:
+        """The most probable label of `predict_proba`."""
+        return self.predict_proba(images).argmax(axis=1)
+
+    def save(self, directory: str | Path) -> None:
+        """Write variables/, members/, subset.json and ensemble.json: whole or not at all.
+
+        Raises FileExistsError where the folder is there already.
+        """
+        path = Path(directory).absolute()
+        if path.exists():
+            raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
+        with storage.publishing(path, {"stage": "ensemble"}) as partial:
+            storage.save_tree(partial.output / "variables", self.variables)
+            storage.save_tree(partial.output / "members", {"vectors": self.vectors})
+            storage.write_json(partial.output / "subset.json", subset.to_json(self.chosen))
+            storage.write_json(partial.output / "ensemble.json", {"temperature": self.temperature})
+
+
+def load(directory: str | Path, apply: Callable[..., Any]) -> Ensemble:
+    """The ensemble that `Ensemble.save` wrote, for the same pure `apply(variables, images) -> logits`.
+
+    Raises DamagedError where a file is not what was written.
+    """
+    path = Path(directory).absolute()
+    storage.verify(path)
+    return Ensemble(
+        apply,
+        storage.load_tree(path / "variables"),
+        subset.from_json(storage.read_json(path / "subset.json")),
+        storage.load_tree(path / "members")["vectors"],
+        storage.read_json(path / "ensemble.json")["temperature"],
+    )
+
+
+def fit(
+    apply: Callable[..., Any],
+    variables: Any,
+    images: Any,
+    labels: Any,
+    *,
+    subset: str | list[str] | tuple[str, ...],
+    collect: Collector = Trajectory(),  # noqa: B008
+    generate: Generator = Bend(),  # noqa: B008
+    members: int = 100,
+    validation: tuple[Any, Any] | None = None,
+    seed: int = 0,
+    train_apply: Callable[..., Any] | None = None,
+    watch: Watch = SILENT,
+) -> Ensemble:
+    """Collect checkpoints of a trained network's subset, generate members from them, and return their ensemble.
+
+    apply(variables, images) -> logits [n, classes]: pure, in inference mode; images [n, ...]: exactly as apply takes
+    them, no augmentation; labels [n]: whole numbers from 0; subset: comma-separated or listed patterns, e.g.
+    "layer4.1.bn2"; validation: (images, labels) for temperature scaling, None for a stratified tenth of the images.
+
+    Raises ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    chosen = _choose(variables, subset)
+    _check(apply, variables, images, labels)
+    if validation is None:
+        held = data.held_out(np.random.default_rng(seed), labels, max(1, round(len(labels) / 10)))
+        validation = (images[held], labels[held])
+        images, labels = images[~held], labels[~held]
+    else:
+        _check(apply, variables, np.asarray(validation[0]), np.asarray(validation[1]))
+    if members < 1 or collect.batch > len(labels):
+        raise SettingsError(
+            f"members={members} must be at least 1, and batch={collect.batch} at most {len(labels)} images"
+        )
+    collect = dataclasses.replace(collect, views=1)  # images are not augmented: one view is all there is
+    examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), lambda keys, x: x, lambda x: x)
+    name = _name(collect, COLLECTORS)
+    model = Model(apply, train_apply)
+    found = COLLECT[name](model, variables, chosen, examples, stream(seed, "collect", name), collect, watch=watch)
+    name = _name(generate, GENERATORS)
+    key_fit, key_sample = jax.random.split(stream(seed, "generate", name))
+    fitted = GENERATE[name].fit(found.vectors, key_fit, generate, watch=watch)
+    vectors = np.asarray(GENERATE[name].sample(fitted, key_sample, members))
+    if not np.isfinite(vectors).all():
+        raise NonFiniteError(name, "members")
+    result = Ensemble(apply, variables, chosen, vectors, 1.0)
+    probabilities = jnp.asarray(result.predict_proba(validation[0]))
+    temperature = metrics.fit_temperature(probabilities, jnp.asarray(validation[1], jnp.int32))
+    return dataclasses.replace(result, temperature=float(temperature))
+
+
+def _choose(variables: Any, patterns: str | list[str] | tuple[str, ...]) -> subset.Subset:
+    words = [w.strip() for w in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
+    try:
+        return subset.select(variables, words)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _check(apply: Callable[..., Any], variables: Any, images: np.ndarray, labels: np.ndarray) -> None:
+    if labels.ndim != 1 or len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
+        raise SettingsError(
+            f"labels must be whole numbers, one for each of the {len(images)} images; "
+            f"{labels.dtype}{list(labels.shape)} came"
+        )
+    if np.issubdtype(images.dtype, np.floating) and not np.isfinite(images).all():
+        raise SettingsError("the images hold NaN or Inf")
+    logits = jax.eval_shape(apply, variables, jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype))
+    if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2:
+        raise SettingsError(f"apply(variables, images) must give logits [n, classes]; for n = 2 it gives {logits}")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise SettingsError(f"labels go from {labels.min()} to {labels.max()}; apply gives {logits.shape[1]} classes")
+
+
+def _name(settings: Any, table: dict[str, type]) -> str:
+    for name, kind in table.items():
+        if isinstance(settings, kind):
+            return name
+    kinds = ", ".join(kind.__name__ for kind in table.values())
+    raise SettingsError(f"settings of one of {kinds} are expected; got {settings!r}")

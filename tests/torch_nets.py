@@ -1,0 +1,88 @@
+"""ResNet-18 and RegNetY-400MF with the CIFAR stem in PyTorch, for the parity test (named as kuangliu's nets)."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Without bias, padded to keep the size."""
+    return nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+
+
+class Block(nn.Module):
+    """A basic residual block."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or inputs != width:
+            self.shortcut = nn.Sequential(conv(inputs, width, 1, stride), nn.BatchNorm2d(width))
+
+    def forward(self, x: Any) -> Any:
+        """Two convolutions and the skip."""
+        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        return functional.relu(y + self.shortcut(x))
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation."""
+
+    def __init__(self, width: int, squeezed: int) -> None:
+        super().__init__()
+        self.se1, self.se2 = nn.Conv2d(width, squeezed, 1), nn.Conv2d(squeezed, width, 1)
+
+    def forward(self, x: Any) -> Any:
+        """Channels times their gate."""
+        return x * torch.sigmoid(self.se2(functional.relu(self.se1(x.mean((2, 3), keepdim=True)))))
+
+
+class RegBlock(nn.Module):
+    """A RegNetY block."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride, width // 16), nn.BatchNorm2d(width)
+        self.se = Gate(width, round(inputs * 0.25))
+        self.conv3, self.bn3 = conv(width, width, 1), nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or inputs != width:
+            self.shortcut = nn.Sequential(conv(inputs, width, 1, stride), nn.BatchNorm2d(width))
+
+    def forward(self, x: Any) -> Any:
+        """Three convolutions, the gate and the skip."""
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.se(functional.relu(self.bn2(self.conv2(y))))
+        return functional.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
+class Net(nn.Module):
+    """Stem, stages, mean over the image, linear."""
+
+    def __init__(self, block: Any, widths: tuple[int, ...], blocks: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv1, self.bn1, inputs = conv(3, 64, 3), nn.BatchNorm2d(64), 64
+        for i, (width, count, stride) in enumerate(zip(widths, blocks, strides, strict=True), start=1):
+            layers = [block(inputs if j == 0 else width, width, stride if j == 0 else 1) for j in range(count)]
+            setattr(self, f"layer{i}", nn.Sequential(*layers))
+            inputs = width
+        self.linear = nn.Linear(inputs, 10)
+
+    def forward(self, x: Any) -> Any:
+        """Logits."""
+        x = functional.relu(self.bn1(self.conv1(x)))
+        for i in range(1, 5):
+            x = getattr(self, f"layer{i}")(x)
+        return self.linear(x.mean((2, 3)))
+
+
+def build(name: str) -> nn.Module:
+    """ "resnet18" or "regnety_400mf"."""
+    if name == "resnet18":
+        return Net(Block, (64, 128, 256, 512), (2, 2, 2, 2), (1, 2, 2, 2))
+    return Net(RegBlock, (32, 64, 160, 384), (1, 2, 7, 12), (1, 1, 2, 2))
