@@ -35,11 +35,14 @@ def member_logits(
     """Logits of every member: `apply(insert(subset, variables, vector), images)` for each vector.
 
     What does not depend on the vector runs once; the rest is vmapped over `chunk` members at a time (None: as many as
-    fit 1 GiB of intermediates). Calls with the same apply, subset and shapes do not retrace.
+    fit 1 GiB of intermediates). Calls with the same apply, subset and shapes do not retrace. Raises ValueError for a
+    chunk below 1, and for vectors that do not fit the subset.
     """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, or None for what fits; got {chunk}")
     parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], images)
     features = parts.prefix(images)
-    size = min(chunk or chunk_size(parts), vectors.shape[0])
+    size = min(chunk_size(parts) if chunk is None else chunk, vectors.shape[0])
     if size == 1:
         return jax.lax.map(lambda vector: parts.suffix(vector, features), vectors)
     return jax.lax.map(lambda vector: parts.suffix(vector, features), vectors, batch_size=size)

@@ -148,11 +148,13 @@ def novelty(members: Float[Array | np.ndarray, "m dim"], checkpoints: Float[Arra
     """Distances (Euclidean, of the raw vectors), copies, spread and effective rank.
 
     nearest: mean over members of the distance to the nearest checkpoint; leave_one_out: the same of each
-    checkpoint to the others; copy_share: share of members with d1 / d2 < 1/3, d1 and d2 the distances to the
-    nearest and second-nearest checkpoint; spread: sqrt of the mean, over coordinates in which the checkpoints
+    checkpoint to the others; copy_share: share of members with d1 / d2 < 1/3 (or d1 = 0), d1 and d2 the distances to
+    the nearest and second-nearest checkpoint; spread: sqrt of the mean, over coordinates in which the checkpoints
     vary, of var(members) / var(checkpoints).
     """
     new, old = np.asarray(members, np.float64), np.asarray(checkpoints, np.float64)
+    if len(old) < 2:
+        raise ValueError(f"novelty needs at least two checkpoints; {len(old)} came")
     to_members = np.sort(_distances(new, old), axis=1)
     own = np.sort(_distances(old, old) + np.diag(np.full(len(old), np.inf)), axis=1)
     var_members, var_checkpoints = new.var(axis=0), old.var(axis=0)
@@ -161,7 +163,7 @@ def novelty(members: Float[Array | np.ndarray, "m dim"], checkpoints: Float[Arra
     return Novelty(
         nearest=float(to_members[:, 0].mean()),
         leave_one_out=float(own[:, 0].mean()),
-        copy_share=float(np.mean(to_members[:, 0] <= to_members[:, 1] / 3)),
+        copy_share=float(np.mean((to_members[:, 0] < to_members[:, 1] / 3) | (to_members[:, 0] == 0))),
         spread=float(np.sqrt(ratios.mean())) if varying.any() else None,
         effective_rank_members=effective_rank(new),
         effective_rank_checkpoints=effective_rank(old),
@@ -169,11 +171,12 @@ def novelty(members: Float[Array | np.ndarray, "m dim"], checkpoints: Float[Arra
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean distances [len(a), len(b)], through inner products about the mean of b."""
+    """Euclidean distances [len(a), len(b)] through inner products; those at the size of rounding are 0."""
     centre = b.mean(axis=0)
     a, b = a - centre, b - centre
     squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
-    return np.sqrt(np.maximum(squares, 0.0))
+    squares[squares < 1e-12 * max((a**2).sum(axis=1).max(), (b**2).sum(axis=1).max())] = 0.0
+    return np.sqrt(squares)
 
 
 def effective_rank(vectors: np.ndarray) -> float | None:

@@ -104,13 +104,21 @@ def _run(half: _Half, constants: Sequence[Any], arguments: Sequence[Any]) -> lis
 
 
 def _check_shapes(half: _Half, arguments: Sequence[Any]) -> None:
-    got = [tuple(jnp.shape(x)) for x in arguments]
-    expected = [tuple(aval.shape) for aval in half.avals]
+    got = [_kind(x) for x in arguments]
+    expected = [_kind(aval) for aval in half.avals]
     if got != expected:
         raise ValueError(
-            f"this split was traced for shapes {expected} and got {got}: split again for these shapes, "
+            f"this split was traced for {', '.join(expected)} and got {', '.join(got)}: split again for these, "
             "or split for one image and vmap both halves over images"
         )
+
+
+def _kind(x: Any) -> str:
+    """Shape and dtype as JAX will see them."""
+    dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jax.dtypes.extended):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return f"{dtype}{list(jnp.shape(x))}"
 
 
 def _bind(step: _Step, values: list[Any]) -> Sequence[Any]:
@@ -206,7 +214,7 @@ def cut(fn: Callable[..., Any], vector: Any, *inputs: Any) -> Cut:
         suffix=jax.tree_util.Partial(run_suffix, [program.constants[i] for i in suffix.constants]),
         feature_shapes=tuple(tuple(aval.shape) for aval in suffix.avals[1:]),
         feature_bytes=sum(_bytes(aval) for aval in suffix.avals[1:]),
-        suffix_bytes=sum(_bytes(aval) for step in suffix.steps for aval in step.avals),
+        suffix_bytes=_written(suffix.steps),
         has_vector_kernel=_has_vector_kernel(suffix),
     )
 
@@ -228,11 +236,37 @@ def _bytes(aval: Any) -> int:
     return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval, "shape") else 0
 
 
+def _written(steps: Sequence[Any]) -> int:
+    """Bytes that equations write, those inside of loops, branches and custom rules included (one iteration of each)."""
+    total = 0
+    for step in steps:
+        avals = step.avals if isinstance(step, _Step) else [variable.aval for variable in step.outvars]
+        total += sum(_bytes(aval) for aval in avals) + sum(_written(body.eqns) for body in _bodies(step.params))
+    return total
+
+
+def _bodies(params: dict[str, Any]) -> list[Any]:
+    """The jaxprs that an equation holds among its parameters."""
+    values = jax.tree.leaves(params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr"))
+    inner = [getattr(value, "jaxpr", value) for value in values]
+    return [value for value in inner if hasattr(value, "eqns")]
+
+
+def _has_convolution(step: Any) -> bool:
+    return step.primitive.name == "conv_general_dilated" or any(
+        _has_convolution(eqn) for body in _bodies(step.params) for eqn in body.eqns
+    )
+
+
 def _has_vector_kernel(suffix: _Half) -> bool:
+    """Also true where a loop, a branch or a custom rule with a convolution in it reads the vector: it may be."""
     varying = {suffix.arguments[0].number}
     for step in suffix.steps:
         reads = [isinstance(a, _Slot) and a.number in varying for a in step.reads]
-        if step.primitive.name == "conv_general_dilated" and reads[1]:
+        is_convolution = step.primitive.name == "conv_general_dilated"
+        if is_convolution and reads[1]:
+            return True
+        if not is_convolution and any(reads) and _has_convolution(step):
             return True
         if any(reads):
             varying.update(s.number for s in step.writes)

@@ -1,8 +1,8 @@
 """Which parameters: a subset of the leaves of a variables tree, as one flat vector and back."""
 
 import difflib
-import fnmatch
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,8 @@ def _name(entry: Any) -> str:
 def _leaves(variables: Variables) -> list[tuple[tuple[str, ...], Any]]:
     """(path components, leaf) of every leaf, in leaf order. Raises ValueError for a name given twice."""
     flat = jax.tree_util.tree_flatten_with_path(variables)[0]
-    leaves = [(tuple(_name(e) for e in path), leaf) for path, leaf in flat]
+    # a key that holds dots itself is several components
+    leaves = [(tuple(".".join(_name(e) for e in path).split(".")), leaf) for path, leaf in flat]
     seen: set[str] = set()
     for path, _ in leaves:
         name = ".".join(path)
@@ -70,7 +71,7 @@ def _is_match(words: Sequence[str], path: tuple[str, ...]) -> bool:
         is_leaf = i == len(path) - 1
         if word == "weight" and is_leaf and component in ("scale", "kernel"):
             continue
-        if not fnmatch.fnmatchcase(component, word):
+        if not re.fullmatch(re.escape(word).replace(r"\*", ".*"), component):
             return False
     return True
 

@@ -53,6 +53,6 @@ class RegNetBlock(nn.Module):
             y = SqueezeExcitation(round(x.shape[-1] * self.se_ratio), self.dtype, name="se")(y)
         y = conv(self.width, (1, 1), dtype=self.dtype, name="conv3")(y)
         y = norm(train, self.dtype, "bn3")(y)
-        if x.shape != y.shape:
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
             x = Shortcut(self.width, self.stride, self.dtype, name="shortcut")(x, train)
         return nn.relu(x + y)

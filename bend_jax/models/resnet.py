@@ -21,7 +21,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(norm(train, self.dtype, "bn1")(y))
         y = conv(self.width, (3, 3), padding=1, dtype=self.dtype, name="conv2")(y)
         y = norm(train, self.dtype, "bn2")(y)
-        if x.shape != y.shape:
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
             x = Shortcut(self.width, self.stride, self.dtype, name="shortcut")(x, train)
         return nn.relu(x + y)
 
@@ -41,6 +41,6 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(train, self.dtype, "bn2")(y))
         y = conv(4 * self.width, (1, 1), dtype=self.dtype, name="conv3")(y)
         y = norm(train, self.dtype, "bn3")(y)
-        if x.shape != y.shape:
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
             x = Shortcut(4 * self.width, self.stride, self.dtype, name="shortcut")(x, train)
         return nn.relu(x + y)
