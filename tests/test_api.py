@@ -1,0 +1,215 @@
+"""Your own model: fit, predict, save, load, and the examples as they stand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bend_jax
+from bend_jax import Bend, Bootstrap, Ensemble, Trajectory, metrics
+from bend_jax.config import Autoencoder, Diffusion, SettingsError
+from bend_jax.ensemble import mean_vote
+from bend_jax.storage import DamagedError
+
+ROOT = Path(__file__).parents[1]
+QUICK = Bend(Autoencoder(steps=20, latent=4, hidden=16), Diffusion(steps=20, width=8, blocks=1))
+
+
+def apply(variables: Any, images: Any) -> Any:
+    """Two dense layers as plain functions of plain dicts."""
+    p = variables["params"]
+    h = jnp.tanh(images @ p["hidden"]["kernel"])
+    return h @ p["head"]["kernel"] + p["head"]["bias"][None]
+
+
+def problem(n: int = 80) -> tuple[Any, Any, Any]:
+    """Variables, images and labels of three blobs."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    images = rng.normal(size=(n, 5)).astype(np.float32) + 2 * np.eye(5, dtype=np.float32)[labels]
+    hidden = rng.normal(size=(5, 8)).astype(np.float32)
+    head = {"kernel": rng.normal(size=(8, 3)).astype(np.float32), "bias": np.zeros(3, np.float32)}
+    return {"params": {"hidden": {"kernel": hidden}, "head": head}}, images, labels
+
+
+def fitted(**changes: Any) -> Ensemble:
+    """A small ensemble on the head."""
+    variables, images, labels = problem()
+    settings: dict[str, Any] = {
+        "subset": "head",
+        "collect": Bootstrap(k=8, batch=16, lr=0.1),
+        "generate": QUICK,
+        "members": 6,
+    }
+    return bend_jax.fit(apply, variables, images, labels, **(settings | changes))
+
+
+def test_an_ensemble_predicts_with_its_members_and_comes_back_from_disk(tmp_path: Path) -> None:
+    """Members differ in the head alone; probabilities are the scaled mean vote; load gives the same numbers."""
+    ensemble = fitted()
+    variables, images, _ = problem()
+    logits = ensemble.member_logits(images)
+    assert logits.shape == (6, 80, 3)
+    head = ensemble.vectors[2]
+    tree = {"params": {**variables["params"], "head": {"bias": head[:3], "kernel": head[3:].reshape(8, 3)}}}
+    np.testing.assert_allclose(logits[2], apply(tree, images), atol=1e-5)
+    expected = metrics.scale_temperature(mean_vote(jnp.asarray(logits)), ensemble.temperature)
+    np.testing.assert_allclose(ensemble.predict_proba(images), expected, atol=1e-6)
+    np.testing.assert_array_equal(ensemble.predict(images), ensemble.predict_proba(images).argmax(1))
+    ensemble.save(tmp_path / "saved")
+    again = bend_jax.load(tmp_path / "saved", apply)
+    np.testing.assert_array_equal(again.predict_proba(images), ensemble.predict_proba(images))
+    with pytest.raises(FileExistsError, match="nothing was written"):
+        ensemble.save(tmp_path / "saved")
+    file = next((tmp_path / "saved" / "members").rglob("d/*"))
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(DamagedError):
+        bend_jax.load(tmp_path / "saved", apply)
+
+
+def test_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that do not divide the images give the same as one."""
+    ensemble = fitted()
+    _, images, _ = problem(50)
+    whole = ensemble.member_logits(images)
+    monkeypatch.setattr("bend_jax.api.BATCH", 16)
+    np.testing.assert_allclose(ensemble.member_logits(images), whole, atol=1e-6)
+    np.testing.assert_allclose(ensemble.member_logits(images[:1]), whole[:, :1], atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_members_and_another_others() -> None:
+    """All randomness hangs on it."""
+    first, again, other = fitted(), fitted(), fitted(seed=1)
+    np.testing.assert_array_equal(first.vectors, again.vectors)
+    assert not np.array_equal(first.vectors, other.vectors)
+
+
+def test_the_temperature_is_fitted_on_validation_images() -> None:
+    """With labels that have nothing to do with the images the best temperature is the highest."""
+    _, images, _ = problem(60)
+    random = np.random.default_rng(1).integers(0, 3, 60)
+    assert fitted(validation=(images * 5, random)).temperature > 4
+    assert 1 / 16 <= fitted(collect=Trajectory(k=4, batch=16)).temperature <= 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subset": "heads"}, "matches nothing; nearest names: head"),
+        ({"members": 0}, "members=0"),
+        ({"collect": Bootstrap(batch=500)}, "batch=500"),
+        ({"validation": (np.zeros((3, 5), np.float32), np.array([0, 1, 7]))}, "from 0 to 7; apply gives 3 classes"),
+    ],
+)
+def test_input_that_does_not_fit_is_refused_before_any_training(changes: dict[str, Any], message: str) -> None:
+    """With what was expected and what came."""
+    with pytest.raises(SettingsError, match=message):
+        fitted(**changes)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.full((6, 5), np.nan, np.float32), np.zeros(6, int), "NaN"),
+        (np.zeros((6, 5), np.float32), np.zeros(5, int), "one for each of the 6 images"),
+        (np.zeros((6, 5), np.float32), np.zeros(6), "whole numbers"),
+    ],
+)
+def test_images_and_labels_are_checked(images: Any, labels: Any, message: str) -> None:
+    """Before any training."""
+    with pytest.raises(SettingsError, match=message):
+        bend_jax.fit(apply, problem()[0], images, labels, subset="head")
+
+
+def test_an_apply_that_gives_no_logits_is_refused() -> None:
+    """One number an image is no vote."""
+    variables, images, labels = problem()
+    with pytest.raises(SettingsError, match=r"logits \[n, classes\]"):
+        bend_jax.fit(lambda v, x: x.sum(axis=1), variables, images, labels, subset="head")
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script from the project's folder."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_the_own_model_example_runs() -> None:
+    """As the README shows it."""
+    pytest.importorskip("sklearn")
+    done = python("examples/own_model.py")
+    assert done.returncode == 0, done.stderr
+    assert "ensemble" in done.stdout
+
+
+# ten lines that know nothing but jax
+READ_EXPORT = """
+import sys, jax, numpy
+run = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+images = numpy.load(sys.argv[2])
+for n in (1, 7, len(images)):
+    labels, probabilities = run.call(images[:n])
+    assert labels.shape == (n,) and probabilities.shape == (n, 10)
+numpy.save(sys.argv[3], labels)
+assert "bend_jax" not in sys.modules
+"""
+
+
+def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path) -> None:
+    """Plain orbax and plain jax.export both reproduce the reported sBEND; members are PyTorch's by name."""
+    pytest.importorskip("sklearn")
+    numpy_files = pytest.importorskip("safetensors.numpy")
+    quick = ["base.epochs=3", "collect.k=6", "members=5", "generate.bend.autoencoder.steps=20"]
+    quick += ["generate.bend.diffusion.steps=20", "collect.name=bootstrap"]
+    stages = "base,collect,generate,evaluate,report,export"
+    flags = [f"--config.{setting}" for setting in quick]
+    done = python("launch.py", "--config=configs/digits.py", f"--workdir={tmp_path}", f"--stages={stages}", *flags)
+    assert done.returncode == 0, done.stderr
+    done = python("examples/load_members.py", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    from bend_jax.storage import load_tree
+
+    test = load_tree((tmp_path / "evaluate" / "predictions").resolve())
+    np.save(tmp_path / "images.npy", test["images"])
+    script = [str(tmp_path / "export" / "ensemble.jax"), str(tmp_path / "images.npy"), str(tmp_path / "labels.npy")]
+    done = python("-c", READ_EXPORT, *script)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    found = np.load(tmp_path / "labels.npy")
+    assert float((found == test["labels"]).mean()) == pytest.approx(report["table"]["sbend"], abs=1e-6)
+    members = numpy_files.load_file(tmp_path / "export" / "members.safetensors")
+    assert {name: x.shape for name, x in members.items()} == {
+        f"layer3.0.{bn}.{leaf}": (5, 64) for bn in ("bn1", "bn2") for leaf in ("weight", "bias")
+    }
+
+
+TOPOLOGY = """
+import sys, jax, numpy
+from pathlib import Path
+from bend_jax.storage import load_tree, save_tree
+path, action = Path(sys.argv[1]), sys.argv[2]
+expected = numpy.arange(24, dtype=numpy.float32).reshape(8, 3)
+if action == "write":
+    mesh = jax.make_mesh((jax.device_count(),), ("m",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("m"))
+    save_tree(path, {"vectors": jax.device_put(expected, place)})
+else:
+    assert (load_tree(path)["vectors"] == expected).all()
+print(jax.device_count())
+"""
+
+
+@pytest.mark.parametrize(("writers", "readers"), [(4, 1), (1, 4)])
+def test_artefacts_restore_on_another_number_of_devices(writers: int, readers: int, tmp_path: Path) -> None:
+    """Arrays that were sharded over four devices are read with one, and back."""
+    for count, action in ((writers, "write"), (readers, "read")):
+        code = f"import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count={count}'\n{TOPOLOGY}"
+        done = python("-c", code, str(tmp_path / "tree"), action)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [str(count)]
