@@ -286,7 +286,7 @@ class Evaluate:
 class Compute:
     """What changes speed and memory, never a number."""
 
-    memory_mb: int = 1024  # of intermediates in one program: members and checkpoints are chunked to it
+    memory_mb: int = 16384  # of intermediates in one program, and of cached features
     save_seconds: float = 30.0  # a running stage saves its state at segment ends, this far apart at least
 
     def __post_init__(self) -> None:

@@ -117,7 +117,7 @@ def get_config() -> ConfigDict:
     )
     config.compute = ConfigDict(
         dict(
-            memory_mb=1024,  # of intermediates in one program; changes no number
+            memory_mb=16384,  # of intermediates in one program, and of cached features: a GPU's; changes no number
             save_seconds=30.0,  # a running stage saves its state this far apart at least
         )
     )

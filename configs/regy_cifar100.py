@@ -1,0 +1,18 @@
+"""RegNetY-400MF on CIFAR-100 as BEND trains it: 1536 numbers of the last block's BN.
+
+python launch.py --config=configs/regy_cifar100.py
+"""
+
+from pathlib import Path
+from runpy import run_path
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The published schedule."""
+    config = run_path(str(Path(__file__).with_name("cifar100.py")))["get_config"]()
+    config.task = "regy_cifar100"
+    config.backbone.name = "regnety_400mf"
+    config.collect.subset = "layer4.11.bn2,layer4.11.bn3"
+    return config

@@ -1,0 +1,18 @@
+"""ResNet-18 on CIFAR-100 as BEND trains it: 2048 numbers of the last block's BN.
+
+python launch.py --config=configs/res18_cifar100.py
+"""
+
+from pathlib import Path
+from runpy import run_path
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The published schedule."""
+    config = run_path(str(Path(__file__).with_name("cifar100.py")))["get_config"]()
+    config.task = "res18_cifar100"
+    config.backbone.name = "resnet18"
+    config.collect.subset = "layer4.1.bn1,layer4.1.bn2"
+    return config
