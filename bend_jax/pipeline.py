@@ -100,10 +100,10 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
     with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
         clock = Clock({}, {})
         inputs = {name: jobs[name].path for name in job.inputs}
-        watch = watching(s.config, partial.state, clock)
         started = time.perf_counter()
         try:
-            summary = WORK[job.stage](s, Task(inputs, partial.output, watch, clock, job.generator))
+            with watching(s.config, partial.state, clock) as watch:
+                summary = WORK[job.stage](s, Task(inputs, partial.output, watch, clock, job.generator))
         except NonFiniteError as error:
             raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job)}") from None
         manifest["seconds"] = time.perf_counter() - started

@@ -1,7 +1,8 @@
 """The stages base, collect, generate, evaluate, report: each reads what is before it, computes, and writes a folder."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +89,8 @@ def prepare(
     return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, initial)
 
 
-def watching(config: Config, state: Path, clock: Clock) -> training.Watch:
+@contextlib.contextmanager
+def watching(config: Config, state: Path, clock: Clock) -> Iterator[training.Watch]:
     """Progress bars, clocks and saved states for the trainings of one stage. Bars are drawn on a terminal only."""
     saver = storage.state_saver(state, config.compute.save_seconds)
     bars: dict[str, Any] = {}
@@ -111,10 +113,12 @@ def watching(config: Config, state: Path, clock: Clock) -> training.Watch:
         since[name] = time.perf_counter()
         bars[name].set_postfix(loss=f"{np.mean(losses):.4f}", refresh=False)
         bars[name].update(int(given.step) - bars[name].n)
-        if bars[name].n >= bars[name].total:
-            bars[name].close()
 
-    return training.Watch(resume, segment, compiled, config.compute.memory_mb * 2**20)
+    try:
+        yield training.Watch(resume, segment, compiled, config.compute.memory_mb * 2**20)
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 def base(s: Setting, task: Task) -> str:
