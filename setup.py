@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-EXPORT = ["flatbuffers>=25.2", "safetensors>=0.5"]
+EXPORT = ["flatbuffers>=25.12", "safetensors>=0.8"]
 TEST = [
     "basedpyright>=1.40",  # pyright with a node of its own
     "beartype>=0.23",
@@ -22,21 +22,21 @@ setup(
     install_requires=[
         "absl-py>=2.5",
         "array_record>=0.8",
-        "flax>=0.12",
-        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
-        "jax>=0.10",
+        "flax>=0.12.8",
+        "importlib_resources>=7",  # tensorflow-datasets imports it without declaring it
+        "jax>=0.10.2",
         "jaxtyping>=0.3.11",
         "ml_collections>=1.1",
-        "numpy>=2.0",
+        "numpy>=2.4",
         "optax>=0.2.8",
-        "orbax-checkpoint>=0.12,<1",
-        "pillow>=12",
+        "orbax-checkpoint>=0.12.8,<1",
+        "pillow>=13",
         "pooch>=1.9",
         "tensorflow-datasets>=4.9.10",
-        "tqdm>=4.67",
+        "tqdm>=4.70",
     ],
     extras_require={
-        "cuda": ["jax[cuda12]>=0.10"],
+        "cuda": ["jax[cuda12]>=0.10.2"],
         "digits": ["scikit-learn>=1.9"],
         "export": EXPORT,
         "test": TEST + EXPORT,
