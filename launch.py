@@ -25,16 +25,6 @@ from bend_jax.config import Config, SettingsError, did_you_mean, parse
 STAGES = ("base", "collect", "generate", "evaluate", "report", "export")
 FLAGS = flags.FLAGS
 
-config_flags.DEFINE_config_file("config", help_string="A file with get_config(), e.g. configs/digits.py.")
-flags.DEFINE_string("workdir", "", "Where everything is written; runs/<task> where none is given.")
-flags.DEFINE_list(
-    "stages", list(STAGES[:-1]), f"Which of {','.join(STAGES)} to run; what they read must be in the store."
-)
-flags.DEFINE_list("seed", ["0"], "The seed of all randomness; several with commas run one after the other.")
-flags.DEFINE_string("init", "", "A trained model to start from: .safetensors or .pth of PyTorch, or an orbax folder.")
-flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
-flags.DEFINE_bool("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.")
-
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """One line on stderr and a non-zero exit: 2 for a user's mistake, 1 for a run that cannot go on."""
@@ -42,8 +32,27 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise SystemExit(code)
 
 
+def define_flags() -> None:
+    """The flags; absl opens a --flagfile while they are defined."""
+    config_flags.DEFINE_config_file("config", help_string="A file with get_config(), e.g. configs/digits.py.")
+    flags.DEFINE_string("workdir", "", "Where everything is written; runs/<task> where none is given.")
+    flags.DEFINE_list(
+        "stages", list(STAGES[:-1]), f"Which of {','.join(STAGES)} to run; what they read must be in the store."
+    )
+    flags.DEFINE_list("seed", ["0"], "The seed of all randomness; several with commas run one after the other.")
+    flags.DEFINE_string(
+        "init", "", "A trained model to start from: .safetensors or .pth of PyTorch, or an orbax folder."
+    )
+    flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
+    flags.DEFINE_bool("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.")
+
+
 def parse_flags(argv: list[str]) -> None:
     """Parse the command line, with one line for every mistake (absl's own parser exits with a traceback or with 1)."""
+    try:
+        define_flags()
+    except flags.Error as error:
+        fail(str(error))
     words = [word.split("=")[0].lstrip("-") for word in argv[1:] if word.startswith("-")]
     if {"help", "h", "helpfull", "helpshort"} & set(words):
         own = ["config", "workdir", "stages", "seed", "init", "print_config", "dry_run"]
@@ -58,7 +67,7 @@ def parse_flags(argv: list[str]) -> None:
         if not found:
             fail(str(error))
         fail(f"{found[1]} takes a value of type {type(known[found[1]]).__name__}; got {found[2]!r}")
-    except (flags.Error, ValueError) as error:
+    except (flags.Error, ValueError, OSError) as error:
         fail(str(error))
     if len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}: every setting is a flag, --config.name=value")
@@ -68,7 +77,7 @@ def config_file(argv: list[str]) -> ConfigDict:
     """The configuration as its file gives it, before any flag changes it."""
     paths = [after for word, after in zip(argv, [*argv[1:], ""], strict=True) if word in ("--config", "-config")]
     paths += [word.split("=", 1)[1] for word in argv if word.startswith(("--config=", "-config="))]
-    if not paths:
+    if not paths or not paths[-1]:
         fail(f"no --config was given; there are {', '.join(available())}")
     path = Path(paths[-1])
     if not path.is_file():
@@ -118,9 +127,9 @@ def check_flags(config: Config) -> tuple[Path, tuple[str, ...], list[int]]:
         seeds = [int(word) for word in FLAGS.seed]
     except ValueError:
         raise SettingsError(f"--seed takes whole numbers with commas between; got {','.join(FLAGS.seed)!r}") from None
-    if not seeds or not FLAGS.stages or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+    if not seeds or not FLAGS.stages or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
         raise SettingsError(
-            "--stages and --seed need at least one value each, and seeds must be different and not negative"
+            "--stages and --seed need at least one value each, and seeds must be different, from 0 to 2**32 - 1"
         )
     workdir = Path(FLAGS.workdir or Path("runs") / config.task).resolve()
     nearest = next(p for p in (workdir, *workdir.parents) if p.exists())

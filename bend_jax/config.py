@@ -5,6 +5,7 @@ Defaults are the published values (BEND; p-diff's release of March 2024) unless 
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class SettingsError(ValueError):
 
 def _at_least(settings: Any, least: int, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) < least:
+        if not getattr(settings, name) >= least:
             raise SettingsError(f"{name} must be at least {least:g}; got {getattr(settings, name)}")
 
 
@@ -71,6 +72,7 @@ class Data:
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "noise", "crop", "rotation")
+        _at_least(self, 0, "split_seed")
         _at_least(self, 1, "validation_most")
         if not 0 < self.validation < 1:
             raise SettingsError(f"validation must be in (0, 1); got {self.validation}")
@@ -222,9 +224,7 @@ def alpha_bar(settings: Diffusion) -> np.ndarray:
         raise SettingsError(f"timesteps={settings.timesteps} gives beta_t up to {betas.max():.3g}, must be below 1")
     result = np.cumprod(1 - betas)
     if result[-1] > 1e-3:
-        raise SettingsError(
-            f"the schedule leaves alpha_bar[T] = {result[-1]:.3g}, must be at most 1e-3: raise beta_end"
-        )
+        raise SettingsError(f"beta_end leaves alpha_bar[T] = {result[-1]:.3g}, must be at most 1e-3: raise it")
     return result
 
 
@@ -331,7 +331,13 @@ def _collect(raw: dict[str, Any]) -> Collect:
     name = _choice("collect.name", raw["name"], COLLECTORS)
     algorithms = {}
     for other, kind in COLLECTORS.items():  # all are checked; the one that was named is used
-        algorithms[other] = _build(f"collect.{other}", kind, {**{s: raw[s] for s in shared}, **raw[other]})
+        try:
+            algorithms[other] = _build(f"collect.{other}", kind, {**{s: raw[s] for s in shared}, **raw[other]})
+        except SettingsError as error:
+            text = str(error)
+            for word in shared:
+                text = text.replace(f"collect.{other}.{word}", f"collect.{word}")
+            raise SettingsError(text) from None
     return Collect(name, names(_cast("collect.subset", str, raw["subset"])), algorithms[name])
 
 
@@ -371,7 +377,7 @@ def _guard(path: str, kind: Any, values: dict[str, Any]) -> Any:
     try:
         return kind(**values)
     except SettingsError as error:
-        raise SettingsError(f"{path}: {error}" if path else str(error)) from None
+        raise SettingsError(f"{path}.{error}" if path else str(error)) from None
 
 
 def _check_keys(prefix: str, raw: Any, expected: Iterable[str]) -> None:
@@ -393,6 +399,8 @@ def _cast(path: str, kind: Any, value: Any) -> Any:
         return tuple(_cast(f"{path}[{i}]", typing.get_args(kind)[0], item) for i, item in enumerate(value))
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and is_number:
+        if not math.isfinite(value):
+            raise SettingsError(f"{path} must be a finite number; got {value}")
         return float(value)
     if (kind is int and isinstance(value, bool)) or not isinstance(value, kind):
         raise SettingsError(f"{path} must be of type {kind.__name__}; got {value!r}")

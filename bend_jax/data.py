@@ -42,14 +42,12 @@ def load(settings: Data) -> Dataset:
 
 
 def _check(settings: Data, split: Split) -> None:
-    images, labels = split
-    if not images.size or images.shape[-1] != len(settings.mean):
+    images = split.images
+    if images.shape[-1] != len(settings.mean):
         raise SettingsError(
             f"data.mean has {len(settings.mean)} numbers; the images of {settings.name} are {list(images.shape)}: "
             f"{images.shape[-1]} channels need as many"
         )
-    if labels.min() < 0:
-        raise SettingsError(f"data.name={settings.name}: labels must count from 0; there is {labels.min()}")
 
 
 def _check_classes(settings: Data, name: str, split: Split, num_classes: int) -> None:

@@ -105,18 +105,15 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
             with watching(s.config, partial.state, clock) as watch:
                 summary = WORK[job.stage](s, Task(inputs, partial.output, watch, clock, job.generator))
         except NonFiniteError as error:
-            raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job)}") from None
+            raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started
     say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
 
 
-def _advice(s: Setting, job: Job) -> str:
-    """What to try when a stage met a NaN or Inf."""
-    rate = {
-        "base": "base.lr",
-        "collect": f"collect.{s.config.collect.name}.lr",
-        "generate": "generate.bend.diffusion.lr",
-    }
+def _advice(s: Setting, job: Job, training: str) -> str:
+    """What to try when a training of this stage met a NaN or Inf."""
+    rate = {"base": "base.lr", "collect": f"collect.{s.config.collect.name}.lr"}
+    rate["generate"] = f"generate.bend.{training if training == 'autoencoder' else 'diffusion'}.lr"
     return f"try a smaller {rate[job.stage]}, and look for NaN in the stage's input"
 
 

@@ -227,6 +227,10 @@ def _npz(path: Path) -> tuple[Split, Split]:
             )
         if not np.issubdtype(labels.dtype, np.integer):
             raise SettingsError(f"data.name: {path} needs whole numbers as labels; y_{part} is {labels.dtype}")
+        if not images.size or labels.min() < 0 or labels.max() >= 2**31:
+            raise SettingsError(
+                f"data.name: {path} needs at least one image, and labels from 0; look at x_{part}, y_{part}"
+            )
         splits.append(Split(images, labels.astype(np.int32)))
     if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
         shapes = " and ".join(str(list(s.images.shape[1:])) for s in splits)

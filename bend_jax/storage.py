@@ -54,9 +54,12 @@ def is_complete(path: Path) -> bool:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a complete stage. Raises DamagedError where it cannot be read."""
     try:
-        return json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path / 'manifest.json'} cannot be read ({error}); {_remedy(path)}") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
+        raise DamagedError(f"{path / 'manifest.json'} is no manifest; {_remedy(path)}")
+    return manifest
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -95,6 +98,8 @@ def publishing(final: Path, manifest: dict[str, Any]) -> Iterator[Partial]:
     What the block adds to `manifest` is written with it. Raises SettingsError where another process is building the
     same folder.
     """
+    if final.exists() and not is_complete(final):
+        raise SettingsError(f"{final} is there without its manifest.json, so it is not whole: delete it")
     root = final.with_name(f".{final.name}.partial")
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("w") as lock:
@@ -110,8 +115,9 @@ def publishing(final: Path, manifest: dict[str, Any]) -> Iterator[Partial]:
         write_json(output / "manifest.json", {**manifest, "format": FORMAT, "versions": versions(), "sha256": sums})
         for path in [*output.rglob("*"), output]:
             _sync(path)
-        os.rename(output, final)
-        _sync(final.parent)
+        if not is_complete(final):  # else another run has published the same meanwhile
+            os.rename(output, final)
+            _sync(final.parent)
         shutil.rmtree(root, ignore_errors=True)
 
 
@@ -201,11 +207,13 @@ def state_saver(directory: Path, every: float) -> StateSaver:
             try:
                 saved = manager(name).restore(step, args=ocp.args.StandardRestore())
             except Exception:  # noqa: BLE001  a damaged checkpoint can raise anything; the one before may be whole
+                manager(name).delete(step)  # the training will come to this step again
                 continue
             found = [saved["leaves"].get(str(i)) for i in range(len(leaves))]
             fits = all(x is not None and x.shape == y.shape for x, y in zip(found, leaves, strict=True))
             if fits and np.array_equal(_fingerprint(found), saved["sha256"]):
                 return jax.tree.unflatten(tree, found), float(saved["seconds"])
+            manager(name).delete(step)
         return state, 0.0
 
     def save(name: str, state: Any, seconds: float) -> None:

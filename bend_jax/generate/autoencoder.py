@@ -32,6 +32,9 @@ class Coder(nn.Module):
         return linear + nn.Dense(self.out, kernel_init=nn.initializers.zeros, name=f"layer{LAYERS}")(x)
 
 
+KINDS = {"mlp": Coder}
+
+
 def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, watch: Watch) -> Any:
     """Train on all (standardised) vectors at once; returns the parameters of `encode` and `decode`. Eq. 8."""
     dim = vectors.shape[1]
@@ -104,4 +107,5 @@ def _apply(coder: Coder, params: Any, x: Float[Array, "n width"]) -> Float[Array
 
 
 def _coders(settings: Autoencoder, dim: int) -> tuple[Coder, Coder]:
-    return Coder(settings.hidden, settings.latent), Coder(settings.hidden, dim)
+    kind = KINDS[settings.kind]
+    return kind(settings.hidden, settings.latent), kind(settings.hidden, dim)

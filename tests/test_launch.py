@@ -1,0 +1,280 @@
+"""The command line: every mistake is at most two lines and exit code 2, and asking costs nothing."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from runpy import run_path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from bend_jax import models
+
+ROOT = Path(__file__).parent.parent
+DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+DEFAULT = f"--config={ROOT / 'configs' / 'default.py'}"
+STAGES = "base, collect, generate, evaluate, report"
+
+
+class Ended(NamedTuple):
+    """What a command said, and what it left in the directory that it ran in."""
+
+    code: int
+    out: str
+    err: str
+    left: list[str]
+
+
+def launch(folder: Path, *words: str) -> Ended:
+    """Run launch.py in an empty directory, where its default work directory would be as well."""
+    folder.mkdir()
+    command = [sys.executable, str(ROOT / "launch.py"), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr, [str(p.relative_to(folder)) for p in folder.rglob("*")])
+
+
+class Mistake(NamedTuple):
+    """A command line with {files} for the directory of npz files, and what its error has to say."""
+
+    words: str
+    says: tuple[str, ...]
+
+
+MISTAKES = {
+    "unknown setting": Mistake("--config.collect.kk=3", ("unknown setting collect.kk", "did you mean 'collect.k'?")),
+    "unknown group": Mistake("--config.colect.k=3", ("unknown setting colect.k", "did you mean 'collect.k'?")),
+    "setting of another group": Mistake("--config.momentum=0.5", ("momentum", "did you mean", ".momentum'")),
+    "a group as a setting": Mistake("--config.base=3", ("base is a group of settings", "base.lr")),
+    "text for a whole number": Mistake("--config.collect.k=many", ("collect.k", "int", "'many'")),
+    "fraction for a whole number": Mistake("--config.members=2.5", ("members", "int", "'2.5'")),
+    "text for a number": Mistake("--config.base.lr=fast", ("base.lr", "float", "'fast'")),
+    "text for a truth value": Mistake("--config.data.flip=perhaps", ("data.flip", "bool", "'perhaps'")),
+    "text in several values": Mistake("--config.backbone.widths=(16,'x',64)", ("backbone.widths[1]", "int", "'x'")),
+    "no such configuration": Mistake("--config=nowhere.py", ("nowhere.py", "configs/default.py", "configs/digits.py")),
+    "a broken configuration": Mistake("--config={files}/broken.py", ("broken.py cannot be loaded", "SyntaxError")),
+    "a configuration without get_config": Mistake("--config={files}/empty.py", ("empty.py", "get_config")),
+    "no configuration": Mistake("", ("no --config", "configs/default.py", "configs/digits.py")),
+    "unknown flag": Mistake("--work_dir=x", ("work_dir", "workdir")),
+    "stray argument": Mistake("configs/digits.py", ("unexpected argument 'configs/digits.py'", "--config.name=value")),
+    "unknown stage": Mistake("--stages=base,colect", ("unknown 'colect'", "did you mean 'collect'?", STAGES)),
+    "no stage": Mistake("--stages=", ("--stages",)),
+    "a seed that is no number": Mistake("--seed=one", ("--seed", "'one'")),
+    "a fraction as a seed": Mistake("--seed=0,1.5", ("--seed", "1.5")),
+    "a negative seed": Mistake("--seed=-1", ("--seed", "from 0")),
+    "the same seed twice": Mistake("--seed=1,1", ("--seed", "different")),
+    "k of one": Mistake("--config.collect.k=1", ("collect", "k must be at least 2; got 1")),
+    "no members": Mistake("--config.members=0", ("members must be at least 1; got 0",)),
+    "too little noise": Mistake(
+        "--config.generate.bend.diffusion.beta_end=1e-3", ("beta_end leaves alpha_bar[T]", "raise it")
+    ),
+    "too few steps": Mistake("--config.generate.bend.diffusion.timesteps=10", ("diffusion", "timesteps=10", "below 1")),
+    "unknown collector": Mistake("--config.collect.name=bootstap", ("collect.name", "did you mean 'bootstrap'?")),
+    "unknown null": Mistake("--config.generate.nulls=gausian", ("generate.nulls", "did you mean 'gaussian'?")),
+    "work directory below a file": Mistake(
+        "--workdir={files}/empty.py/runs", ("--workdir", "empty.py", "cannot write")
+    ),
+    "unknown data set": Mistake("--config.data.name=digit", ("unknown data set 'digit'", "did you mean 'digits'?")),
+    "no npz there": Mistake("--config.data.name=npz:{files}/no.npz", ("no file", "no.npz", "x_train", "y_test")),
+    "npz of floats": Mistake(
+        "--config.data.name=npz:{files}/float.npz", ("float.npz", "uint8", "float32[40, 8, 8, 1]")
+    ),
+    "npz without channels": Mistake("--config.data.name=npz:{files}/flat.npz", ("flat.npz", "[n, h, w, c]", "8, 8]")),
+    "npz with too few labels": Mistake("--config.data.name=npz:{files}/few.npz", ("few.npz", "y_test", "[39]")),
+    "npz without y_test": Mistake("--config.data.name=npz:{files}/lacks.npz", ("lacks.npz", "y_test")),
+    "npz with a pickle": Mistake("--config.data.name=npz:{files}/pickle.npz", ("pickle.npz", "x_train")),
+    "npz that is none": Mistake("--config.data.name=npz:{files}/empty.py", ("empty.py", "x_train")),
+    "channels without a mean": Mistake("--config.data.mean=(0.5,0.5) --config.data.std=(1.0,1.0)", ("data.mean", "2")),
+    "subset of nothing": Mistake("--config.collect.subset=layer3.0.bm2", ("'layer3.0.bm2' matches", "layer3.0.bn2")),
+    "empty subset": Mistake("--config.collect.subset=", ("collect.subset", "no pattern")),
+    "batch above the images": Mistake("--config.base.batch=600", ("base.batch=600", "599 training images")),
+    "unknown backbone": Mistake("--config.backbone.name=resnet19", ("unknown backbone 'resnet19'", "resnet18")),
+    "widths without blocks": Mistake("--config.backbone.widths=(16,32)", ("backbone", "(16, 32)", "(1, 1, 1)")),
+    "stage that is not there": Mistake("--stages=generate", ("collect is needed", "store", "add collect to --stages")),
+    "first stage not there": Mistake("--stages=evaluate,report", ("base is needed", "add base to --stages")),
+    "a seed too large": Mistake("--seed=99999999999999999999 --dry_run", ("--seed",)),
+    "no such flag file": Mistake("--flagfile=nowhere", ("nowhere",)),
+}
+QUESTIONS = {
+    "help": "--help",
+    "help with more": f"{DIGITS} --nonsense --help",
+    "settings": f"{DEFAULT} --print_config",
+    "settings changed": f"{DIGITS} --print_config --config.collect.k=7 --config.data.name=npz:/nowhere.npz "
+    "--config.generate.nulls= --config.base.milestones=(1,2)",
+    "settings wrong": f"{DIGITS} --print_config --config.collect.k=1",
+    "dry run": f"{DIGITS} --dry_run",
+    "dry run of more": f"{DIGITS} --dry_run --config.collect.k=7 --config.members=11 --config.collect.name=bootstrap "
+    "--config.collect.subset=layer3.0.bn2,fc --config.compute.memory_mb=1",
+}
+
+
+def write_files(folder: Path) -> None:
+    """Data sets and configurations that cannot be used."""
+    images, labels = np.zeros((40, 8, 8, 1), np.uint8), np.arange(40) % 10
+    whole = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    marker = folder / "executed"
+    changes: dict[str, dict[str, Any]] = {
+        "float": {"x_train": images.astype(np.float32)},
+        "flat": {"x_test": images[..., 0]},
+        "few": {"y_test": labels[:-1]},
+        "pickle": {"x_train": np.array([Touch(marker)] * 40, dtype=object)},
+    }
+    for name, change in changes.items():
+        np.savez(folder / f"{name}.npz", **{**whole, **change})
+    np.savez(folder / "lacks.npz", **{name: value for name, value in whole.items() if name != "y_test"})
+    (folder / "broken.py").write_text("def get_config(:\n")
+    (folder / "empty.py").write_text('"""Nothing."""\n')
+
+
+class Touch:
+    """Pickled as a call: whoever unpickles it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what `write_files` writes."""
+    folder = tmp_path_factory.mktemp("files")
+    write_files(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ended]]]:
+    """Every command of this file by its name, two at a time."""
+    folder = tmp_path_factory.mktemp("launch")
+    commands = dict(QUESTIONS)
+    for name, mistake in MISTAKES.items():
+        words = mistake.words.format(files=files)
+        is_complete = words.startswith("--config=") or not words
+        commands[name] = words if is_complete else f"{DIGITS} {words}"
+    with ThreadPoolExecutor(2) as pool:
+        started = {
+            name: pool.submit(launch, folder / name.replace(" ", "_"), *command.split())
+            for name, command in commands.items()
+        }
+        yield started
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_a_line_and_leaves_nothing(name: str, ended: dict[str, Future[Ended]]) -> None:
+    """What came, what is there, what to do; exit code 2."""
+    found = ended[name].result()
+    assert found.code == 2, found.err
+    assert "Traceback" not in found.err
+    lines = found.err.splitlines()
+    assert 1 <= len(lines) <= 2
+    assert lines[0].startswith("launch.py: ")
+    for text in MISTAKES[name].says:
+        assert text in found.err
+    assert found.out == ""
+    assert found.left == []
+
+
+def test_no_pickle_of_a_data_set_is_executed(files: Path, ended: dict[str, Future[Ended]]) -> None:
+    """Its file would be there."""
+    assert ended["npz with a pickle"].result().code == 2
+    assert not (files / "executed").exists()
+    with np.load(files / "pickle.npz", allow_pickle=True) as file:
+        assert len(file["x_train"]) == 40
+    assert (files / "executed").exists()
+
+
+def test_nothing_is_written_beside_the_files_that_were_read(files: Path, ended: dict[str, Future[Ended]]) -> None:
+    """Neither caches nor a work directory below one of them."""
+    for future in ended.values():
+        future.result()
+    given = {"float.npz", "flat.npz", "few.npz", "pickle.npz", "lacks.npz", "broken.py", "empty.py"}
+    assert {p.name for p in files.rglob("*")} - {"executed"} == given
+
+
+def answer(name: str, ended: dict[str, Future[Ended]]) -> str:
+    """What a question prints; it writes nothing and says nothing on stderr."""
+    found = ended[name].result()
+    assert (found.code, found.err, found.left) == (0, "", [])
+    return found.out
+
+
+@pytest.mark.parametrize("name", ["help", "help with more"])
+def test_help_names_every_flag_and_shows_examples(name: str, ended: dict[str, Future[Ended]]) -> None:
+    """On one screen, without the flags of libraries."""
+    out = answer(name, ended)
+    for flag in ("config", "workdir", "stages", "seed", "print_config", "dry_run"):
+        assert f"--{flag}" in out
+    assert "python launch.py --config=configs/digits.py" in out
+    assert "--config.collect" in out
+    assert "absl" not in out
+    lines = out.splitlines()
+    assert len(lines) < 30
+    assert max(map(len, lines)) <= 120
+
+
+def printed(out: str) -> dict[str, Any]:
+    """The settings that --print_config prints."""
+    pairs = [line.split(" = ", 1) for line in out.splitlines()]
+    return {name: ast.literal_eval(value) for name, value in pairs}
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of nested settings."""
+    result = {}
+    for name, value in node.items():
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return result
+
+
+def test_print_config_lists_every_setting(ended: dict[str, Future[Ended]]) -> None:
+    """With its value, as Python writes it; no data are needed."""
+    expected = flat(run_path(str(ROOT / "configs" / "default.py"))["get_config"]().to_dict())
+    out = answer("settings", ended)
+    assert printed(out) == expected
+    assert len(out.splitlines()) == len(expected)
+
+
+def test_print_config_shows_what_flags_change(ended: dict[str, Future[Ended]]) -> None:
+    """And only that; a data set that is not there does not matter, a wrong value does."""
+    changes = {"collect.k": 7, "data.name": "npz:/nowhere.npz", "generate.nulls": "", "base.milestones": (1, 2)}
+    expected = flat(run_path(str(ROOT / "configs" / "digits.py"))["get_config"]().to_dict()) | changes
+    assert printed(answer("settings changed", ended)) == expected
+    wrong = ended["settings wrong"].result()
+    assert (wrong.code, wrong.out, wrong.left) == (2, "", [])
+    assert "k must be at least 2" in wrong.err
+
+
+def parameters() -> int:
+    """Of the digits' net."""
+    net = models.build("resnet18", 10, widths=(16, 32, 64), blocks=(1, 1, 1))
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"]))
+
+
+def test_dry_run_prints_the_dimensions(ended: dict[str, Future[Ended]]) -> None:
+    """Images, parameters, subset, k and m, and an order of time."""
+    lines = {line.split()[0]: line for line in answer("dry run", ended).splitlines()}
+    assert "599 training, 300 validation, 898 test images of 8x8x1, 10 classes" in lines["data"]
+    assert f"{parameters():,} parameters" in lines["backbone"]
+    assert "256 numbers in 4 leaves" in lines["subset"]
+    assert "params.layer3.0.bn2.scale" in lines["subset"]
+    assert re.search(r"\b100 checkpoints by trajectory\b", lines["collect"])
+    assert re.search(r"\b100\b", lines["members"])
+    assert all(stage in lines["time"] for stage in ("base", "collect", "evaluate"))
+
+
+def test_dry_run_follows_the_settings(ended: dict[str, Future[Ended]]) -> None:
+    """bn2 of the last block has 2 x 64 numbers, the last layer 64 x 10 + 10; 8 views do not fit one MiB."""
+    lines = {line.split()[0]: line for line in answer("dry run of more", ended).splitlines()}
+    assert f"{128 + 650} numbers in 4 leaves" in lines["subset"]
+    assert re.search(r"\b7 checkpoints by bootstrap\b", lines["collect"])
+    assert "streamed" in lines["collect"]
+    assert re.search(r"\b11\b", lines["members"])

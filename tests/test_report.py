@@ -1,0 +1,313 @@
+"""report.json has the keys it promises, its shares are shares, its costs are the paper's, and its faces show it."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bend_jax import report, scoring
+from bend_jax.config import Config, parse
+
+ROOT = Path(__file__).parent.parent
+N, VALIDATION, CLASSES, K, M, DIM = 37, 23, 4, 5, 3, 6
+TOP = {
+    "task",
+    "config",
+    "seed",
+    "k",
+    "m",
+    "dim",
+    "table",
+    "votes",
+    "diversity",
+    "novelty",
+    "generators",
+    "cost",
+    "test",
+}
+TABLE = {
+    *("sbend", "abend", "abend_std", "max", "mean", "median"),
+    *("orig_max", "orig_mean", "orig_median", "potential"),
+}
+VOTE = {"accuracy", "nll", "nll_ts", "brier", "ece"}
+DIVERSITY = {
+    *("members", "checkpoints", "cross", "eq14_members", "eq14_checkpoints", "eq15"),
+    *("iou_members", "iou_checkpoints", "iou_cross"),
+}
+NOVELTY = {
+    *("nearest", "leave_one_out", "copy_share", "max_iou", "spread"),
+    *("effective_rank_members", "effective_rank_checkpoints"),
+}
+COST = {
+    *("t_pre", "t_collect", "t_autoencoder", "t_diffusion", "t_sample", "t_evaluate", "t_epoch"),
+    *("break_even_m", "compile"),
+}
+
+
+def check_schema(content: dict[str, Any], nulls: set[str]) -> None:
+    """Every key that is promised, and numbers or null under them."""
+    assert set(content) >= TOP
+    assert set(content["table"]) == TABLE
+    assert set(content["votes"]) >= {"sbend", "abend", "mean", "base", "swa"}
+    assert set(content["diversity"]) == DIVERSITY
+    assert set(content["novelty"]) == NOVELTY
+    assert set(content["cost"]) == COST
+    assert set(content["generators"]) == nulls
+    assert set(content["test"]) == {f"sbend_vs_{name}_mcnemar_p" for name in {"base", *nulls}}
+    for part in [content, *content["generators"].values()]:
+        assert set(part["table"]) == TABLE
+        assert {"sbend", "abend", "mean"} <= set(part["votes"])
+        assert all(set(vote) == VOTE for vote in part["votes"].values())
+    for name in ("table", "votes", "diversity", "novelty", "generators", "cost", "test"):
+        for value in jax.tree.leaves(content[name], is_leaf=lambda x: x is None):
+            assert value is None or (type(value) in (int, float) and math.isfinite(value))
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def check_shares(content: dict[str, Any], n: int, m: int) -> None:
+    """Accuracies are shares of the n test images, votes over m members."""
+    for part in [content, *content["generators"].values()]:
+        for value in part["table"].values():
+            assert 0 <= value <= 1
+        whole = [part["table"][key] for key in ("sbend", "max", "orig_max", "potential")]
+        whole += [vote["accuracy"] for name, vote in part["votes"].items() if name != "abend"]
+        assert all(value == round(value * n) / n for value in whole)
+        assert part["table"]["mean"] * m * n == pytest.approx(round(part["table"]["mean"] * m * n), abs=1e-6)
+        assert part["votes"]["sbend"]["accuracy"] == part["table"]["sbend"]
+        assert part["votes"]["abend"]["accuracy"] == part["table"]["abend"]
+        assert part["table"]["mean"] <= part["table"]["max"] <= part["table"]["potential"]
+    assert all(0 <= p <= 1 for p in content["test"].values())
+
+
+def settings(**changes: Any) -> Config:
+    """The digits' settings with another k and m."""
+    raw = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    raw.collect.k, raw.members = K, M
+    raw.update(changes)
+    return parse(raw)
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """What the stages leave behind, of a net that is right two times in three and vectors at random."""
+    rng = np.random.default_rng(0)
+    sizes = {"base": 1, "swa": 1, "checkpoints": K, "bend": M, "gaussian": M, "identity": M}
+    truth = {"validation": rng.integers(0, CLASSES, VALIDATION), "test": rng.integers(0, CLASSES, N)}
+    labels = scoring.Labels(*(truth[name].astype(np.int32) for name in ("validation", "test")))
+
+    def outputs(true: np.ndarray) -> dict[str, scoring.Outputs]:
+        result = {}
+        for name, m in sizes.items():
+            guess = rng.integers(0, CLASSES, (m, len(true)))
+            predictions = np.where(rng.random((m, len(true))) < 0.6, true, guess).astype(np.int32)
+            p = rng.dirichlet(np.ones(CLASSES), len(true)) + 2 * np.eye(CLASSES)[predictions[0]]
+            result[name] = scoring.Outputs(predictions, (p / 3).astype(np.float32))
+        return result
+
+    found = scoring.scores(
+        outputs(labels.validation),
+        outputs(labels.test),
+        {name: rng.normal(size=(m, DIM)).astype(np.float32) for name, m in sizes.items()},
+        labels,
+        "bend",
+        CLASSES,
+        jax.random.key(0),
+        settings().evaluate,
+    )
+    times = seconds(100.0 * M)
+    return {**times, "evaluate": {**times["evaluate"], **found, "images": N}}
+
+
+def seconds(t_sample: float, t_pre: float = 2800.0) -> dict[str, dict[str, Any]]:
+    """BEND's Table 4, ResNet-50 on CIFAR-10, as the stages' results."""
+    bend = {"t_autoencoder": 931.39, "t_diffusion": 857.14, "t_sample": t_sample, "compile": {"autoencoder": 1.5}}
+    null = {"t_autoencoder": None, "t_diffusion": None, "t_sample": 0.5, "compile": {"sample": 0.25}}
+    return {
+        "base": {"t_pre": t_pre, "t_epoch": t_pre / 100, "compile": {"base": 8.0}},
+        "collect": {"t_collect": 5600.0, "compile": {"trajectory": 2.0}},
+        "generate bend": bend,
+        "generate gaussian": null,
+        "generate identity": null,
+        "evaluate": {"t_evaluate": 7.0, "compile": {}},
+    }
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Any]:
+    """A report of one run."""
+    return report.assemble(settings(), "configs/digits.py", 3, DIM, measured())
+
+
+def test_every_promised_key_is_there(content: dict[str, Any]) -> None:
+    """With numbers or null."""
+    check_schema(content, {"gaussian", "identity"})
+    assert [content[key] for key in ("task", "config", "seed", "k", "m", "dim")] == [
+        *("digits", "configs/digits.py", 3),
+        *(K, M, DIM),
+    ]
+
+
+def test_accuracies_are_shares(content: dict[str, Any]) -> None:
+    """And whole numbers of images."""
+    check_shares(content, N, M)
+
+
+# cost
+
+
+def test_break_even_of_the_papers_numbers() -> None:
+    """Table 4: 10,188.5 + 2.35 m = 2800 m at m = 3.64."""
+    found = report.cost(settings(members=100), seconds(235.0))
+    fixed = 2800 + 2800 * 2 + 931.39 + 857.14
+    assert fixed == pytest.approx(10188.53)
+    assert found["break_even_m"] == pytest.approx(fixed / (2800 - 2.35))
+    assert round(found["break_even_m"] or 0.0, 2) == 3.64
+    assert found["t_pre"] == 2800
+    assert found["t_epoch"] == 28
+    assert found["t_collect"] == 5600
+    assert found["t_autoencoder"] == 931.39
+    assert found["t_diffusion"] == 857.14
+    assert found["t_sample"] == 235
+    assert found["t_evaluate"] == 7
+    assert found["compile"] == 8 + 2 + 1.5 + 2 * 0.25
+
+
+def test_both_ways_cost_the_same_at_break_even() -> None:
+    """Whatever the numbers, with one member's seconds t_sample / members."""
+    for members, t_sample, t_pre in [(100, 235.0, 2800.0), (7, 30.0, 10.0), (1, 0.5, 1.0)]:
+        m = report.cost(settings(members=members), seconds(t_sample, t_pre))["break_even_m"]
+        assert m is not None
+        assert t_pre + 5600 + 931.39 + 857.14 + m * t_sample / members == pytest.approx(m * t_pre)
+
+
+@pytest.mark.parametrize("t_sample", [2800.0 * 100, 2801.0 * 100])
+def test_there_is_no_break_even_where_a_member_costs_as_much_as_a_training(t_sample: float) -> None:
+    """null, not a negative number or a division by zero."""
+    assert report.cost(settings(members=100), seconds(t_sample))["break_even_m"] is None
+
+
+def test_a_generator_without_training_costs_its_checkpoints() -> None:
+    """What was not trained is null and counts as nothing."""
+    raw = settings()
+    raw_generate = {"name": "gaussian", "nulls": (), "settings": {"gaussian": raw.generate.settings["gaussian"]}}
+    config = Config(**{**vars(raw), "generate": type(raw.generate)(**raw_generate)})
+    found = report.cost(config, {k: v for k, v in seconds(0.0).items() if k != "generate bend"})
+    assert found["t_autoencoder"] is None
+    assert found["t_diffusion"] is None
+    assert found["break_even_m"] == pytest.approx((2800 + 5600) / (2800 - 0.5 / M))
+
+
+# several seeds
+
+
+def three(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Three runs that differ in a few numbers."""
+    runs = [copy.deepcopy(content) for _ in range(3)]
+    for seed, run in enumerate(runs):
+        run["seed"] = seed
+        run["table"]["sbend"] = (0.5, 0.6, 0.8)[seed]
+        run["generators"]["gaussian"]["votes"]["sbend"]["nll"] = (1.0, 2.0, 4.0)[seed]
+        run["cost"]["break_even_m"] = (3.5, None, 4.0)[seed]
+    return runs
+
+
+def test_mean_and_standard_deviation_over_seeds(content: dict[str, Any]) -> None:
+    """Worked by hand, with n - 1; equal numbers have sd 0; null in one run is null in all."""
+    runs = three(content)
+    found = report.combine(runs)
+    assert found["seed"] == [0, 1, 2]
+    assert found["runs"] == runs
+    assert found["table"]["sbend"] == pytest.approx(19 / 30)
+    assert found["sd"]["table"]["sbend"] == pytest.approx(math.sqrt((16 + 1 + 25) / 900 / 2))
+    nll, sd = (part["generators"]["gaussian"]["votes"]["sbend"]["nll"] for part in (found, found["sd"]))
+    assert nll == pytest.approx(7 / 3)
+    assert sd == pytest.approx(math.sqrt((16 + 1 + 25) / 9 / 2))
+    assert found["table"]["max"] == pytest.approx(content["table"]["max"])
+    assert found["sd"]["table"]["max"] == pytest.approx(0, abs=1e-12)
+    assert found["cost"]["break_even_m"] is None
+    assert found["sd"]["cost"]["break_even_m"] is None
+    check_schema(found, {"gaussian", "identity"})
+    keys = ("table", "votes", "diversity", "novelty", "generators", "cost", "test")
+    assert set(found["sd"]) == set(keys)
+    for key in keys:
+        assert jax.tree.structure(found["sd"][key]) == jax.tree.structure(found[key])
+
+
+def test_two_seeds() -> None:
+    """The sd of two numbers is their distance over the square root of two."""
+    parts = {key: {} for key in ("votes", "diversity", "novelty", "generators", "cost", "test")}
+    found = report.combine([{"seed": s, **parts, "table": {"sbend": 0.5 + 0.1 * s}} for s in (0, 1)])
+    assert found["table"] == {"sbend": pytest.approx(0.55)}
+    assert found["sd"]["table"] == {"sbend": pytest.approx(0.1 / math.sqrt(2))}
+
+
+# faces
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The cells of the row of a markdown table that begins with this one."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return next(row for row in rows if row[0] == first)
+
+
+def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
+    """As markdown and on a terminal: the numbers of report.json in percent, in tables of equal width."""
+    text, shown = report.markdown(content), report.terminal(content)
+    assert text.startswith("# digits\n")
+    for part in ("`configs/digits.py`", "seed 3", f"k = {K}", f"m = {M}", f"{DIM} numbers", f"{N} test images"):
+        assert part in text
+    for name in ("bend", "gaussian", "identity"):
+        part = content if name == "bend" else content["generators"][name]
+        row = cells(text, name)
+        assert row[1] == f"{100 * part['table']['sbend']:.2f}"
+        assert row[2] == f"{100 * part['table']['abend']:.2f}±{100 * part['table']['abend_std']:.2f}"
+        assert row[-1] == f"{100 * part['table']['potential']:.2f}"
+        assert f"\n{name}" in shown
+    base = content["votes"]["base"]
+    row = [f"{100 * base['accuracy']:.2f}", *(f"{base[key]:.4f}" for key in ("nll", "nll_ts", "brier", "ece"))]
+    assert cells(text, "base")[1:] == row
+    assert cells(text, "break_even_m")[1] == f"{content['cost']['break_even_m']:.2f}"
+    assert "None" not in text + shown
+    assert "nan" not in text + shown
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 4
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+
+
+def test_null_is_shown_as_a_dash(content: dict[str, Any]) -> None:
+    """In the report's tables."""
+    changed = copy.deepcopy(content)
+    changed["cost"]["break_even_m"] = None
+    changed["novelty"]["spread"] = None
+    text = report.markdown(changed)
+    assert cells(text, "break_even_m")[1] == "-"
+    assert cells(text, "spread")[1] == "-"
+    assert report.terminal(changed)
+
+
+def test_the_report_of_several_runs_renders(content: dict[str, Any]) -> None:
+    """With mean ± sd where one run has a number."""
+    combined = report.combine(three(content))
+    text = report.markdown(combined)
+    assert "seed 0, 1, 2" in text
+    assert cells(text, "bend")[1] == "63.33 ± 15.28"
+    assert "2.3333 ± 1.5275" in text
+    assert "63.33 ± 15.28" in report.terminal(combined)
+    assert "None" not in text
+
+
+def test_the_verdict_states_the_difference_with_its_sign(content: dict[str, Any]) -> None:
+    """In points, against the base and against each null."""
+    changed = copy.deepcopy(content)
+    changed["votes"]["sbend"]["accuracy"], changed["votes"]["base"]["accuracy"] = 0.50, 0.4825
+    for name, value in (("gaussian", 0.51), ("identity", 0.5)):
+        changed["generators"][name]["votes"]["sbend"]["accuracy"] = value
+    lines = report.verdict(changed)
+    for line, part in zip(lines, ("+1.75 points from the base", "-1.00 points", "+0.00 points"), strict=False):
+        assert part in line

@@ -1,0 +1,478 @@
+"""The whole road on a tiny setting of the digits: what lies on disk, what is reused, what a kill or a fault does."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from runpy import run_path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from bend_jax import data, models, storage, subset
+from bend_jax.config import parse
+from tests.test_report import check_schema, check_shares
+
+ROOT = Path(__file__).parent.parent
+K, M, DIM, EPOCHS, PER_EPOCH = 20, 10, 256, 4, 599 // 64
+TINY = [
+    "--config=configs/digits.py",
+    f"--config.base.epochs={EPOCHS}",
+    f"--config.collect.k={K}",
+    "--config.collect.views=2",
+    "--config.collect.trajectory.lr=0.02",  # far enough apart for votes over different sets to differ
+    f"--config.members={M}",
+    "--config.generate.bend.autoencoder.steps=250",
+    "--config.generate.bend.diffusion.steps=250",
+    "--config.generate.bend.diffusion.segment=50",
+]
+BOOTSTRAP = ["--stages=collect", "--config.collect.name=bootstrap", "--config.collect.bootstrap.epochs=12"]
+LINKS = ("base", "collect", "generate", "evaluate", "report")
+TIMEOUT = 300
+
+SPY = """
+import runpy, sys
+from bend_jax import storage
+make = storage.state_saver
+def spied(*given):
+    saver = make(*given)
+    def resume(name, state):
+        found = saver.resume(name, state)
+        print(f"resumed {name} at {int(found[0].step)}", flush=True)
+        return found
+    return saver._replace(resume=resume)
+storage.state_saver = spied
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""  # launch.py, saying where each training begins
+
+
+class Ended(NamedTuple):
+    """A work directory, and what the last command on it said."""
+
+    workdir: Path
+    code: int
+    out: str
+    err: str
+
+
+class Killed(NamedTuple):
+    """The last step that a killed training has saved, and what the run had said."""
+
+    step: int
+    out: str
+
+
+def command(workdir: Path, *words: str, spy: bool) -> list[str]:
+    """launch.py on the tiny setting."""
+    return [sys.executable, *(["-c", SPY] if spy else []), "launch.py", *TINY, f"--workdir={workdir}", *words]
+
+
+def launch(workdir: Path, *words: str, spy: bool = False) -> Ended:
+    """Run it to its end."""
+    words_of = command(workdir, *words, spy=spy)
+    done = subprocess.run(words_of, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    return Ended(workdir, done.returncode, done.stdout, done.stderr)
+
+
+def kill(workdir: Path, stage: str, training: str, *words: str) -> Killed:
+    """Run it, and kill it once that training has saved a state: inside its next segment."""
+    words_of = command(workdir, "--config.compute.save_seconds=0", *words, spy=True)
+    states = f"store/.{stage}-*.partial/state/{training}/*"
+    process = subprocess.Popen(words_of, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    steps: list[int] = []
+    give_up = time.monotonic() + TIMEOUT
+    while not steps and process.poll() is None and time.monotonic() < give_up:
+        steps = [int(p.name) for p in workdir.glob(states) if p.name.isdigit()]
+        time.sleep(0.002)
+    process.kill()
+    out, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, f"{stage} ended before a state of {training} was seen: {out}"
+    assert steps, f"no state of {training} was seen: {out}"
+    assert not any(storage.is_complete(p) for p in workdir.glob(f"store/{stage}-*"))
+    return Killed(max(steps), out)
+
+
+def copy(source: Path, target: Path, *stages: str) -> Path:
+    """A work directory with the links and these stages of another one, or all of them."""
+    shutil.copytree(source, target, symlinks=True)
+    for path in (target / "store").iterdir():
+        if stages and path.name.split("-")[0] not in stages:
+            shutil.rmtree(path)
+    return target
+
+
+# what the tests below look at
+
+
+def finish(folder: Path) -> Ended:
+    """The uninterrupted run."""
+    return launch(folder / "finished")
+
+
+def interrupt(folder: Path) -> tuple[Ended, dict[str, int]]:
+    """The same run killed in three stages, gone on with each time; and the steps where it was killed."""
+    workdir = folder / "interrupted"
+    words = ["--stages=base,collect,generate", "--config.generate.nulls="]
+    trainings = {"base": "base", "trajectory": "collect", "diffusion": "generate"}
+    killed = {name: kill(workdir, stage, name, *words) for name, stage in trainings.items()}
+    ended = launch(workdir, *words, spy=True)
+    out = "".join(k.out for k in killed.values()) + ended.out
+    return ended._replace(out=out), {name: k.step for name, k in killed.items()}
+
+
+def interrupt_bootstrap(folder: Path, finished: Path) -> tuple[Ended, Ended, Killed]:
+    """Bootstraps from the same base: uninterrupted, killed and gone on with, and where it was killed."""
+    whole = launch(copy(finished, folder / "bootstrap", "base"), *BOOTSTRAP)
+    workdir = copy(finished, folder / "bootstrap_killed", "base")
+    killed = kill(workdir, "collect", "bootstrap", *BOOTSTRAP)
+    return whole, launch(workdir, *BOOTSTRAP, spy=True), killed
+
+
+def change(folder: Path, finished: Path) -> tuple[Ended, Ended]:
+    """Other settings on a moved copy, and then the first ones again."""
+    workdir = copy(finished, folder / "changed")
+    other = launch(workdir, "--stages=generate", "--config.members=8", "--config.generate.name=gaussian")
+    return other, launch(workdir)
+
+
+def seeds(folder: Path, finished: Path) -> Ended:
+    """Two seeds, the first of which is there."""
+    return launch(copy(finished, folder / "seeds"), "--seed=0,1")
+
+
+def diverge(folder: Path, finished: Path) -> tuple[Ended, Ended]:
+    """Learning rates that overflow, of the base and of the collector."""
+    return (
+        launch(folder / "nan_base", "--config.base.lr=1e30"),
+        launch(copy(finished, folder / "nan_collect", "base"), "--config.collect.trajectory.lr=1e30"),
+    )
+
+
+def damage(folder: Path, finished: Path) -> tuple[Ended, Ended, Ended]:
+    """One flipped bit in the base; one in a null's members; and the latter deleted, as the error says."""
+    workdir = copy(finished, folder / "damaged_base")
+    flip(largest(workdir / "base" / "variables"))
+    base = launch(workdir)
+    workdir = copy(finished, folder / "damaged_null")
+    null = stage_of(workdir, "generate gaussian")
+    flip(largest(null / "members"))
+    members = launch(workdir)
+    shutil.rmtree(null)
+    return base, members, launch(workdir)
+
+
+def flip(path: Path) -> None:
+    """Change one bit of the middle byte."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def largest(folder: Path) -> Path:
+    """The file with the arrays."""
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def stage_of(workdir: Path, name: str) -> Path:
+    """The directory of a stage that has no link."""
+    paths = (workdir / "store").glob("*-*")
+    return next(p for p in paths if storage.is_complete(p) and storage.read_manifest(p).get("name") == name)
+
+
+class Runs(NamedTuple):
+    """All commands of this file, two at a time; each is waited for where it is looked at."""
+
+    finished: Future[Ended]
+    interrupted: Future[tuple[Ended, dict[str, int]]]
+    seeds: Future[Ended]
+    bootstrap: Future[tuple[Ended, Ended, Killed]]
+    changed: Future[tuple[Ended, Ended]]
+    diverged: Future[tuple[Ended, Ended]]
+    damaged: Future[tuple[Ended, Ended, Ended]]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Started once."""
+    folder = tmp_path_factory.mktemp("runs")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(finish, folder)
+
+        def later(work: Callable[[Path, Path], Any]) -> Future[Any]:
+            return pool.submit(lambda: work(folder, first.result().workdir))
+
+        interrupted = pool.submit(interrupt, folder)
+        yield Runs(first, interrupted, *map(later, (seeds, interrupt_bootstrap, change, diverge, damage)))
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="session")
+def finished(runs: Runs) -> Path:
+    """The work directory of the uninterrupted run."""
+    ended = runs.finished.result()
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    return ended.workdir
+
+
+def restore(path: Path) -> Any:
+    """An orbax tree without a word of this package."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path.absolute())
+
+
+def bytes_of(tree: Any) -> list[tuple[str, str, tuple[int, ...], bytes]]:
+    """Name, dtype, shape and bytes of every array."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(p), str(x.dtype), x.shape, np.asarray(x).tobytes()) for p, x in leaves]
+
+
+# what lies on disk
+
+
+def test_the_store_has_one_entry_a_stage_and_relative_links(finished: Path) -> None:
+    """And nothing else: no hidden leftovers, no absolute paths."""
+    assert {p.name for p in finished.iterdir()} == {"store", *LINKS}
+    entries = {p.name for p in (finished / "store").iterdir()}
+    assert all(re.fullmatch(r"(base|collect|generate|evaluate|report)-[0-9a-f]{16}", name) for name in entries)
+    assert sorted(name.split("-")[0] for name in entries) == sorted([*LINKS, "generate", "generate"])
+    for name in LINKS:
+        target = os.readlink(finished / name)
+        assert target.startswith(f"store/{name}-")
+        assert target.removeprefix("store/") in entries
+    assert storage.read_manifest(finished / "generate")["name"] == "generate bend"
+
+
+def test_every_manifest_says_where_its_stage_comes_from(finished: Path) -> None:
+    """Settings, inputs by digest, seconds, versions, seed, and a sum of every file."""
+    by_name = {}
+    for path in (finished / "store").iterdir():
+        manifest = storage.verify(path)
+        by_name[manifest["name"]] = (path, manifest)
+        files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+        assert set(manifest["sha256"]) == files - {"manifest.json"}
+        assert manifest["stage"] == path.name.split("-")[0]
+        assert manifest["seed"] == 0
+        assert manifest["seconds"] > 0
+        assert manifest["versions"]["jax"] == jax.__version__
+    for _, manifest in by_name.values():
+        assert all(by_name[name][0].name.endswith(digest) for name, digest in manifest["inputs"].items())
+    assert by_name["base"][1]["settings"]["base"]["epochs"] == EPOCHS
+    assert by_name["collect"][1]["settings"]["settings"]["k"] == K
+    assert by_name["generate gaussian"][1]["inputs"].keys() == {"collect"}
+
+
+def test_arrays_are_read_with_orbax_alone(finished: Path) -> None:
+    """base/variables, collect/checkpoints, generate/members and generate/stacked, with subset.json beside them."""
+    variables = restore(finished / "base" / "variables")
+    assert set(variables) == {"params", "batch_stats"}
+    checkpoints, members = restore(finished / "collect" / "checkpoints"), restore(finished / "generate" / "members")
+    for tree, rows in ((checkpoints, K), (members, M)):
+        assert set(tree) == {"vectors"}
+        assert tree["vectors"].shape == (rows, DIM)
+        assert tree["vectors"].dtype == np.float32
+        assert np.isfinite(tree["vectors"]).all()
+        assert len(np.unique(tree["vectors"], axis=0)) == rows
+    described = storage.read_json(finished / "collect" / "subset.json")
+    assert described == storage.read_json(finished / "generate" / "subset.json")
+    assert described["paths"] == [f"params.layer3.0.bn{i}.{leaf}" for i in (1, 2) for leaf in ("bias", "scale")]
+    assert described["shapes"] == [[64]] * 4
+    stacked = restore(finished / "generate" / "stacked")
+    assert [x.shape for x in jax.tree.leaves(stacked)] == [(M, 64)] * 4
+    columns = [stacked["params"]["layer3"]["0"][f"bn{i}"][leaf] for i in (1, 2) for leaf in ("bias", "scale")]
+    np.testing.assert_array_equal(np.concatenate(columns, axis=1), members["vectors"])
+
+
+def test_sbend_worked_out_again_by_hand(finished: Path) -> None:
+    """Plain orbax, the model, and a count of labels give report.json's number, and the base's and best member's."""
+    raw = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    test = data.load(parse(raw).data).test
+    images = jnp.asarray((test.images / 255 - raw.data.mean[0]) / raw.data.std[0], jnp.float32)
+    net = models.build(raw.backbone.name, 10, widths=raw.backbone.widths, blocks=raw.backbone.blocks)
+    variables, stacked = restore(finished / "base" / "variables"), restore(finished / "generate" / "stacked")
+
+    def merge(tree: Any, other: Any, i: int) -> Any:
+        if not isinstance(tree, dict):
+            return other[i]
+        return {name: merge(node, other[name], i) if name in other else node for name, node in tree.items()}
+
+    run = jax.jit(lambda variables: jnp.argmax(jnp.asarray(net.apply(variables, images)), axis=1))
+    labels = np.stack([run(merge(variables, stacked, i)) for i in range(M)])
+    votes = np.stack([(labels == c).sum(axis=0) for c in range(10)], axis=1)
+    report = storage.read_json(finished / "report" / "report.json")
+    own = (labels == test.labels).mean(axis=1)
+    saved = restore(finished / "evaluate" / "predictions")
+    np.testing.assert_array_equal(saved["members"], labels)
+    np.testing.assert_array_equal(saved["labels"], test.labels)
+    assert (votes.argmax(axis=1) == test.labels).mean() == report["table"]["sbend"]
+    assert own.max() == report["table"]["max"]
+    assert own.mean() == pytest.approx(report["table"]["mean"], abs=1e-12)
+    assert (labels == test.labels).any(axis=0).mean() == report["table"]["potential"]
+    assert (np.asarray(run(variables)) == test.labels).mean() == report["votes"]["base"]["accuracy"]
+    others = [part["table"]["sbend"] for part in report["generators"].values()]
+    assert len({report["table"]["sbend"], report["votes"]["base"]["accuracy"], *others}) == 4
+
+
+def test_the_report_is_whole(finished: Path) -> None:
+    """Every promised key, shares of 898 images, what was asked for; report.md beside it."""
+    report = storage.read_json(finished / "report" / "report.json")
+    check_schema(report, {"gaussian", "identity"})
+    check_shares(report, 898, M)
+    assert [report[key] for key in ("task", "seed", "k", "m", "dim")] == ["digits", 0, K, M, DIM]
+    assert report["config"] == "configs/digits.py"
+    assert all(value is None or value > 0 for key, value in report["cost"].items() if key.startswith("t_"))
+    assert report["novelty"]["leave_one_out"] > 0
+    text = (finished / "report" / "report.md").read_text()
+    assert text.startswith("# digits\n")
+    assert f"{100 * report['table']['sbend']:.2f}" in text
+
+
+def test_the_terminal_shows_the_table_and_where_everything_is(runs: Runs, finished: Path) -> None:
+    """A line a stage, Table 3, the work directory."""
+    out = runs.finished.result().out
+    for name in ("base", "collect", "generate bend", "generate gaussian", "generate identity", "evaluate", "report"):
+        assert re.search(rf"^{name}: .*s\)$", out, re.MULTILINE)
+    report = storage.read_json(finished / "report" / "report.json")
+    assert re.search(rf"^bend +{100 * report['table']['sbend']:.2f} ", out, re.MULTILINE)
+    assert f"Everything is in {finished}" in out
+
+
+# what is reused
+
+
+def test_other_settings_make_new_directories_and_keep_the_old(runs: Runs, finished: Path) -> None:
+    """Only what depends on them; the links point at the new ones."""
+    other, again = runs.changed.result()
+    assert (other.code, other.err) == (0, "")
+    before = {p.name for p in (finished / "store").iterdir()}
+    new = {p for p in (other.workdir / "store").iterdir() if p.name not in before}
+    assert {storage.verify(p)["name"] for p in new} == {"generate gaussian", "generate identity"}
+    assert "generate gaussian: 8 members" in other.out
+    assert all(restore(p / "members")["vectors"].shape == (8, DIM) for p in new)
+    for name in before:
+        assert storage.verify(again.workdir / "store" / name) == storage.verify(finished / "store" / name)
+
+
+def test_the_same_settings_reuse_every_stage(runs: Runs, finished: Path) -> None:
+    """In a work directory that was moved, after another run in it; the links are back and the table is the same."""
+    _, again = runs.changed.result()
+    assert (again.code, again.err) == (0, "")
+    stages = ("base", "collect", "generate bend", "generate gaussian", "generate identity", "evaluate", "report")
+    for name in stages:
+        assert re.search(rf"^{name}: reused store/{name.split()[0]}-[0-9a-f]+$", again.out, re.MULTILINE)
+    assert [os.readlink(again.workdir / name) for name in LINKS] == [os.readlink(finished / name) for name in LINKS]
+    first = runs.finished.result().out
+    assert (
+        again.out.split("Test accuracy")[1].split("Everything")[0] == first.split("Test accuracy")[1].split("Every")[0]
+    )
+    assert len(list((again.workdir / "store").iterdir())) == len(list((finished / "store").iterdir())) + 2
+
+
+# kills
+
+
+def test_a_run_killed_in_three_stages_ends_with_the_same_bytes(runs: Runs, finished: Path) -> None:
+    """Base variables, checkpoints and members; each training goes on where it was saved."""
+    ended, killed = runs.interrupted.result()
+    assert ended.code == 0, ended.err
+    last = {"base": EPOCHS * PER_EPOCH, "trajectory": K * PER_EPOCH, "diffusion": 250}
+    for name, step in killed.items():
+        begun = [int(x) for x in re.findall(rf"^resumed {name} at (\d+)$", ended.out, re.MULTILINE)]
+        assert len(begun) == 2  # the first time from step 0
+        assert begun[0] == 0 < step <= begun[1] <= last[name]
+    for name in ("base/variables", "collect/checkpoints", "generate/members", "generate/stacked"):
+        assert bytes_of(restore(ended.workdir / name)) == bytes_of(restore(finished / name))
+    names = {p.name for p in (ended.workdir / "store").iterdir()}
+    assert names == {os.readlink(finished / name).removeprefix("store/") for name in LINKS[:3]}
+
+
+def test_killed_bootstraps_end_with_the_same_bytes(runs: Runs, finished: Path) -> None:
+    """The k fine-tunings side by side."""
+    whole, again, killed = runs.bootstrap.result()
+    assert whole.code == 0, whole.err
+    assert again.code == 0, again.err
+    resumed = re.findall(r"^resumed bootstrap at (\d+)$", again.out, re.MULTILINE)
+    assert len(resumed) == 1
+    assert 0 < killed.step <= int(resumed[0]) <= 12 * PER_EPOCH
+    vectors = [restore(e.workdir / "collect" / "checkpoints")["vectors"] for e in (whole, again)]
+    assert vectors[0].shape == (K, DIM)
+    assert vectors[0].tobytes() == vectors[1].tobytes()
+    assert os.readlink(whole.workdir / "collect") == os.readlink(again.workdir / "collect")
+    assert os.readlink(whole.workdir / "collect") != os.readlink(finished / "collect")
+    assert subset.from_json(storage.read_json(again.workdir / "collect" / "subset.json")).dim == DIM
+
+
+# faults
+
+
+def test_nan_stops_with_one_line_and_publishes_nothing(runs: Runs) -> None:
+    """The stage, the step and what to try; what came before stays."""
+    base, collect = runs.diverged.result()
+    for ended, stage, knob in ((base, "base", "base.lr"), (collect, "collect", "collect.trajectory.lr")):
+        assert ended.code == 1, ended.err
+        assert "Traceback" not in ended.err
+        assert len(ended.err.splitlines()) == 1
+        assert f"{stage} stopped" in ended.err
+        assert re.search(r"NaN or Inf in the (loss|gradients) at step \d+", ended.err)
+        assert f"try a smaller {knob}" in ended.err
+        assert list(ended.workdir.glob(f"store/{stage}-*")) == []
+    assert not os.path.lexists(base.workdir / "base")
+    assert "base: reused" in collect.out
+
+
+def test_a_flipped_bit_in_the_store_stops_the_next_run(runs: Runs, finished: Path) -> None:
+    """One line with the file and the remedy; nothing is computed from it; the remedy helps."""
+    base, members, again = runs.damaged.result()
+    for ended, path in ((base, base.workdir / "base"), (members, stage_of(again.workdir, "generate gaussian"))):
+        assert ended.code == 1
+        assert "Traceback" not in ended.err
+        assert len(ended.err.splitlines()) == 1
+        assert re.search(rf"store/{path.resolve().name}/\S+ is damaged", ended.err)
+        assert f"delete {path.resolve()} to have it computed again" in ended.err
+    before = {p.name for p in (finished / "store").iterdir()}
+    assert {p.name for p in (base.workdir / "store").iterdir()} == before
+    assert base.out == ""
+    assert (again.code, again.err) == (0, "")
+    assert re.search(rf"^generate gaussian: {M} members", again.out, re.MULTILINE)
+    assert {p.name for p in (again.workdir / "store").iterdir()} == before
+    gaussian = [stage_of(w, "generate gaussian") / "members" for w in (again.workdir, finished)]
+    assert bytes_of(restore(gaussian[0])) == bytes_of(restore(gaussian[1]))
+
+
+# seeds
+
+
+def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
+    """Mean and sd of the two; the stages of the seed that was there are reused."""
+    ended = runs.seeds.result()
+    assert (ended.code, ended.err) == (0, "")
+    report = storage.read_json(ended.workdir / "report" / "report.json")
+    check_schema(report, {"gaussian", "identity"})
+    assert report["seed"] == [0, 1]
+    assert [run["seed"] for run in report["runs"]] == [0, 1]
+    assert report["runs"][0] == storage.read_json(finished / "report" / "report.json")
+    for run in report["runs"]:
+        check_shares(run, 898, M)
+    a, b = (run["table"]["sbend"] for run in report["runs"])
+    assert a != b
+    assert report["table"]["sbend"] == pytest.approx((a + b) / 2)
+    assert report["sd"]["table"]["sbend"] == pytest.approx(abs(a - b) / np.sqrt(2))
+    first, second = ended.out.split("seed 0\n")[1].split("seed 1\n")
+    assert first.count(": reused store/") == 7
+    assert second.count(": reused store/") == 0
+    assert re.search(r"^bend +\d+\.\d\d ± \d+\.\d\d ", ended.out, re.MULTILINE)
+    assert " ± " in (ended.workdir / "report" / "report.md").read_text()
+    entries = [storage.verify(p) for p in (ended.workdir / "store").iterdir()]
+    assert sum(e.get("seed") == 0 for e in entries) == sum(e.get("seed") == 1 for e in entries) == 7
+    assert storage.verify(ended.workdir / "report")["seeds"] == [0, 1]
