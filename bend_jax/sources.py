@@ -213,7 +213,7 @@ def _digits() -> Split:
 def _npz(path: Path) -> tuple[Split, Split]:
     """A user's own images: x_train, y_train, x_test, y_test."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     except Exception as error:  # noqa: BLE001  a damaged zip can raise anything; nothing in it is executed
         raise SettingsError(f"data.name: cannot read x_train y_train x_test y_test from {path}: {error}") from None

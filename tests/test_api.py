@@ -162,7 +162,8 @@ assert "bend_jax" not in sys.modules
 
 
 def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path) -> None:
-    """Plain orbax and plain jax.export both reproduce the reported sBEND; members are PyTorch's by name."""
+    """Plain orbax and plain jax.export both reproduce the reported sBEND; members are PyTorch's by name. And a run that
+    starts from those variables starts at collect."""
     pytest.importorskip("sklearn")
     numpy_files = pytest.importorskip("safetensors.numpy")
     quick = ["base.epochs=3", "collect.k=6", "members=5", "generate.bend.autoencoder.steps=20"]
@@ -171,6 +172,13 @@ def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path
     flags = [f"--config.{setting}" for setting in quick]
     done = python("launch.py", "--config=configs/digits.py", f"--workdir={tmp_path}", f"--stages={stages}", *flags)
     assert done.returncode == 0, done.stderr
+    trained = [f"--init={tmp_path / 'base' / 'variables'}", f"--workdir={tmp_path / 'again'}", "--stages=base,collect"]
+    done = python("launch.py", "--config=configs/digits.py", *trained, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "from --init, validation accuracy" in done.stdout
+    done = python("launch.py", "--config=configs/digits.py", "--init=README.md")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     done = python("examples/load_members.py", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     from bend_jax.storage import load_tree

@@ -122,3 +122,32 @@ def test_normalisation_is_by_channel() -> None:
     _, plain = data.transforms(Data(mean=(0.5, 0.0), std=(0.5, 2.0)))
     out = plain(jnp.array([[[[255, 0]]]], jnp.uint8))
     np.testing.assert_allclose(out, [[[[1.0, 0.0]]]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(30, int), "at least two classes"),
+        (np.arange(30) % 4 * 2, "no image of class 1, 3, 5"),
+        (np.where(np.arange(30) == 0, 5, np.arange(30) % 4), "no image of class 4"),
+        (np.arange(30) % 4 - 1, "labels from 0"),
+        (np.full(30, 9_000_000_000), "labels from 0"),
+        (np.linspace(0, 3, 30), "whole numbers"),
+    ],
+)
+def test_labels_must_cover_their_classes(tmp_path: Path, labels: Any, message: str) -> None:
+    """At least two of them, counted from 0, each in every split."""
+    tests = labels[:10] if labels.max() < 1 else np.arange(10) % 4
+    with pytest.raises(SettingsError, match=message):
+        data.load(own(tmp_path / "bad.npz", y_train=labels, y_test=tests))
+
+
+def test_float_images_and_different_sizes_are_refused(tmp_path: Path) -> None:
+    """NaN cannot get in: pixels are bytes. Training and test images have one shape."""
+    with pytest.raises(SettingsError, match="uint8 images"):
+        data.load(own(tmp_path / "nan.npz", x_train=np.full((30, 5, 6, 2), np.nan)))
+    with pytest.raises(SettingsError, match="different shapes"):
+        data.load(own(tmp_path / "size.npz", x_test=np.zeros((10, 6, 6, 2), np.uint8)))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "size.npz").read_bytes()[:500])
+    with pytest.raises(SettingsError, match="cannot read"):
+        data.load(Data(name=f"npz:{tmp_path / 'cut.npz'}"))
