@@ -11,9 +11,9 @@ ROWS = [
     {"config", "rng"},
     {"sources"},
     {"storage", "data", "metrics", "subset", "split"},
-    {"models", "training"},
+    {"models", "training", "convert"},
     {"collect", "generate", "ensemble"},
-    {"scoring", "report", "convert", "artefact"},
+    {"scoring", "report", "artefact"},
     {"stages"},
     {"pipeline", "estimate", "api"},
 ]
