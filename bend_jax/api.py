@@ -1,7 +1,7 @@
 """Your own model: an ensemble out of a trained network, whatever library its parameters come from."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,12 @@ class Ensemble:
 
     def member_logits(self, images: Any) -> Float[np.ndarray, "m n classes"]:
         """Logits of every member, the frozen part of the network once an image."""
-        size, n = min(BATCH, len(images)), len(images)
-        parts = []
-        for begin in range(0, n, size):
-            first = min(begin, n - size)  # the last batch is filled up with images that were seen before
-            batch, vectors = jnp.asarray(images[first : first + size]), jnp.asarray(self.vectors)
-            logits = ensemble.member_logits(self.apply, self.variables, self.chosen, vectors, batch)
-            parts.append(np.asarray(logits)[:, begin - first :])
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([np.asarray(logits) for logits in _batches(self, images)], axis=1)
 
     def predict_proba(self, images: Any) -> Float[np.ndarray, "n classes"]:
         """The members' mean vote after temperature scaling."""
-        mean = ensemble.mean_vote(jnp.asarray(self.member_logits(images)))
-        return np.asarray(metrics.scale_temperature(mean, self.temperature))
+        means = [ensemble.mean_vote(logits) for logits in _batches(self, images)]
+        return np.concatenate([np.asarray(metrics.scale_temperature(mean, self.temperature)) for mean in means])
 
     def predict(self, images: Any) -> Int[np.ndarray, " n"]:
         """The most probable label of `predict_proba`."""
@@ -57,9 +50,12 @@ class Ensemble:
     def save(self, directory: str | Path) -> None:
         """Write variables/, members/, subset.json and ensemble.json: whole or not at all.
 
-        Raises FileExistsError where the folder is there already.
+        Raises FileExistsError where the folder is there already, ValueError for variables that are no nested dicts.
         """
         path = Path(directory).absolute()
+        leaves = jax.tree.leaves(self.variables, is_leaf=lambda x: not isinstance(x, dict))
+        if not all(hasattr(leaf, "shape") for leaf in leaves):
+            raise ValueError("variables are saved as nested dicts of arrays; this tree has other containers in it")
         if path.exists():
             raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
         with storage.publishing(path, {"stage": "ensemble"}) as partial:
@@ -69,12 +65,24 @@ class Ensemble:
             storage.write_json(partial.output / "ensemble.json", {"temperature": self.temperature})
 
 
+def _batches(members: Ensemble, images: Any) -> Iterator[Float[Array, "m n classes"]]:
+    """The members' logits on one batch of images after the other."""
+    size, n = min(BATCH, len(images)), len(images)
+    for begin in range(0, n, size):
+        first = min(begin, n - size)  # the last batch is filled up with images that were seen before
+        batch, vectors = jnp.asarray(images[first : first + size]), jnp.asarray(members.vectors)
+        logits = ensemble.member_logits(members.apply, members.variables, members.chosen, vectors, batch)
+        yield logits[:, begin - first :]
+
+
 def load(directory: str | Path, apply: Callable[..., Any]) -> Ensemble:
     """The ensemble that `Ensemble.save` wrote, for the same pure `apply(variables, images) -> logits`.
 
-    Raises DamagedError where a file is not what was written.
+    Raises FileNotFoundError where there is none, DamagedError where a file is not what was written.
     """
     path = Path(directory).absolute()
+    if not storage.is_complete(path):
+        raise FileNotFoundError(f"{path} holds no saved ensemble (no manifest.json)")
     storage.verify(path)
     return Ensemble(
         apply,

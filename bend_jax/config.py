@@ -125,7 +125,7 @@ class Trajectory:
     k: int = 200
     views: int = 4  # augmented views whose features are cached; epoch e reads view e mod views [ours]
     batch: int = 64
-    cache_dtype: str = "bfloat16"  # of the cached features [ours]
+    cache_dtype: str = "float32"  # of the cached features; bfloat16 on an accelerator [ours]
     lr: float = 1.6e-4  # the base's rate after its last step, 0.1 * 0.2**4
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -141,7 +141,7 @@ class Bootstrap:
     k: int = 200
     views: int = 4
     batch: int = 64
-    cache_dtype: str = "bfloat16"
+    cache_dtype: str = "float32"
     epochs: int = 2
     lr: float = 0.05
     momentum: float = 0.9

@@ -72,7 +72,7 @@ def load_init(path: Path, shapes: Any) -> Any:
 def flat_names(tree: Any) -> dict[str, Any]:
     """The leaves of nested dicts by dotted name, in leaf order."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {".".join(str(entry.key) for entry in path): leaf for path, leaf in flat}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
 
 
 def _check_names(path: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -110,14 +110,17 @@ def read_torch(path: Path) -> State:
             raise SettingsError(f"--init: {path} cannot be read as safetensors ({error})") from None
     try:
         content = _read_pth(path)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, EOFError, ValueError, IndexError) as error:
+    except Exception as error:  # noqa: BLE001  a damaged zip or pickle can raise anything; nothing of it is executed
         raise SettingsError(f"--init: {path} cannot be read as a checkpoint of torch.save >= 1.6 ({error})") from None
     return _find_state(path, content)
 
 
 def _read_pth(path: Path) -> Any:
     with zipfile.ZipFile(path) as file:
-        root = next(name for name in file.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
+        roots = [name.removesuffix("data.pkl") for name in file.namelist() if name.endswith("data.pkl")]
+        if not roots:
+            raise ValueError("there is no data.pkl in it")
+        root = roots[0]
 
         def tensor(
             storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any

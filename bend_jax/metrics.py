@@ -68,7 +68,8 @@ def scale_temperature(
 
 def counts(predictions: Int[Array, "m n"], num_classes: int) -> Int[Array, "n classes"]:
     """How many of the m members give each label to each image."""
-    return jnp.sum(jax.nn.one_hot(predictions, num_classes, dtype=jnp.int32), axis=0)
+    images = jnp.arange(predictions.shape[1])[None]
+    return jnp.zeros((predictions.shape[1], num_classes), jnp.int32).at[images, predictions].add(1)
 
 
 def disagreement(predictions: Int[Array, "m n"]) -> float:

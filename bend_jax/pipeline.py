@@ -50,7 +50,7 @@ def plan(s: Setting) -> dict[str, Job]:
     for name in (c.generate.name, *c.generate.nulls):
         add("generate", {"name": name, "m": c.members, **of(c.generate.settings[name])}, ("collect",), name)
     generated = tuple(name for name in jobs if name.startswith("generate "))
-    add("evaluate", of(c.evaluate), ("base", "collect", *generated))
+    add("evaluate", {"main": c.generate.name, **of(c.evaluate)}, ("base", "collect", *generated))
     add("report", {"task": c.task, "config": s.config_name}, tuple(jobs))
     add("export", {}, ("base", f"generate {c.generate.name}"))
     return jobs
@@ -98,23 +98,24 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
     manifest: dict[str, Any] = {"stage": job.stage, "name": job.name, "seed": s.seed, "settings": job.settings}
     manifest["inputs"] = {name: jobs[name].digest for name in job.inputs}
     with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
-        clock = Clock({}, {})
+        clock = Clock({}, {}, {})
         inputs = {name: jobs[name].path for name in job.inputs}
         started = time.perf_counter()
         try:
             with watching(s.config, partial.state, clock) as watch:
                 summary = WORK[job.stage](s, Task(inputs, partial.output, watch, clock, job.generator))
         except NonFiniteError as error:
-            raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job, error.name)}") from None
+            raise StoppedError(f"{job.name} stopped: {error}; {_advice(job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started
     say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
 
 
-def _advice(s: Setting, job: Job, training: str) -> str:
+def _advice(job: Job, training: str) -> str:
     """What to try when a training of this stage met a NaN or Inf."""
-    rate = {"base": "base.lr", "collect": f"collect.{s.config.collect.name}.lr"}
-    rate["generate"] = f"generate.bend.{training if training == 'autoencoder' else 'diffusion'}.lr"
-    return f"try a smaller {rate[job.stage]}, and look for NaN in the stage's input"
+    rates = {"base": "base.lr", "trajectory": "collect.trajectory.lr", "bootstrap": "collect.bootstrap.lr"}
+    rates |= {name: f"generate.bend.{name}.lr" for name in ("autoencoder", "diffusion")}
+    look = f"look for NaN in what {', '.join(job.inputs) or 'the images'} gave it"
+    return f"try a smaller {rates[training]}, and {look}" if training in rates else look
 
 
 def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) -> Path:

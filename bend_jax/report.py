@@ -36,7 +36,7 @@ def assemble(
         "config": config_name,
         "seed": seed,
         "k": config.collect.settings.k,
-        "m": config.members,
+        "m": found["m"],
         "dim": dim,
         "setup": {
             "data": config.data.name,
@@ -63,7 +63,7 @@ def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float 
     main = results[f"generate {config.generate.name}"]
     pre = base["t_pre"]  # None for a trained model that was brought along: no break-even then
     fixed = collect["t_collect"] + (main["t_autoencoder"] or 0.0) + (main["t_diffusion"] or 0.0)
-    gain = pre - main["t_sample"] / config.members if pre is not None else 0.0
+    gain = pre - main["t_sample"] / results["evaluate"]["m"] if pre is not None else 0.0
     return {
         "t_pre": base["t_pre"],
         "t_collect": collect["t_collect"],
@@ -79,9 +79,10 @@ def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float 
 
 def combine(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """One report over several seeds: every number the mean, "sd" the same tree of standard deviations (n - 1)."""
-    keys = ("table", "votes", "diversity", "novelty", "generators", "cost", "test")
+    keys = ("table", "votes", "diversity", "novelty", "generators", "cost")
     mean, sd = _moments([{key: r[key] for key in keys} for r in reports])
     first = {key: value for key, value in reports[0].items() if key not in keys}
+    first["test"] = dict.fromkeys(reports[0]["test"])  # p-values have no mean: they are in "runs"
     return {**first, "seed": [r["seed"] for r in reports], **mean, "sd": sd, "runs": reports}
 
 

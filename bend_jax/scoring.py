@@ -1,5 +1,6 @@
 """From the predictions of base, checkpoints and members to the figures of a report (HOUSE names: table, votes, ...)."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ def predict(
     batch: int,
     memory: int,
     progress: Callable[[int], None] = lambda done: None,
+    compiled: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Outputs]:
     """Run every vector of every set on n images, all in one program a batch: the frozen part runs once for all of them.
 
@@ -44,14 +46,15 @@ def predict(
     first = images(slice(0, size))
     parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], first)
     chunk = min(ensemble.chunk_size(parts, memory), len(vectors))
+    started = time.perf_counter()
+    run = ensemble.member_logits.lower(apply, variables, subset, vectors, first, chunk=chunk).compile()
+    compiled(time.perf_counter() - started)
     labels: list[np.ndarray] = []
     means: list[list[np.ndarray]] = []
     done = 0
     while done < n:
         begin = min(done, n - size)
-        logits = ensemble.member_logits(
-            apply, variables, subset, vectors, images(slice(begin, begin + size)), chunk=chunk
-        )
+        logits = run(variables, vectors, images(slice(begin, begin + size)))
         fresh = slice(done - begin, None)
         labels.append(np.asarray(_labels(logits))[:, fresh])
         means.append([np.asarray(p)[fresh] for p in _means(logits, tuple(int(e) for e in ends[:-1]))])
@@ -211,6 +214,7 @@ def scores(
             tests[f"sbend_vs_{name}_mcnemar_p"] = metrics.mcnemar(sbend[main], sbend[name])
     own = generators.pop(main)
     return {
+        "m": own["m"],
         "table": own["table"],
         "votes": {**own["votes"], **votes},
         "diversity": diversity(test[main].predictions, test["checkpoints"].predictions, labels.test),

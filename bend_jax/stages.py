@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bend_jax import artefact, convert, data, metrics, models, report, scoring, storage, subset, training
+from bend_jax import artefact, convert, data, models, report, scoring, storage, subset, training
 from bend_jax.collect import COLLECT
 from bend_jax.config import Config, SettingsError
 from bend_jax.generate import GENERATE
@@ -33,10 +33,11 @@ class Setting(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """Seconds of each training without compilation, and of the compilations."""
+    """Seconds of each training without compilation, those of them before a process was killed, and of compilations."""
 
     seconds: dict[str, float]
     compile: dict[str, float]
+    before: dict[str, float]
 
 
 class Task(NamedTuple):
@@ -97,7 +98,8 @@ def watching(config: Config, state: Path, clock: Clock) -> Iterator[training.Wat
     since: dict[str, float] = {}
 
     def resume(name: str, given: Any, steps: int) -> Any:
-        result, clock.seconds[name] = saver.resume(name, given)
+        result, clock.before[name] = saver.resume(name, given)
+        clock.seconds[name] = clock.before[name]
         bars[name] = tqdm(total=steps, initial=int(result.step), desc=name, unit="step", disable=None, leave=False)
         since[name] = time.perf_counter()
         return result
@@ -128,14 +130,22 @@ def base(s: Setting, task: Task) -> str:
         key = stream(s.seed, "base")
         variables = training.train_base(s.model, s.examples, key, s.config.base, watch=task.watch)
     storage.save_tree(task.output / "variables", variables)
-    split = s.dataset.validation
-    logits = jax.jit(s.model.apply)(variables, s.examples.plain(jnp.asarray(split.images)))
-    accuracy = float(metrics.accuracy(jnp.argmax(logits, axis=1), jnp.asarray(split.labels)))
+    accuracy = _accuracy(s, variables, s.dataset.validation)
     seconds = task.clock.seconds.get("base")
     t_epoch = seconds / s.config.base.epochs if seconds else None
     _write_result(task, {"validation_accuracy": accuracy, "t_pre": seconds, "t_epoch": t_epoch})
     how = f"{s.config.base.epochs} epochs" if s.initial is None else "from --init"
     return f"{how}, validation accuracy {accuracy:.2%}"
+
+
+def _accuracy(s: Setting, variables: Any, split: data.Split) -> float:
+    """Of the base alone, in batches."""
+    label = jax.jit(lambda variables, images: jnp.argmax(s.model.apply(variables, s.examples.plain(images)), axis=1))
+    size, right = s.config.evaluate.batch, 0
+    for begin in range(0, len(split.labels), size):
+        found = label(variables, jnp.asarray(split.images[begin : begin + size]))
+        right += int((np.asarray(found) == split.labels[begin : begin + size]).sum())
+    return right / len(split.labels)
 
 
 def collect(s: Setting, task: Task) -> str:
@@ -150,8 +160,8 @@ def collect(s: Setting, task: Task) -> str:
     tree = {"vectors": vectors} if found.weights is None else {"vectors": vectors, "weights": found.weights}
     storage.save_tree(task.output / "checkpoints", tree)
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
-    compiling = sum(task.clock.compile.values())
-    _write_result(task, {"t_collect": time.perf_counter() - started - compiling})
+    elapsed = time.perf_counter() - started + sum(task.clock.before.values())
+    _write_result(task, {"t_collect": elapsed - sum(task.clock.compile.values())})
     return f"{len(vectors)} checkpoints of {s.chosen.dim} numbers by {c.name}"
 
 
@@ -193,7 +203,7 @@ def evaluate(s: Setting, task: Task) -> str:
         sets[name] = storage.load_tree(task.inputs[f"generate {name}"] / "members")["vectors"]
     started = time.perf_counter()
     validation, test = (_predict(s, task, variables, sets, split) for split in (s.dataset.validation, s.dataset.test))
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started - sum(task.clock.compile.values())
     labels = scoring.Labels(s.dataset.validation.labels, s.dataset.test.labels)
     result = scoring.scores(
         validation,
@@ -226,6 +236,7 @@ def _predict(s: Setting, task: Task, variables: Any, sets: dict[str, Any], split
             batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
             memory=task.watch.memory,
             progress=lambda done: (bar.update(done - bar.n), None)[1],
+            compiled=lambda seconds: task.watch.compiled("evaluate", seconds),
         )
 
 

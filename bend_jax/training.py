@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from bend_jax.config import Base
 
+SEGMENT = 100  # steps of the base between two checks and saves, at most
 MEMORY = 2**30  # bytes of intermediates in one program, where nothing else is said
 
 
@@ -285,6 +286,13 @@ def train_base(
     rate = schedule(settings, per_epoch)
     optimizer = sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov)
     state = start(variables["params"], optimizer, {"rest": rest, "order": jnp.zeros(n, jnp.int32)})
-    steps = settings.epochs * per_epoch
-    state = train("base", make_step(loss, optimizer), state, data, steps=steps, segment=per_epoch, watch=watch)
+    state = train(
+        "base",
+        make_step(loss, optimizer),
+        state,
+        data,
+        steps=settings.epochs * per_epoch,
+        segment=min(per_epoch, SEGMENT),
+        watch=watch,
+    )
     return {"params": state.params, **state.extra["rest"]}

@@ -24,6 +24,5 @@ def get_config() -> ConfigDict:
     config.collect.subset = "layer3.0.bn2"  # the last BN: its suffix holds no convolution
     config.collect.k = 50  # an epoch on cached features costs seconds, not nothing
     config.collect.views = 2
-    config.collect.cache_dtype = "float32"  # bfloat16 is emulated on CPU
     config.compute.memory_mb = 4096  # room for the features of both views: 2.7 GiB
     return config

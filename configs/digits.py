@@ -33,7 +33,6 @@ def get_config() -> ConfigDict:
     config.collect.subset = "layer3.0.bn1,layer3.0.bn2"  # the last block's BN: 256 numbers
     config.collect.k = 100
     config.collect.views = 8  # 600 images are few: more views of each
-    config.collect.cache_dtype = "float32"  # 2.4 MB in all
     config.collect.bootstrap.lr = 0.5  # far enough from the base for resamples to differ
 
     config.compute.memory_mb = 1024

@@ -15,4 +15,5 @@ def get_config() -> ConfigDict:
     config.task = "regy_cifar10"
     config.backbone.name = "regnety_400mf"
     config.collect.subset = "layer4.11.bn2,layer4.11.bn3"
+    config.collect.cache_dtype = "bfloat16"  # half the memory, on an accelerator at no cost
     return config

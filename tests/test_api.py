@@ -1,10 +1,11 @@
 """Your own model: fit, predict, save, load, and the examples as they stand."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -221,3 +222,22 @@ def test_artefacts_restore_on_another_number_of_devices(writers: int, readers: i
         done = python("-c", code, str(tmp_path / "tree"), action)
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == [str(count)]
+
+
+class Pair(NamedTuple):
+    """A container that plain orbax gives back as a dict."""
+
+    hidden: Any
+    head: Any
+
+
+def test_what_cannot_come_back_is_not_saved_and_what_is_not_there_is_not_loaded(tmp_path: Path) -> None:
+    """Both are told before anything is written."""
+    ensemble = fitted()
+    params = ensemble.variables["params"]
+    other = dataclasses.replace(ensemble, variables={"params": Pair(params["hidden"], params["head"])})
+    with pytest.raises(ValueError, match="nested dicts"):
+        other.save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match="no saved ensemble"):
+        bend_jax.load(tmp_path / "saved", apply)

@@ -94,7 +94,10 @@ def test_a_narrow_cache_is_close_to_a_wide_one(problem: Any) -> None:
         for d in ("float32", "bfloat16")
     )
     streamed = trajectory.collect(
-        *problem, key, Trajectory(k=2, views=2, batch=BATCH, lr=0.1), watch=SILENT._replace(memory=0)
+        *problem,
+        key,
+        Trajectory(k=2, views=2, batch=BATCH, cache_dtype="bfloat16", lr=0.1),
+        watch=SILENT._replace(memory=0),
     ).vectors
     assert 0 < float(jnp.abs(wide - narrow).max()) < 0.02
     np.testing.assert_allclose(narrow, streamed, atol=1e-4)
@@ -126,7 +129,7 @@ def test_chunks_that_do_not_divide_k(problem: Any) -> None:
         plain(examples.images)[0],
     )
     # room for the cache and for two members a step
-    memory = max(2 * 3 * BATCH * one.suffix_bytes, N * one.feature_bytes)
+    memory = 2 * 3 * BATCH * one.suffix_bytes + N * one.feature_bytes
     parts = bootstrap.collect(*problem, key, settings, watch=SILENT._replace(memory=memory))
     np.testing.assert_allclose(whole.vectors, parts.vectors, atol=1e-5)
 
@@ -167,3 +170,17 @@ def test_statistics_in_the_subset_are_carried_along(problem: Any) -> None:
 def test_every_collector_of_the_settings_has_its_file() -> None:
     """The table and the settings name the same ones."""
     assert set(COLLECT) == set(COLLECTORS)
+
+
+def test_padding_members_do_no_harm_to_a_network_undefined_at_zero() -> None:
+    """Chunks that k does not fill are padded with copies of a start, not with zeros: w / |w| has none there."""
+    x = jax.random.normal(jax.random.key(0), (N, 5))
+    variables = {"params": {"w": jnp.ones((5, 3))}}
+    subset = select(variables, ["w"])
+    model = Model(lambda v, images: images @ (v["params"]["w"] / jnp.linalg.norm(v["params"]["w"])))
+    examples = Examples(x, jnp.arange(N, dtype=jnp.int32) % 3, lambda keys, images: images, lambda images: images)
+    settings = Bootstrap(k=5, views=1, batch=BATCH, epochs=1, lr=0.1)
+    for memory in (2**30, 4 * N * 5 + 9000, 4 * N * 5 + 5000):
+        watch = SILENT._replace(memory=memory)
+        found = bootstrap.collect(model, variables, subset, examples, jax.random.key(0), settings, watch=watch)
+        assert np.isfinite(np.asarray(found.vectors)).all()

@@ -1,6 +1,7 @@
 """Trained models in: parity with PyTorch, every name accounted for, and no code of a pickle executed."""
 
 import collections
+import io
 import os
 import pickle
 import zipfile
@@ -123,7 +124,14 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_executed(tmp_path: Path) ->
     assert not target.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 broken"])
+def zipped() -> bytes:
+    """A zip that holds no checkpoint."""
+    buffer = io.BytesIO()
+    np.savez(buffer, x=np.zeros(3))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 broken", zipped()])
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     """Whatever is wrong with it."""
     for name in ("net.pth", "net.safetensors"):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bend_jax import data, models, storage, subset
+from bend_jax import data, models, pipeline, stages, storage, subset
 from bend_jax.config import parse
 from tests.test_report import check_schema, check_shares
 
@@ -476,3 +477,18 @@ def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
     entries = [storage.verify(p) for p in (ended.workdir / "store").iterdir()]
     assert sum(e.get("seed") == 0 for e in entries) == sum(e.get("seed") == 1 for e in entries) == 7
     assert storage.verify(ended.workdir / "report")["seeds"] == [0, 1]
+
+
+def test_which_generator_is_the_main_one_is_part_of_the_evaluation(tmp_path: Path) -> None:
+    """The same generators in other roles make another report; all that is generated is shared."""
+    pytest.importorskip("sklearn")
+    raw = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    plans = []
+    dataset = None
+    for main, nulls in (("bend", "gaussian,identity"), ("gaussian", "bend,identity")):
+        raw.generate.name, raw.generate.nulls = main, nulls
+        config = parse(raw)
+        dataset = dataset or data.load(config.data)
+        plans.append(pipeline.plan(stages.prepare(config, "digits", 0, tmp_path, dataset)))
+    same = {name for name in plans[0] if plans[0][name].digest == plans[1][name].digest}
+    assert same == {"base", "collect", "generate bend", "generate gaussian", "generate identity"}

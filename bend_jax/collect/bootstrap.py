@@ -54,12 +54,12 @@ def collect(
     per_epoch = n // settings.batch
     steps = settings.epochs * per_epoch  # of one chunk
     # forward, backward and the optimiser keep about three times what the suffix writes
-    fitting = watch.memory // max(3 * settings.batch * source.parts.suffix_bytes, 1)
+    fitting = (watch.memory - source.cache_bytes) // max(3 * settings.batch * source.parts.suffix_bytes, 1)
     chunk = max(1, min(settings.k, fitting))
     chunks = -(-settings.k // chunk)
-    pad = ((0, chunks * chunk - settings.k), (0, 0))
+    pad = ((0, chunks * chunk - settings.k), (0, 0))  # with members that learn nothing
     counts = jnp.pad(resamples(key_counts, settings.k, n), pad)
-    vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), pad)
+    vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), pad, mode="edge")
     arrays = {**source.data, "key": key_steps, "order": key_order, "counts": counts, "start": vectors}
 
     def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:

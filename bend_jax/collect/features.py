@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,13 +28,14 @@ class Checkpoints(NamedTuple):
 class Source(NamedTuple):
     """The data of a training on features, and how its loss reads them.
 
-    data: a dict of device arrays for `train`; logits(vector, data, view, index) -> [batch, classes].
+    data: a dict of device arrays for `train`; logits(vector, data, view, index) -> [batch, classes]; cache_bytes: 0
+    where features are streamed.
     """
 
     data: dict[str, Any]
     logits: Callable[..., Any]
     parts: Cut
-    is_cached: bool
+    cache_bytes: int
 
 
 def prepare(
@@ -56,7 +58,8 @@ def prepare(
     parts = cut(lambda v, x: model.apply(insert(subset, variables, v), x[None])[0], vector, image)
     narrow = jnp.dtype(settings.cache_dtype)
     numbers = sum(math.prod(shape) for shape in parts.feature_shapes)
-    is_cached = settings.views * n * numbers * narrow.itemsize <= watch.memory
+    cache_bytes = settings.views * n * numbers * narrow.itemsize
+    is_cached = cache_bytes <= watch.memory
     data = {"labels": examples.labels, "prefix": parts.prefix, "suffix": parts.suffix}
 
     def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
@@ -83,25 +86,27 @@ def prepare(
     def logits(vector: Any, data: dict[str, Any], view: Int[Array, ""], index: Int[Array, " b"]) -> Any:
         return jax.vmap(data["suffix"], (None, 0))(vector, restore(read(data, view, index), shapes))
 
-    return Source(data, logits, parts, is_cached)
+    return Source(data, logits, parts, cache_bytes if is_cached else 0)
 
 
 def _fill(features: Callable[..., Any], prefix: Any, key: Any, views: int, n: int, images: Any) -> Any:
-    """The features of every view and image, [views, n, ...], by one program over chunks of images."""
+    """The features of every view and image, [views, n, ...]: one buffer, filled a chunk of images at a time."""
+    chunk = min(CHUNK, n)
 
-    @jax.jit
-    def fill(prefix: Any, key: Any, images: Any) -> Any:
-        chunk = min(CHUNK, n)
-        pad = -n % chunk  # the last chunk reads image 0 again, so that all chunks have one shape
-        index = jnp.pad(jnp.arange(n), (0, pad)).reshape(-1, chunk)
+    @partial(jax.jit, donate_argnums=0)
+    def put(cache: Any, prefix: Any, key: Any, images: Any, view: Int[Array, ""], begin: Int[Array, ""]) -> Any:
+        values = features(prefix, key, view, begin + jnp.arange(chunk), images)
+        return jax.tree.map(
+            lambda c, v: jax.lax.dynamic_update_slice(c, v[None], (view, begin, *[0] * (v.ndim - 1))), cache, values
+        )
 
-        def one_view(view: Int[Array, ""]) -> Any:
-            chunks = jax.lax.map(lambda i: features(prefix, key, view, i, images), index)
-            return jax.tree.map(lambda c: c.reshape(-1, *c.shape[2:])[:n], chunks)
-
-        return jax.lax.map(one_view, jnp.arange(views))
-
-    return fill(prefix, key, images)
+    shapes = jax.eval_shape(features, prefix, key, jnp.int32(0), jnp.arange(chunk), images)
+    cache = jax.tree.map(lambda x: jnp.zeros((views, n, *x.shape[1:]), x.dtype), shapes)
+    for view in range(views):
+        for begin in range(0, n, chunk):
+            begin = min(begin, n - chunk)  # the last chunk fills some rows again, so that all chunks have one shape
+            cache = put(cache, prefix, key, images, jnp.int32(view), jnp.int32(begin))
+    return cache
 
 
 def mean_loss(logits: Float[Array, "b classes"], labels: Int[Array, " b"]) -> Float[Array, ""]:
