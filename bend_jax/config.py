@@ -4,7 +4,6 @@ Defaults are the published values (BEND; p-diff's release of March 2024) unless 
 """
 
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Iterable
@@ -13,45 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from bend_jax.checks import SettingsError, at_least, did_you_mean, one_of, positive, share
+
 RUN_ONLY = {"digest": False}  # changes speed or memory, never a number: not part of a stage's digest
 SCHEDULES = ("step", "cosine")
 VARIANCES = ("beta", "posterior")
 AUTOENCODERS = ("mlp",)
 DTYPES = ("float32", "bfloat16")
-
-
-class SettingsError(ValueError):
-    """A mistake in the settings or the input that a user can put right; its text is one or two lines."""
-
-
-def _at_least(settings: Any, least: int, *names: str) -> None:
-    for name in names:
-        if not getattr(settings, name) >= least:
-            raise SettingsError(f"{name} must be at least {least:g}; got {getattr(settings, name)}")
-
-
-def _positive(settings: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise SettingsError(f"{name} must be above 0; got {getattr(settings, name)}")
-
-
-def _one_of(settings: Any, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(settings, name)
-    if value not in choices:
-        raise SettingsError(f"{name} must be one of {', '.join(choices)}; got {value!r}{did_you_mean(value, choices)}")
-
-
-def _share(settings: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(settings, name) < 1:
-            raise SettingsError(f"{name} must be in [0, 1); got {getattr(settings, name)}")
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """' (did you mean ...?)' for the nearest choice, or nothing."""
-    near = difflib.get_close_matches(word, list(choices), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 @dataclass(frozen=True)
@@ -71,9 +38,9 @@ class Data:
     std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "noise", "crop", "rotation")
-        _at_least(self, 0, "split_seed")
-        _at_least(self, 1, "validation_most")
+        at_least(self, 0, "noise", "crop", "rotation")
+        at_least(self, 0, "split_seed")
+        at_least(self, 1, "validation_most")
         if not 0 < self.validation < 1:
             raise SettingsError(f"validation must be in (0, 1); got {self.validation}")
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
@@ -90,7 +57,7 @@ class Backbone:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _one_of(self, "dtype", DTYPES)
+        one_of(self, "dtype", DTYPES)
         if min((1, *self.widths, *self.blocks)) < 1:
             raise SettingsError(f"widths and blocks must be at least 1; got {self.widths}, {self.blocks}")
 
@@ -111,11 +78,11 @@ class Base:
     warmup: int = 0  # epochs of linear warm-up
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "epochs", "batch")
-        _at_least(self, 0, "weight_decay", "warmup")
-        _positive(self, "lr", "decay")
-        _share(self, "momentum")
-        _one_of(self, "schedule", SCHEDULES)
+        at_least(self, 1, "epochs", "batch")
+        at_least(self, 0, "weight_decay", "warmup")
+        positive(self, "lr", "decay")
+        share(self, "momentum")
+        one_of(self, "schedule", SCHEDULES)
 
 
 @dataclass(frozen=True)
@@ -150,16 +117,16 @@ class Bootstrap:
 
     def __post_init__(self) -> None:
         _check_fine_tuning(self)
-        _at_least(self, 1, "epochs")
+        at_least(self, 1, "epochs")
 
 
 def _check_fine_tuning(settings: Trajectory | Bootstrap) -> None:
-    _at_least(settings, 2, "k")
-    _at_least(settings, 1, "views", "batch")
-    _at_least(settings, 0, "weight_decay")
-    _positive(settings, "lr")
-    _share(settings, "momentum")
-    _one_of(settings, "cache_dtype", DTYPES)
+    at_least(settings, 2, "k")
+    at_least(settings, 1, "views", "batch")
+    at_least(settings, 0, "weight_decay")
+    positive(settings, "lr")
+    share(settings, "momentum")
+    one_of(settings, "cache_dtype", DTYPES)
 
 
 @dataclass(frozen=True)
@@ -177,11 +144,11 @@ class Autoencoder:
     latent_noise: float = 0.1  # z <- noise * eps + (1 - noise) * z
 
     def __post_init__(self) -> None:
-        _one_of(self, "kind", AUTOENCODERS)
-        _at_least(self, 1, "latent", "hidden", "steps", "segment")
-        _at_least(self, 0, "weight_decay")
-        _positive(self, "lr")
-        _share(self, "input_noise", "latent_noise")
+        one_of(self, "kind", AUTOENCODERS)
+        at_least(self, 1, "latent", "hidden", "steps", "segment")
+        at_least(self, 0, "weight_decay")
+        positive(self, "lr")
+        share(self, "input_noise", "latent_noise")
 
 
 @dataclass(frozen=True)
@@ -204,11 +171,11 @@ class Diffusion:
     ema: float = 0.9999
 
     def __post_init__(self) -> None:
-        _one_of(self, "variance", VARIANCES)
-        _at_least(self, 1, "timesteps", "width", "blocks", "steps", "segment", "patience", "batch")
-        _at_least(self, 0, "weight_decay")
-        _positive(self, "lr", "beta_start", "beta_end")
-        _share(self, "holdout", "ema")
+        one_of(self, "variance", VARIANCES)
+        at_least(self, 1, "timesteps", "width", "blocks", "steps", "segment", "patience", "batch")
+        at_least(self, 0, "weight_decay")
+        positive(self, "lr", "beta_start", "beta_end")
+        share(self, "holdout", "ema")
         alpha_bar(self)
 
 
@@ -279,7 +246,7 @@ class Evaluate:
     batch: int = field(default=500, metadata=RUN_ONLY)  # images a program
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "draws", "bins", "batch")
+        at_least(self, 1, "draws", "bins", "batch")
 
 
 @dataclass(frozen=True)
@@ -290,8 +257,8 @@ class Compute:
     save_seconds: float = 30.0  # a running stage saves its state at segment ends, this far apart at least
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "memory_mb")
-        _at_least(self, 0, "save_seconds")
+        at_least(self, 1, "memory_mb")
+        at_least(self, 0, "save_seconds")
 
 
 @dataclass(frozen=True)
@@ -309,7 +276,7 @@ class Config:
     compute: Compute
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "members")
+        at_least(self, 1, "members")
 
 
 def parse(raw: Any) -> Config:

@@ -8,6 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "bend_jax"
 # each row may import from the rows above it
 ROWS = [
+    {"checks"},
     {"config", "rng"},
     {"sources"},
     {"storage", "data", "metrics", "subset", "split"},

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt16
 
-from bend_jax.collect.features import Checkpoints, optimizer, prepare
+from bend_jax.collect.features import Checkpoints, Source, optimizer, prepare
 from bend_jax.config import Bootstrap, SettingsError
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import SILENT, Examples, Model, State, Watch, cross_entropy, draw_batch, make_step, start, train
@@ -33,6 +33,12 @@ def start_vectors(
     return jax.lax.map(lambda k: flatten(subset, init(k)), jax.random.split(key, settings.k))
 
 
+def _chunk(settings: Bootstrap, source: Source, watch: Watch) -> int:
+    """Members at once: forward, backward and the optimiser keep about three times what the suffix writes."""
+    fitting = (watch.memory - source.cache_bytes) // max(3 * settings.batch * source.parts.suffix_bytes, 1)
+    return max(1, min(settings.k, fitting))
+
+
 def collect(
     model: Model,
     variables: Any,
@@ -53,9 +59,7 @@ def collect(
     source = prepare(model, variables, subset, data, key_views, settings, watch)
     per_epoch = n // settings.batch
     steps = settings.epochs * per_epoch  # of one chunk
-    # forward, backward and the optimiser keep about three times what the suffix writes
-    fitting = (watch.memory - source.cache_bytes) // max(3 * settings.batch * source.parts.suffix_bytes, 1)
-    chunk = max(1, min(settings.k, fitting))
+    chunk = _chunk(settings, source, watch)
     chunks = -(-settings.k // chunk)
     pad = ((0, chunks * chunk - settings.k), (0, 0))  # with members that learn nothing
     counts = jnp.pad(resamples(key_counts, settings.k, n), pad)
