@@ -54,7 +54,7 @@ def collect(
 
     Members are trained in chunks that fit watch.memory, one chunk after the other in one program.
     """
-    n = data.labels.shape[0]
+    n, dim = data.labels.shape[0], subset.dim
     key_views, key_order, key_steps, key_counts, key_init = jax.random.split(key, 5)
     source = prepare(model, variables, subset, data, key_views, settings, watch)
     per_epoch = n // settings.batch
@@ -85,20 +85,13 @@ def collect(
         def next_chunk(state: State) -> State:
             begin = (state.step // steps - 1) * chunk
             saved = jax.lax.dynamic_update_slice(state.extra["saved"], state.params, (begin, 0))
-            params = jax.lax.dynamic_slice(arrays["start"], (begin + chunk, 0), (chunk, subset.dim))
+            params = jax.lax.dynamic_slice(arrays["start"], (begin + chunk, 0), (chunk, dim))
             return state._replace(params=params, opt=sgd.init(params), extra={**state.extra, "saved": saved})
 
         return jax.lax.cond(state.step % steps == 0, next_chunk, lambda state: state, state)
 
-    extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, subset.dim))}
-    state = train(
-        "bootstrap",
-        make_step(loss, sgd),
-        start(vectors[:chunk], sgd, extra),
-        arrays,
-        steps=chunks * steps,
-        segment=per_epoch,
-        watch=watch,
-        after=save,
-    )
+    extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, dim))}
+    state, step = start(vectors[:chunk], sgd, extra), make_step(loss, sgd)
+    total = chunks * steps
+    state = train("bootstrap", step, state, arrays, steps=total, segment=per_epoch, watch=watch, after=save)
     return Checkpoints(state.extra["saved"][: settings.k])
