@@ -14,7 +14,8 @@ from bend_jax import ensemble
 from bend_jax.config import SettingsError
 from bend_jax.convert import flat_names, to_torch
 from bend_jax.sources import Split
-from bend_jax.subset import Subset
+from bend_jax.split import cut
+from bend_jax.subset import Subset, insert
 
 PLATFORMS = ("cpu", "cuda")
 
@@ -50,9 +51,6 @@ def export_ensemble(
 
 def _chunk(apply: Any, plain: Any, variables: Any, subset: Subset, vectors: Any, like: Split) -> int:
     """Members at once, for batches of up to 500 images."""
-    from bend_jax.split import cut
-    from bend_jax.subset import insert
-
     images = jax.eval_shape(plain, jax.ShapeDtypeStruct((500, *like.images.shape[1:]), jnp.uint8))
     parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), jnp.asarray(vectors[0]), images)
     return min(len(vectors), ensemble.chunk_size(parts))

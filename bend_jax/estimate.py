@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bend_jax.config import Bootstrap
+from bend_jax.ensemble import chunk_size
 from bend_jax.split import Cut, cut
 from bend_jax.stages import Setting
 from bend_jax.subset import insert
@@ -32,7 +33,7 @@ def describe(s: Setting) -> str:
     )
     memory = c.compute.memory_mb * 2**20
     batch = min(c.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels))
-    fitting = 1 if parts.has_vector_kernel else max(1, memory // (batch * parts.suffix_bytes))
+    fitting = chunk_size(parts._replace(suffix_bytes=batch * parts.suffix_bytes), memory)
     shapes = ", ".join("x".join(map(str, shape)) for shape in parts.feature_shapes)
     counts = f"{n} training, {len(s.dataset.validation.labels)} validation, {len(s.dataset.test.labels)} test images"
     lines = [
