@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Int
 
 from bend_jax import data, ensemble, metrics, storage, subset
 from bend_jax.collect import COLLECT
-from bend_jax.config import COLLECTORS, GENERATORS, Bend, Collector, Generator, SettingsError, Trajectory
+from bend_jax.config import SettingsError
 from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
+from bend_jax.settings import COLLECTORS, GENERATORS, Bend, Collector, Generator, Trajectory
 from bend_jax.training import SILENT, Examples, Model, NonFiniteError, Watch
 
 BATCH = 500  # images a program

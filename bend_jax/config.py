@@ -1,7 +1,4 @@
-"""Every setting as a frozen dataclass, and the one door from an ml_collections ConfigDict to them.
-
-Defaults are the published values (BEND; p-diff's release of March 2024) unless a comment says otherwise.
-"""
+"""The settings of a run as frozen dataclasses, and the one door from an ml_collections ConfigDict to them."""
 
 import dataclasses
 import math
@@ -10,15 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from bend_jax.checks import SettingsError, at_least, did_you_mean, one_of, positive, share
+from bend_jax.checks import SettingsError, at_least, did_you_mean, one_of
+from bend_jax.settings import COLLECTORS, DTYPES, GENERATORS, Base, Collector, Generator
 
 RUN_ONLY = {"digest": False}  # changes speed or memory, never a number: not part of a stage's digest
-SCHEDULES = ("step", "cosine")
-VARIANCES = ("beta", "posterior")
-AUTOENCODERS = ("mlp",)
-DTYPES = ("float32", "bfloat16")
+VIEWS = ("identity", "flip", "left", "right", "up", "down")  # of an image, the last four moved by a pixel
+SHARED = ("k", "views", "batch", "cache_dtype")  # settings that collectors have in common
 
 
 @dataclass(frozen=True)
@@ -27,6 +21,7 @@ class Data:
 
     name: str = "cifar10"
     dir: str = field(default="", metadata=RUN_ONLY)  # where sets are prepared; empty: TFDS_DATA_DIR, or TFDS's default
+    imbalance: float = 1.0  # largest class over smallest in a long-tailed training set; class sizes fall geometrically
     noise: float = 0.0  # sd of Gaussian pixel noise on [0, 1], added once to every split
     split_seed: int = 0  # of the split and of the noise; the same in every run
     validation: float = 0.1  # share of the training images held out, stratified
@@ -39,6 +34,7 @@ class Data:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "noise", "crop", "rotation")
+        at_least(self, 1, "imbalance")
         at_least(self, 0, "split_seed")
         at_least(self, 1, "validation_most")
         if not 0 < self.validation < 1:
@@ -63,163 +59,6 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class Base:
-    """Training of the base: SGD with coupled weight decay, as p-diff's release trains it."""
-
-    epochs: int = 100
-    batch: int = 64
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    schedule: str = "step"
-    milestones: tuple[int, ...] = (30, 60, 90)  # epochs after which the step schedule multiplies by decay
-    decay: float = 0.2
-    warmup: int = 0  # epochs of linear warm-up
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "epochs", "batch")
-        at_least(self, 0, "weight_decay", "warmup")
-        positive(self, "lr", "decay")
-        share(self, "momentum")
-        one_of(self, "schedule", SCHEDULES)
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """BEND's collector: fine-tune the subset for k epochs, save after each."""
-
-    k: int = 200
-    views: int = 4  # augmented views whose features are cached; epoch e reads view e mod views [ours]
-    batch: int = 64
-    cache_dtype: str = "float32"  # of the cached features; bfloat16 on an accelerator [ours]
-    lr: float = 1.6e-4  # the base's rate after its last step, 0.1 * 0.2**4
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-    def __post_init__(self) -> None:
-        _check_fine_tuning(self)
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """Bagging in Breiman's sense [ours]: k fine-tunings from the base, each on its own bootstrap resample."""
-
-    k: int = 200
-    views: int = 4
-    batch: int = 64
-    cache_dtype: str = "float32"
-    epochs: int = 2
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    reinitialise: bool = False  # start from fresh random values of the subset: a tree ensemble
-
-    def __post_init__(self) -> None:
-        _check_fine_tuning(self)
-        at_least(self, 1, "epochs")
-
-
-def _check_fine_tuning(settings: Trajectory | Bootstrap) -> None:
-    at_least(settings, 2, "k")
-    at_least(settings, 1, "views", "batch")
-    at_least(settings, 0, "weight_decay")
-    positive(settings, "lr")
-    share(settings, "momentum")
-    one_of(settings, "cache_dtype", DTYPES)
-
-
-@dataclass(frozen=True)
-class Autoencoder:
-    """Four encoder and four decoder layers between standardised vectors and latents."""
-
-    kind: str = "mlp"
-    latent: int = 64
-    hidden: int = 256
-    steps: int = 500  # longer training pulls what lies between the vectors towards their mean [ours]
-    segment: int = 250  # steps between two checks
-    lr: float = 3e-4
-    weight_decay: float = 2e-6
-    input_noise: float = 1e-3  # x <- noise * eps + (1 - noise) * x
-    latent_noise: float = 0.1  # z <- noise * eps + (1 - noise) * z
-
-    def __post_init__(self) -> None:
-        one_of(self, "kind", AUTOENCODERS)
-        at_least(self, 1, "latent", "hidden", "steps", "segment")
-        at_least(self, 0, "weight_decay")
-        positive(self, "lr")
-        share(self, "input_noise", "latent_noise")
-
-
-@dataclass(frozen=True)
-class Diffusion:
-    """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020)."""
-
-    timesteps: int = 1000
-    beta_start: float = 1e-4  # both ends scale with 1000 / timesteps
-    beta_end: float = 0.02
-    variance: str = "beta"  # beta_t as in eq. 3: exact for whitened latents, which a Gaussian would be
-    width: int = 64
-    blocks: int = 3
-    steps: int = 2000
-    segment: int = 250  # steps between two looks at the held-out loss
-    patience: int = 2  # segments without a better held-out loss before it stops
-    holdout: float = 0.1  # share of the vectors held out, none below 20 vectors
-    batch: int = 256  # (vector, timestep, noise) triples a step
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    ema: float = 0.9999
-
-    def __post_init__(self) -> None:
-        one_of(self, "variance", VARIANCES)
-        at_least(self, 1, "timesteps", "width", "blocks", "steps", "segment", "patience", "batch")
-        at_least(self, 0, "weight_decay")
-        positive(self, "lr", "beta_start", "beta_end")
-        share(self, "holdout", "ema")
-        alpha_bar(self)
-
-
-def alpha_bar(settings: Diffusion) -> np.ndarray:
-    """[T] cumulative products of 1 - beta_t for the linear schedule, in float64 (BEND below eq. 5).
-
-    Raises SettingsError for a schedule that has a beta of 1 or more, or that leaves alpha_bar[T] > 1e-3: its last
-    step would still show the data, and sampling starts from pure noise.
-    """
-    scale = 1000 / settings.timesteps  # the same total noise for any T
-    betas = np.linspace(settings.beta_start * scale, settings.beta_end * scale, settings.timesteps)
-    if betas.max() >= 1:
-        raise SettingsError(f"timesteps={settings.timesteps} gives beta_t up to {betas.max():.3g}, must be below 1")
-    result = np.cumprod(1 - betas)
-    if result[-1] > 1e-3:
-        raise SettingsError(f"beta_end leaves alpha_bar[T] = {result[-1]:.3g}, must be at most 1e-3: raise it")
-    return result
-
-
-@dataclass(frozen=True)
-class Bend:
-    """BEND's and p-diff's generator: autoencoder, then a DDPM on its latents."""
-
-    autoencoder: Autoencoder = Autoencoder()
-    diffusion: Diffusion = Diffusion()
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """A null: an independent Gaussian for every coordinate."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A null: the checkpoints themselves."""
-
-
-COLLECTORS = {"trajectory": Trajectory, "bootstrap": Bootstrap}
-GENERATORS = {"bend": Bend, "gaussian": Gaussian, "identity": Identity}
-Collector = Trajectory | Bootstrap
-Generator = Bend | Gaussian | Identity
-
-
-@dataclass(frozen=True)
 class Collect:
     """Which collector, of which subset of the parameters."""
 
@@ -235,6 +74,13 @@ class Generate:
     name: str
     nulls: tuple[str, ...]
     settings: dict[str, Generator]
+    tune: tuple[float, ...]  # values of each generator's knob of which the best on validation is taken
+    statistics: int  # training images for the BN statistics of members whose subset holds them
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "statistics")
+        if min(self.tune, default=0) < 0:
+            raise SettingsError(f"tune must be numbers of at least 0; got {self.tune}")
 
 
 @dataclass(frozen=True)
@@ -243,10 +89,17 @@ class Evaluate:
 
     draws: int = 10  # of aBEND; the paper's table averages ten
     bins: int = 15  # of the calibration error
+    views: str = "identity"  # of each image, comma-separated; every vote runs over members x views
+    greedy: int = 0  # members that the greedy vote chooses on validation, with replacement; 0: no such vote
     batch: int = field(default=500, metadata=RUN_ONLY)  # images a program
 
     def __post_init__(self) -> None:
         at_least(self, 1, "draws", "bins", "batch")
+        at_least(self, 0, "greedy")
+        views = names(self.views)
+        unknown = [view for view in views if view not in VIEWS]
+        if unknown or not views or len(set(views)) < len(views):
+            raise SettingsError(f"views takes different ones of {', '.join(VIEWS)}; got {self.views!r}")
 
 
 @dataclass(frozen=True)
@@ -289,34 +142,59 @@ def parse(raw: Any) -> Config:
         for name, kind in typing.get_type_hints(Config).items()
         if name not in ("collect", "generate")
     }
-    return _guard("", Config, dict(values, collect=_collect(raw["collect"]), generate=_generate(raw["generate"])))
+    values["collect"] = _collect(raw["collect"], values["base"])
+    return _guard("", Config, dict(values, generate=_generate(raw["generate"])))
 
 
-def _collect(raw: dict[str, Any]) -> Collect:
-    shared = ("k", "views", "batch", "cache_dtype")
-    _check_keys("collect.", raw, ["name", "subset", *shared, *COLLECTORS])
+def _collect(raw: dict[str, Any], base: Base) -> Collect:
+    _check_keys("collect.", raw, ["name", "subset", *SHARED, *COLLECTORS])
     name = _choice("collect.name", raw["name"], COLLECTORS)
     algorithms = {}
-    for other, kind in COLLECTORS.items():  # all are checked; the one that was named is used
+    for other, kind in COLLECTORS.items():  # the one that was named is used; of all, their own settings are checked
+        given = {s: raw[s] for s in SHARED}
         try:
-            algorithms[other] = _build(f"collect.{other}", kind, {**{s: raw[s] for s in shared}, **raw[other]})
+            algorithms[other] = _algorithm(f"collect.{other}", kind, raw[other], given, base)
         except SettingsError as error:
             text = str(error)
-            for word in shared:
+            for word in SHARED:
                 text = text.replace(f"collect.{other}.{word}", f"collect.{word}")
-            raise SettingsError(text) from None
+            if other == name or "k=" not in text:  # a number of checkpoints that another collector cannot have
+                raise SettingsError(text) from None
     return Collect(name, names(_cast("collect.subset", str, raw["subset"])), algorithms[name])
 
 
 def _generate(raw: dict[str, Any]) -> Generate:
-    _check_keys("generate.", raw, ["name", "nulls", *GENERATORS])
+    own = [f.name for f in dataclasses.fields(Generate) if f.name != "settings"]
+    _check_keys("generate.", raw, [*own, *GENERATORS])
     name = _choice("generate.name", raw["name"], GENERATORS)
     nulls = names(_cast("generate.nulls", str, raw["nulls"]))
     for null in nulls:
         _choice("generate.nulls", null, GENERATORS)
-    settings = {other: _build(f"generate.{other}", kind, raw[other]) for other, kind in GENERATORS.items()}
-    wanted = dict.fromkeys((name, *nulls))
-    return Generate(name, tuple(n for n in wanted if n != name), {n: settings[n] for n in wanted})
+    bend = _build("generate.bend", GENERATORS["bend"], raw["bend"])
+    settings = {
+        other: _algorithm(f"generate.{other}", kind, raw[other], {}, bend.autoencoder)
+        for other, kind in GENERATORS.items()
+        if other != "bend"
+    }
+    settings["bend"] = bend
+    wanted = tuple(dict.fromkeys((name, *nulls)))
+    hints = typing.get_type_hints(Generate)
+    numbers = {word: _cast(f"generate.{word}", hints[word], raw[word]) for word in ("tune", "statistics")}
+    return _guard(
+        "generate", Generate, dict(name=name, nulls=wanted[1:], settings={n: settings[n] for n in wanted}, **numbers)
+    )
+
+
+def _algorithm(path: str, kind: Any, raw: Any, shared: dict[str, Any], other: Any) -> Any:
+    """The settings of one algorithm: its own group's, those that it shares with its family, and those of `other` (the
+    base's recipe, the main generator's autoencoder) where it has a field of that type."""
+    fields = typing.get_type_hints(kind)
+    borrowed = {name: other for name, hint in fields.items() if hint is type(other)}
+    own = {name: hint for name, hint in fields.items() if name not in borrowed and name not in shared}
+    _check_keys(f"{path}.", raw, own)
+    values = {name: _cast(f"{path}.{name}", fields[name], value) for name, value in shared.items() if name in fields}
+    values |= {name: _build(f"{path}.{name}", hint, raw[name]) for name, hint in own.items()}
+    return _guard(path, kind, {**values, **borrowed})
 
 
 def names(text: str) -> tuple[str, ...]:

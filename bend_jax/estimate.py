@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bend_jax.config import Bootstrap
 from bend_jax.ensemble import chunk_size
+from bend_jax.settings import Bootstrap
 from bend_jax.split import Cut, cut
 from bend_jax.stages import Setting
 from bend_jax.subset import insert

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax.config import Base
+from bend_jax.settings import Base
 
 SEGMENT = 100  # steps of the base between two checks and saves, at most
 MEMORY = 2**30  # bytes of intermediates in one program, where nothing else is said

@@ -13,8 +13,9 @@ import pytest
 
 import bend_jax
 from bend_jax import Bend, Bootstrap, Ensemble, Trajectory, metrics
-from bend_jax.config import Autoencoder, Diffusion, SettingsError
+from bend_jax.config import SettingsError
 from bend_jax.ensemble import mean_vote
+from bend_jax.settings import Autoencoder, Diffusion
 from bend_jax.storage import DamagedError
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ import pytest
 from bend_jax import models
 from bend_jax.collect import COLLECT, bootstrap, trajectory
 from bend_jax.collect.features import optimizer
-from bend_jax.config import COLLECTORS, Bootstrap, SettingsError, Trajectory
+from bend_jax.config import SettingsError
+from bend_jax.settings import COLLECTORS, Bootstrap, Trajectory
 from bend_jax.subset import Subset, flatten, insert, select
 from bend_jax.training import SILENT, Examples, Model, cross_entropy
 

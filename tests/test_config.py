@@ -12,32 +12,35 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from bend_jax import config as settings
+from bend_jax import config, settings
+from bend_jax.checks import SettingsError
 from bend_jax.config import (
-    COLLECTORS,
-    GENERATORS,
-    Autoencoder,
     Backbone,
-    Base,
-    Bend,
-    Bootstrap,
     Collect,
     Compute,
     Config,
     Data,
-    Diffusion,
     Evaluate,
     Generate,
-    SettingsError,
-    Trajectory,
-    alpha_bar,
     parse,
     settings_json,
+)
+from bend_jax.settings import (
+    COLLECTORS,
+    GENERATORS,
+    Autoencoder,
+    Base,
+    Bend,
+    Bootstrap,
+    Diffusion,
+    Trajectory,
+    alpha_bar,
 )
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
-CLASSES: list[Any] = [value for value in vars(settings).values() if dataclasses.is_dataclass(value)]
+NAMES = {**vars(config), **vars(settings)}
+CLASSES: list[Any] = [value for value in NAMES.values() if dataclasses.is_dataclass(value)]
 
 
 def load(name: str) -> ConfigDict:
@@ -112,16 +115,17 @@ def source(tree: ast.AST) -> Source:
 
 
 def sources() -> list[Source]:
-    """Every file but config.py, and config.py's public functions (what checks a setting does not use it)."""
-    own = ROOT / "bend_jax" / "config.py"
-    paths = [p for p in [ROOT / "launch.py", *sorted((ROOT / "bend_jax").rglob("*.py"))] if p != own]
-    functions = [n for n in ast.parse(own.read_text()).body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"]
+    """Every file but those of the settings, and their public functions (what checks a setting does not use it)."""
+    own = [ROOT / "bend_jax" / name for name in ("config.py", "settings.py")]
+    paths = [p for p in [ROOT / "launch.py", *sorted((ROOT / "bend_jax").rglob("*.py"))] if p not in own]
+    bodies = [n for p in own for n in ast.parse(p.read_text()).body]
+    functions = [n for n in bodies if isinstance(n, ast.FunctionDef) and n.name[0] != "_"]
     return [source(ast.parse(p.read_text())) for p in paths] + [source(f) for f in functions]
 
 
 def words_of(kind: Any) -> set[str]:
     """How code gets at a dataclass of settings: by its name, by a union with it, or as an attribute of another one."""
-    unions = {name for name, value in vars(settings).items() if kind in getattr(value, "__args__", ())}
+    unions = {name for name, value in NAMES.items() if kind in getattr(value, "__args__", ())}
     attributes = {f".{name}" for c in CLASSES for name, hint in get_type_hints(c).items() if hint is kind}
     return {kind.__name__} | unions | attributes
 
@@ -157,10 +161,10 @@ def test_nothing_else_is_left_out_of_digests() -> None:
 def test_a_digest_covers_everything_but_what_is_marked() -> None:
     """Also in nested settings, as JSON."""
     c = parse(load("default.py"))
-    assert settings_json(c.evaluate) == {"draws": 10, "bins": 15}
+    assert settings_json(c.evaluate) == {"draws": 10, "bins": 15, "views": "identity", "greedy": 0}
     assert settings_json(Evaluate(batch=7)) == settings_json(Evaluate())
     bend = settings_json(c.generate.settings["bend"])
-    assert set(bend) == {"autoencoder", "diffusion"}
+    assert set(bend) == {"autoencoder", "diffusion", "temperature"}
     for kind in (Data, Backbone, Base, Trajectory, Bootstrap, Autoencoder, Diffusion):
         fields = [f.name for f in dataclasses.fields(kind) if f"{kind.__name__}.{f.name}" not in RUN_ONLY]
         assert settings_json(kind()) == {name: getattr(kind(), name) for name in fields}
@@ -186,7 +190,9 @@ UNKNOWN = {
     "collect.trajectory.momentun": "momentum",
     "collect.boostrap": "bootstrap",
     "generate.bend.difusion": "diffusion",
-    "generate.gaussian.scale": "",
+    "generate.gaussian.scael": "scale",
+    "generate.identity.scale": "",
+    "collect.independent.epochs": "",
 }
 
 
@@ -298,6 +304,26 @@ OUT_OF_RANGE = [
     ("generate.bend.diffusion.holdout", 1.0),
     ("generate.bend.diffusion.ema", 1.0),
     ("generate.bend.diffusion.lr", 0.0),
+    ("collect.trajectory.statistics", "moving"),
+    ("collect.bootstrap.perturb", 1.5),
+    ("collect.cyclical.per_cycle", 5),  # of four epochs
+    ("collect.cyclical.noise", "white"),
+    ("collect.cyclical.temperature", -1.0),
+    ("collect.boosting.eta", 0.0),
+    ("collect.boosting.eta", 1.1),
+    ("data.imbalance", 0.5),
+    ("generate.tune", (1.0, -1.0)),
+    ("generate.statistics", 0),
+    ("generate.bend.temperature", -1.0),
+    ("generate.bend.autoencoder.fold", 1),
+    ("generate.bend.diffusion.prediction", "x0"),
+    ("generate.bend.diffusion.sampler", "euler"),
+    ("generate.bend.diffusion.ddim_steps", 0),
+    ("generate.gaussian.scale", -1.0),
+    ("generate.low_rank_gaussian.diagonal", 1.5),
+    ("evaluate.views", "flip,mirror"),
+    ("evaluate.views", ""),
+    ("evaluate.greedy", -1),
     ("evaluate.draws", 0),
     ("evaluate.bins", 0),
     ("evaluate.batch", 0),
@@ -328,7 +354,7 @@ def test_settings_cannot_be_changed_afterwards(kind: Any) -> None:
 
 def test_several_names_in_one_setting() -> None:
     """With or without spaces; doubles and the main generator itself are dropped from the nulls."""
-    assert settings.names(" a, b,,c ,") == ("a", "b", "c")
+    assert config.names(" a, b,,c ,") == ("a", "b", "c")
     generate = parse(changed({"generate.nulls": "identity, bend,identity"})).generate
     assert generate.nulls == ("identity",)
     assert list(generate.settings) == ["bend", "identity"]

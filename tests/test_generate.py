@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bend_jax import metrics
-from bend_jax.config import Autoencoder, Bend, Diffusion, Gaussian, Identity
 from bend_jax.generate import GENERATE, autoencoder, bend, gaussian, identity
+from bend_jax.settings import Autoencoder, Bend, Diffusion, Gaussian, Identity
 from bend_jax.training import SILENT, NonFiniteError
 
 
@@ -120,7 +120,7 @@ def test_identity_gives_evenly_spaced_checkpoints() -> None:
 
 def test_every_generator_of_the_settings_has_its_file() -> None:
     """The table and the settings name the same ones."""
-    from bend_jax.config import GENERATORS
+    from bend_jax.settings import GENERATORS
 
     assert set(GENERATE) == set(GENERATORS)
     assert all(callable(module.fit) and callable(module.sample) for module in GENERATE.values())

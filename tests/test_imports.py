@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "bend_jax"
 # each row may import from the rows above it
 ROWS = [
     {"checks"},
-    {"config", "rng"},
+    {"settings", "rng"},
+    {"config"},
     {"sources"},
     {"storage", "data", "metrics", "subset", "split"},
     {"models", "training", "convert"},

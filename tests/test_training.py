@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from bend_jax.config import Base
+from bend_jax.settings import Base
 from bend_jax.training import (
     SILENT,
     NonFiniteError,

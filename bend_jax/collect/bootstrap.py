@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt16
 
 from bend_jax.collect.features import Checkpoints, Source, optimizer, prepare
-from bend_jax.config import Bootstrap, SettingsError
+from bend_jax.config import SettingsError
+from bend_jax.settings import Bootstrap
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import SILENT, Examples, Model, State, Watch, cross_entropy, draw_batch, make_step, start, train
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax.config import Collector
+from bend_jax.settings import Collector
 from bend_jax.split import Cut, cut
 from bend_jax.subset import Subset, insert
 from bend_jax.training import Examples, Model, Watch, cross_entropy, sgd

@@ -7,7 +7,7 @@ import jax.random
 from jaxtyping import Array, Key
 
 from bend_jax.collect.features import Checkpoints, mean_loss, optimizer, prepare
-from bend_jax.config import Trajectory
+from bend_jax.settings import Trajectory
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import SILENT, Examples, Model, State, Watch, draw_batch, make_step, start, train
 

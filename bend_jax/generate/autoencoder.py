@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from bend_jax.config import Autoencoder
+from bend_jax.settings import Autoencoder
 from bend_jax.training import Watch, make_step, start, train
 
 LAYERS = 4

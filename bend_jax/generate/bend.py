@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.config import Bend
 from bend_jax.generate import autoencoder, diffusion
+from bend_jax.settings import Bend
 from bend_jax.training import SILENT, NonFiniteError, Watch
 
 FLOOR = 1e-6  # of a scale, as a share of the largest: a coordinate that never moved is not blown up

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax.config import Diffusion, alpha_bar
+from bend_jax.settings import Diffusion, alpha_bar
 from bend_jax.training import State, Watch, make_step, start_with_ema, train
 
 HOLDOUT_FROM = 20  # below so many vectors none is held out

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.config import Gaussian
+from bend_jax.settings import Gaussian
 from bend_jax.training import SILENT, Watch
 
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.config import Identity
+from bend_jax.settings import Identity
 from bend_jax.training import SILENT, Watch
 
 
