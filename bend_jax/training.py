@@ -129,12 +129,14 @@ def train(
     *,
     steps: int,
     segment: int,
+    longest: int | None = None,
     watch: Watch = SILENT,
     after: Callable[[State, Any], State] | None = None,
     stopped: Callable[[State], bool] = lambda state: False,
 ) -> State:
     """Run `step` until `steps`, in segments of `segment` steps, from the state that `watch.resume` gives.
 
+    longest: a segment of more steps is run in parts of so many, with a look at the losses and a save after each;
     after(state, data): jitted at each segment's end (save a vector, look at held-out loss); stopped(state): whether to
     end early. Raises NonFiniteError where a loss or a gradient is not finite.
     """
@@ -143,10 +145,12 @@ def train(
     finish = jax.jit(after, donate_argnums=0) if after else None
     done = int(state.step)
     while done < steps and not stopped(state):
-        length = min(segment - done % segment, steps - done)
+        part = longest or segment
+        left = min(segment - done % segment, steps - done)  # until the segment's end
+        length = min(part - done % segment % part, left)
         state, losses, norms = run(state, data, length)
         _check_finite(name, losses, norms, done)
-        if finish:
+        if finish and length == left:
             state = finish(state, data)
         done += length
         watch.segment(name, state, losses)
@@ -262,9 +266,12 @@ def draw_batch(
 
 
 def train_base(
-    model: Model, examples: Examples, key: Key[Array, ""], settings: Base, *, watch: Watch = SILENT
+    model: Model, examples: Examples, key: Key[Array, ""], settings: Base, *, name: str = "base", watch: Watch = SILENT
 ) -> dict[str, Any]:
-    """Train the backbone from scratch; returns its variables after the last epoch (no selection on any split)."""
+    """Train the backbone from scratch; returns its variables after the last epoch (no selection on any split).
+
+    name: of the training, to `watch`.
+    """
     assert model.init is not None
     assert model.train_apply is not None
     train_apply = model.train_apply
@@ -287,7 +294,7 @@ def train_base(
     optimizer = sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov)
     state = start(variables["params"], optimizer, {"rest": rest, "order": jnp.zeros(n, jnp.int32)})
     state = train(
-        "base",
+        name,
         make_step(loss, optimizer),
         state,
         data,

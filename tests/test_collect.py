@@ -14,7 +14,7 @@ from bend_jax.collect.features import optimizer
 from bend_jax.config import SettingsError
 from bend_jax.settings import COLLECTORS, Bootstrap, Trajectory
 from bend_jax.subset import Subset, flatten, insert, select
-from bend_jax.training import SILENT, Examples, Model, cross_entropy
+from bend_jax.training import SILENT, Examples, Model, cross_entropy, sgd
 
 N, BATCH = 24, 8
 MODULE = models.build("resnet18", 3, widths=(4, 8), blocks=(1, 1))
@@ -160,7 +160,7 @@ def test_statistics_in_the_subset_are_carried_along(problem: Any) -> None:
     """With '*' the running statistics are coordinates of the vector, and no gradient or decay moves them."""
     _, variables, _, _ = problem
     subset = select(variables, ["*"])
-    tx = optimizer(subset, Trajectory(lr=0.1))
+    tx = optimizer(subset, sgd(0.1, 0.9, 5e-4))
     vector = flatten(subset, variables)
     updates, _ = tx.update(jnp.ones_like(vector), tx.init(vector), vector)
     after = insert(subset, variables, optax.apply_updates(vector, updates))

@@ -14,6 +14,7 @@ ROWS = [
     {"sources"},
     {"storage", "data", "metrics", "subset", "split"},
     {"models", "training", "convert"},
+    {"statistics"},
     {"collect", "generate", "ensemble"},
     {"scoring", "report", "artefact"},
     {"stages"},

@@ -5,10 +5,14 @@ collect(model, variables, subset, data, key, settings, *, watch) -> Checkpoints(
 
 from collections.abc import Callable
 
-from bend_jax.collect import bootstrap, trajectory
+from bend_jax.collect import boosting, bootstrap, cyclical, independent, mc_bn, trajectory
 from bend_jax.collect.features import Checkpoints
 
 COLLECT: dict[str, Callable[..., Checkpoints]] = {
     "trajectory": trajectory.collect,
     "bootstrap": bootstrap.collect,
+    "cyclical": cyclical.collect,
+    "boosting": boosting.collect,
+    "independent": independent.collect,
+    "mc_bn": mc_bn.collect,
 }

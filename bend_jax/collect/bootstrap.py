@@ -1,16 +1,31 @@
 """Bagging in Breiman's sense: k fine-tunings of the subset side by side, each on its own bootstrap resample [ours]."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, UInt16
 
+from bend_jax.checks import SettingsError
 from bend_jax.collect.features import Checkpoints, Source, optimizer, prepare
-from bend_jax.config import SettingsError
 from bend_jax.settings import Bootstrap
 from bend_jax.subset import Subset, flatten
-from bend_jax.training import SILENT, Examples, Model, State, Watch, cross_entropy, draw_batch, make_step, start, train
+from bend_jax.training import (
+    SEGMENT,
+    SILENT,
+    Examples,
+    Model,
+    State,
+    Watch,
+    cross_entropy,
+    draw_batch,
+    make_step,
+    sgd,
+    start,
+    train,
+)
 
 
 def resamples(key: Key[Array, ""], k: int, n: int) -> UInt16[Array, "k n"]:
@@ -25,17 +40,32 @@ def resamples(key: Key[Array, ""], k: int, n: int) -> UInt16[Array, "k n"]:
 def start_vectors(
     model: Model, variables: Any, subset: Subset, key: Key[Array, ""], settings: Bootstrap
 ) -> Float[Array, "k dim"]:
-    """Where the k fine-tunings start: the base's vector, or fresh random ones."""
+    """Where the k fine-tunings start: the base's vector, one with noise in it, or fresh random ones.
+
+    Raises SettingsError for fresh ones of a model without init.
+    """
+    base = flatten(subset, variables)
+    keys = jax.random.split(key, settings.k)
     if not settings.reinitialise:
-        return jnp.tile(flatten(subset, variables), (settings.k, 1))
+        ends = np.cumsum([math.prod(shape) for shape in subset.shapes])[:-1]
+        sd = jnp.concatenate([jnp.full(part.shape, jnp.std(part)) for part in jnp.split(base, ends)])
+        moves = jnp.concatenate(
+            [jnp.full(math.prod(s), p.startswith("params.")) for p, s in zip(subset.paths, subset.shapes, strict=True)]
+        )
+        p = settings.perturb
+        noisy = jax.vmap(lambda k: jnp.sqrt(1 - p**2) * base + p * sd * jax.random.normal(k, base.shape))(keys)
+        return jnp.where(moves[None], noisy, base[None])
     if model.init is None:
         raise SettingsError("collect.bootstrap.reinitialise needs a model with init(key) -> variables; none was given")
     init = model.init
-    return jax.lax.map(lambda k: flatten(subset, init(k)), jax.random.split(key, settings.k))
+    return jax.lax.map(lambda k: flatten(subset, init(k)), keys)
 
 
 def _chunk(settings: Bootstrap, source: Source, watch: Watch) -> int:
-    """Members at once: forward, backward and the optimiser keep about three times what the suffix writes."""
+    """Members at once: forward, backward and the optimiser keep about three times what the suffix writes. One where a
+    convolution's kernel depends on the vector: vmap would make slow grouped convolutions of them."""
+    if source.parts is None or source.parts.has_vector_kernel:
+        return 1
     fitting = (watch.memory - source.cache_bytes) // max(3 * settings.batch * source.parts.suffix_bytes, 1)
     return max(1, min(settings.k, fitting))
 
@@ -63,9 +93,11 @@ def collect(
     chunk = _chunk(settings, source, watch)
     chunks = -(-settings.k // chunk)
     pad = ((0, chunks * chunk - settings.k), (0, 0))  # with members that learn nothing
-    counts = jnp.pad(resamples(key_counts, settings.k, n), pad)
+    drawn = resamples(key_counts, settings.k, n) if settings.resample else jnp.ones((settings.k, n), jnp.uint16)
+    counts = jnp.pad(drawn, pad)
     vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), pad, mode="edge")
     arrays = {**source.data, "key": key_steps, "order": key_order, "counts": counts, "start": vectors}
+    rest = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x)[None], chunk, axis=0), source.rest)
 
     def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         local = step % steps  # every chunk sees the same minibatches in the same order
@@ -73,26 +105,33 @@ def collect(
         view = (local // per_epoch) % settings.views
         weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]
 
-        def one(vector: Float[Array, " dim"], weight: UInt16[Array, " b"]) -> Float[Array, ""]:
-            logits = source.logits(vector, arrays, view, index)
-            return jnp.mean(weight * cross_entropy(logits, arrays["labels"][index]))
+        def one(vector: Any, rest: Any, weight: UInt16[Array, " b"]) -> tuple[Float[Array, ""], Any]:
+            logits, rest = source.logits(vector, rest, arrays, view, index, key)
+            return jnp.mean(weight * cross_entropy(logits, arrays["labels"][index])), rest
 
+        losses, rest = jax.vmap(one)(params, extra["rest"], weights)
         # a sum over members: each one's gradient is its own, as if it were trained alone
-        return jnp.sum(jax.vmap(one)(params, weights)), {**extra, "order": order}
+        return jnp.sum(losses), {**extra, "order": order, "rest": rest}
 
-    sgd = optimizer(subset, settings)
+    tx = optimizer(subset, sgd(settings.lr, settings.momentum, settings.weight_decay))
 
     def save(state: State, arrays: Any) -> State:
         def next_chunk(state: State) -> State:
             begin = (state.step // steps - 1) * chunk
-            saved = jax.lax.dynamic_update_slice(state.extra["saved"], state.params, (begin, 0))
+            done = jax.vmap(lambda vector, rest: source.vector_of(vector, rest, arrays))(
+                state.params, state.extra["rest"]
+            )
+            extra = {**state.extra, "saved": jax.lax.dynamic_update_slice(state.extra["saved"], done, (begin, 0))}
             params = jax.lax.dynamic_slice(arrays["start"], (begin + chunk, 0), (chunk, dim))
-            return state._replace(params=params, opt=sgd.init(params), extra={**state.extra, "saved": saved})
+            return state._replace(params=params, opt=tx.init(params), extra={**extra, "rest": arrays["rest"]})
 
         return jax.lax.cond(state.step % steps == 0, next_chunk, lambda state: state, state)
 
-    extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, dim))}
-    state, step = start(vectors[:chunk], sgd, extra), make_step(loss, sgd)
+    arrays["rest"] = rest
+    extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, dim)), "rest": rest}
+    state, step = start(vectors[:chunk], tx, extra), make_step(loss, tx)
     total = chunks * steps
-    state = train("bootstrap", step, state, arrays, steps=total, segment=per_epoch, watch=watch, after=save)
+    state = train(
+        "bootstrap", step, state, arrays, steps=total, segment=per_epoch, longest=SEGMENT, watch=watch, after=save
+    )
     return Checkpoints(state.extra["saved"][: settings.k])

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax.settings import Collector
+from bend_jax.checks import SettingsError
+from bend_jax.settings import FineTuning
 from bend_jax.split import Cut, cut
-from bend_jax.subset import Subset, insert
-from bend_jax.training import Examples, Model, Watch, cross_entropy, sgd
+from bend_jax.subset import Subset, flatten, insert
+from bend_jax.training import Examples, Model, Watch
 
 CHUNK = 250  # images a program while the cache is filled
 
@@ -26,16 +27,25 @@ class Checkpoints(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The data of a training on features, and how its loss reads them.
+    """The data of a training of the subset, and how its loss reads them.
 
-    data: a dict of device arrays for `train`; logits(vector, data, view, index) -> [batch, classes]; cache_bytes: 0
-    where features are streamed.
+    data: a dict of device arrays for `train`; logits(vector, rest, data, view, index, key) -> ([batch, classes], rest);
+    rest: BN statistics that move with the training, {} where they are frozen; vector_of(vector, rest, data): the
+    vector with the statistics of the subset, if it has any; parts: the cut at the vector, None where BN trains;
+    cache_bytes: 0 where features are streamed.
     """
 
     data: dict[str, Any]
-    logits: Callable[..., Any]
-    parts: Cut
+    logits: Callable[..., tuple[Any, Any]]
+    rest: Any
+    vector_of: Callable[..., Any]
+    parts: Cut | None
     cache_bytes: int
+
+
+def holds_statistics(subset: Subset) -> bool:
+    """Whether BN statistics are coordinates of the vector: then they move with it."""
+    return any(not path.startswith("params.") for path in subset.paths)
 
 
 def prepare(
@@ -44,7 +54,52 @@ def prepare(
     subset: Subset,
     examples: Examples,
     key: Key[Array, ""],
-    settings: Collector,
+    settings: FineTuning,
+    watch: Watch,
+    *,
+    drift: bool = False,
+) -> Source:
+    """How the subset is trained: on the frozen part's features where BN statistics stay, else on the whole net.
+
+    drift: all BN statistics follow the minibatches, as they also do where the subset holds some. Raises SettingsError
+    where that is so and the model has no train_apply.
+    """
+    if drift or holds_statistics(subset):
+        return _whole(model, variables, subset, examples)
+    return _features(model, variables, subset, examples, key, settings, watch)
+
+
+def _whole(model: Model, variables: Any, subset: Subset, examples: Examples) -> Source:
+    """Every step runs the whole net in training mode on newly augmented images."""
+    if model.train_apply is None:
+        raise SettingsError(
+            "a subset with BN statistics is trained in training mode, which needs a model with train_apply(variables, "
+            "images, key) -> (logits, variables); none was given: give one, or leave the statistics out of the subset"
+        )
+    train_apply = model.train_apply
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    data = {"labels": examples.labels, "images": examples.images, "variables": variables}
+
+    def logits(vector: Any, rest: Any, data: dict[str, Any], view: Any, index: Any, key: Any) -> tuple[Any, Any]:
+        keys = jax.random.split(key, index.shape[0] + 1)
+        images = examples.view(keys[1:], data["images"][index])
+        full = {**insert(subset, data["variables"], vector), **rest}
+        result, new = train_apply(full, images, keys[0])
+        return result, {name: new[name] for name in rest}
+
+    def vector_of(vector: Any, rest: Any, data: dict[str, Any]) -> Any:
+        return flatten(subset, {**insert(subset, data["variables"], vector), **rest})
+
+    return Source(data, logits, rest, vector_of, None, 0)
+
+
+def _features(
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    examples: Examples,
+    key: Key[Array, ""],
+    settings: FineTuning,
     watch: Watch,
 ) -> Source:
     """Cut the net for one image, and cache the features of all views where they fit into `watch.memory`.
@@ -83,10 +138,10 @@ def prepare(
         def read(data: dict[str, Any], view: Int[Array, ""], index: Int[Array, " b"]) -> Any:
             return features(data["prefix"], data["view_key"], view, index, data["images"])
 
-    def logits(vector: Any, data: dict[str, Any], view: Int[Array, ""], index: Int[Array, " b"]) -> Any:
-        return jax.vmap(data["suffix"], (None, 0))(vector, restore(read(data, view, index), shapes))
+    def logits(vector: Any, rest: Any, data: dict[str, Any], view: Any, index: Any, key: Any) -> tuple[Any, Any]:
+        return jax.vmap(data["suffix"], (None, 0))(vector, restore(read(data, view, index), shapes)), rest
 
-    return Source(data, logits, parts, cache_bytes if is_cached else 0)
+    return Source(data, logits, {}, lambda vector, rest, data: vector, parts, cache_bytes if is_cached else 0)
 
 
 def _fill(features: Callable[..., Any], prefix: Any, key: Any, views: int, n: int, images: Any) -> Any:
@@ -109,19 +164,14 @@ def _fill(features: Callable[..., Any], prefix: Any, key: Any, views: int, n: in
     return cache
 
 
-def mean_loss(logits: Float[Array, "b classes"], labels: Int[Array, " b"]) -> Float[Array, ""]:
-    """Mean cross-entropy of a minibatch."""
-    return jnp.mean(cross_entropy(logits, labels))
-
-
-def optimizer(subset: Subset, settings: Collector) -> optax.GradientTransformation:
-    """The settings' SGD on a vector or a stack of them. BN statistics in the subset stay as they are."""
+def optimizer(subset: Subset, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` on a vector or a stack of them, BN statistics in it excepted: no gradient and no decay moves them."""
     parts = [
-        jnp.full(math.prod(shape), not path.startswith("batch_stats."), jnp.float32)
+        jnp.full(math.prod(shape), path.startswith("params."), jnp.float32)
         for path, shape in zip(subset.paths, subset.shapes, strict=True)
     ]
     mask = jnp.concatenate(parts)
     keep_statistics = optax.stateless(
         lambda updates, params: jax.tree.map(lambda u: u * jnp.broadcast_to(mask, u.shape), updates)
     )
-    return optax.chain(sgd(settings.lr, settings.momentum, settings.weight_decay), keep_statistics)
+    return optax.chain(tx, keep_statistics)

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-import jax.random
 from jaxtyping import Array, Key
 
-from bend_jax.collect.features import Checkpoints, mean_loss, optimizer, prepare
+from bend_jax.collect.chain import chain
+from bend_jax.collect.features import Checkpoints
 from bend_jax.settings import Trajectory
-from bend_jax.subset import Subset, flatten
-from bend_jax.training import SILENT, Examples, Model, State, Watch, draw_batch, make_step, start, train
+from bend_jax.subset import Subset
+from bend_jax.training import SILENT, Examples, Model, Watch, sgd
 
 
 def collect(
@@ -22,38 +21,25 @@ def collect(
     *,
     watch: Watch = SILENT,
 ) -> Checkpoints:
-    """k vectors [k, dim]: everything but the subset is frozen, BN runs in inference mode with the base's statistics.
+    """k vectors [k, dim]: everything but the subset is frozen, and BN runs in inference mode with the base's
+    statistics, so that a member is exactly a function of its vector.
 
-    (The published code lets running statistics drift meanwhile and evaluates with the old ones; here a member is
-    exactly a function of its vector.)
+    With statistics="drift", the literal variant, BN runs in training mode and all running statistics move meanwhile;
+    members are evaluated with the base's, as the published code does, but for those that the subset holds.
     """
-    n = data.labels.shape[0]
-    key_views, key_order, key_steps = jax.random.split(key, 3)
-    source = prepare(model, variables, subset, data, key_views, settings, watch)
-    per_epoch = n // settings.batch
-    arrays = {**source.data, "key": key_steps, "order": key_order}
-
-    def loss(vector: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
-        index, order = draw_batch(arrays["order"], step, extra["order"], settings.batch)
-        view = (step // per_epoch) % settings.views
-        logits = source.logits(vector, arrays, view, index)
-        return mean_loss(logits, arrays["labels"][index]), {**extra, "order": order}
-
-    def save(state: State, arrays: Any) -> State:
-        saved = state.extra["saved"].at[state.step // per_epoch - 1].set(state.params)
-        return state._replace(extra={**state.extra, "saved": saved})
-
-    sgd = optimizer(subset, settings)
-    extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((settings.k, subset.dim))}
-    state = start(flatten(subset, variables), sgd, extra)
-    state = train(
+    tx = sgd(settings.lr, settings.momentum, settings.weight_decay)
+    state = chain(
         "trajectory",
-        make_step(loss, sgd),
-        state,
-        arrays,
-        steps=settings.k * per_epoch,
-        segment=per_epoch,
-        watch=watch,
-        after=save,
+        model,
+        variables,
+        subset,
+        data,
+        key,
+        settings,
+        watch,
+        tx=tx,
+        epochs=settings.k,
+        slot=lambda epoch: epoch - 1,
+        drift=settings.statistics == "drift",
     )
     return Checkpoints(state.extra["saved"])

@@ -1,0 +1,91 @@
+"""CBNN (checkpoint boosted neural networks): multi-class AdaBoost over the checkpoints of one training."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from bend_jax.collect.chain import chain
+from bend_jax.collect.features import Checkpoints
+from bend_jax.settings import Boosting
+from bend_jax.subset import Subset, flatten, insert
+from bend_jax.training import SILENT, Examples, Model, State, Watch, sgd
+
+CHUNK = 250  # images a program while a checkpoint labels the training set
+LEAST = 1e-6  # the error is kept so far from 0 and from that of guessing
+
+
+def reweigh(
+    weights: Float[Array, " n"], wrong: Bool[Array, " n"], classes: int, eta: float
+) -> tuple[Float[Array, " n"], Float[Array, ""]]:
+    """(new weights, lambda) of a classifier that is `wrong` on these images: damped SAMME (Hastie et al. 2009).
+
+    e = sum of the weights of the wrong ones, clipped to [LEAST, 1 - 1/K - LEAST]; lambda = log((1 - e) / e) +
+    log(K - 1); w <- w exp(-(beta/K) <Y, G>) normalised, with beta = eta ((K - 1)^2 / K) lambda, <Y, G> = K / (K - 1)
+    where right and -K / (K - 1)^2 where wrong.
+    """
+    k = classes
+    error = jnp.clip(jnp.sum(weights * wrong), LEAST, 1 - 1 / k - LEAST)
+    lam = jnp.log((1 - error) / error) + jnp.log(k - 1.0)
+    beta = eta * ((k - 1) ** 2 / k) * lam
+    agreement = jnp.where(wrong, -k / (k - 1) ** 2, k / (k - 1))
+    raised = jnp.log(weights) - beta / k * agreement
+    return jax.nn.softmax(raised), lam
+
+
+def collect(
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    data: Examples,
+    key: Key[Array, ""],
+    settings: Boosting,
+    *,
+    watch: Watch = SILENT,
+) -> Checkpoints:
+    """The base and k - 1 vectors [k, dim], and the lambda of each as weights [k].
+
+    Each vector is trained on from the one before with the loss of image i multiplied by n w_i; its error is that of
+    its labels for the training images, not augmented, in inference mode.
+    """
+    n = data.labels.shape[0]
+    classes = jax.eval_shape(lambda x: model.apply(variables, data.plain(x)), data.images[:1]).shape[1]
+
+    def update(vector: Any, weights: Any, arrays: Any) -> tuple[Array, Array]:
+        full = insert(subset, arrays["boosted"], vector)
+
+        def wrong(index: Any) -> Any:
+            found = jnp.argmax(model.apply(full, data.plain(arrays["plain"][index])), axis=1)
+            return found != arrays["labels"][index]
+
+        chunk = min(CHUNK, n)
+        index = jnp.minimum(jnp.arange(-(-n // chunk) * chunk), n - 1).reshape(-1, chunk)
+        return reweigh(weights, jax.lax.map(wrong, index).reshape(-1)[:n], classes, settings.eta)
+
+    def saved(state: State, vector: Any, arrays: Any) -> State:
+        weights, lam = update(vector, state.extra["weights"], arrays)
+        row = state.step // (settings.epochs * (n // settings.batch))
+        lambdas = state.extra["lambdas"].at[row].set(lam)
+        return state._replace(extra={**state.extra, "weights": weights, "lambdas": lambdas})
+
+    more = {"boosted": variables, "plain": data.images}
+    weights, lam = jax.jit(update)(flatten(subset, variables), jnp.full(n, 1.0 / n), {**more, "labels": data.labels})
+    state = chain(
+        "boosting",
+        model,
+        variables,
+        subset,
+        data,
+        key,
+        settings,
+        watch,
+        tx=sgd(settings.lr, settings.momentum, settings.weight_decay),
+        epochs=(settings.k - 1) * settings.epochs,
+        slot=lambda epoch: jnp.where(epoch % settings.epochs == 0, epoch // settings.epochs, -1),
+        extra={"weights": weights, "lambdas": jnp.zeros(settings.k).at[0].set(lam)},
+        more=more,
+        weigh=lambda extra, index: n * extra["weights"][index],
+        saved=saved,
+    )
+    return Checkpoints(state.extra["saved"], state.extra["lambdas"])

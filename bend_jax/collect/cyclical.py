@@ -1,0 +1,102 @@
+"""Cosine cycles with warm restarts: snapshot ensembles (Huang et al. 2017), FGE (Garipov et al. 2018), and with noise
+cSGLD and cSGHMC (Zhang et al. 2020)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+from bend_jax.collect.chain import chain
+from bend_jax.collect.features import Checkpoints
+from bend_jax.settings import Cyclical
+from bend_jax.subset import Subset
+from bend_jax.training import SILENT, Examples, Model, Watch
+
+
+class SamplerState(NamedTuple):
+    """Velocity, steps so far, and the key of the noise."""
+
+    velocity: Any
+    step: Int[Array, ""]
+    key: UInt32[Array, "2"]
+
+
+def sampler(
+    settings: Cyclical,
+    rate: Callable[[Int[Array, ""]], Float[Array, ""]],
+    is_noisy: Callable[[Int[Array, ""]], Array],
+    n: int,
+    key: Key[Array, ""],
+) -> optax.GradientTransformation:
+    """v <- a v - lr (grad + decay w) + sqrt(2 (1 - a) lr T / n) eps; w <- w + v (Zhang et al. 2020, Algorithm 1).
+
+    a is the momentum (0 for "langevin"), T the temperature, n the number of images: for a small rate the stationary
+    distribution is exp(-n loss / T) up to a constant. The noise is added where is_noisy(step), and never with
+    settings.noise="none", which leaves SGD.
+    """
+    friction = 1.0 if settings.noise == "langevin" else 1 - settings.momentum
+    heat = 0.0 if settings.noise == "none" else 2 * friction * settings.temperature / n
+
+    def init(params: Any) -> SamplerState:
+        return SamplerState(jax.tree.map(jnp.zeros_like, params), jnp.int32(0), jax.random.key_data(key))
+
+    def update(grads: Any, state: SamplerState, params: Any = None) -> tuple[Any, SamplerState]:
+        lr = rate(state.step)
+        sd = jnp.where(is_noisy(state.step), jnp.sqrt(heat * lr), 0.0)
+        drawn = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+        def move(v: Array, g: Array, w: Array) -> Array:
+            new = (1 - friction) * v - lr * (g + settings.weight_decay * w)
+            return new + sd * jax.random.normal(drawn, w.shape) if heat else new
+
+        velocity = jax.tree.map(move, state.velocity, grads, params)
+        return velocity, SamplerState(velocity, state.step + 1, state.key)
+
+    return optax.GradientTransformation(init, update)
+
+
+def collect(
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    data: Examples,
+    key: Key[Array, ""],
+    settings: Cyclical,
+    *,
+    watch: Watch = SILENT,
+) -> Checkpoints:
+    """The base and k - 1 vectors [k, dim] from the ends of the last per_cycle epochs of each cycle."""
+    n = data.labels.shape[0]
+    per_epoch = n // settings.batch
+    length = settings.epochs * per_epoch
+    cycles = (settings.k - 1) // settings.per_cycle
+    quiet = settings.epochs - settings.per_cycle  # epochs of a cycle without a checkpoint
+    key_chain, key_noise = jax.random.split(key)
+
+    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
+        return settings.lr / 2 * (1 + jnp.cos(jnp.pi * (step % length) / length))
+
+    def is_noisy(step: Int[Array, ""]) -> Array:
+        return step % length >= quiet * per_epoch
+
+    def slot(epoch: Int[Array, ""]) -> Int[Array, ""]:
+        cycle, last = (epoch - 1) // settings.epochs, (epoch - 1) % settings.epochs
+        return jnp.where(last >= quiet, 1 + cycle * settings.per_cycle + last - quiet, -1)
+
+    state = chain(
+        "cyclical",
+        model,
+        variables,
+        subset,
+        data,
+        key_chain,
+        settings,
+        watch,
+        tx=sampler(settings, rate, is_noisy, n, key_noise),
+        epochs=cycles * settings.epochs,
+        slot=slot,
+    )
+    return Checkpoints(state.extra["saved"])

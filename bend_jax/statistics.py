@@ -1,0 +1,95 @@
+"""BN statistics of given weights, measured on training images, for any network with a train_apply."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Shaped
+
+from bend_jax.checks import SettingsError
+from bend_jax.subset import Subset, flatten, insert
+from bend_jax.training import Examples, Model
+
+Rest = dict[str, Any]  # every collection but "params"
+
+
+def batch_statistics(train_apply: Callable[..., Any], variables: Any, images: Any, key: Key[Array, ""]) -> Rest:
+    """The statistics of one minibatch alone, whatever the net's running average forgets.
+
+    A running average is a r + (1 - a) b of the old value r and the minibatch's b: its values from r = 0 and from
+    another r give a, and with it b. Integer leaves (counters) stay as they are.
+    """
+    rest = {name: value for name, value in variables.items() if name != "params"}
+
+    def run(rest: Rest) -> Rest:
+        new = train_apply({**variables, **rest}, images, key)[1]
+        return {name: new[name] for name in rest}
+
+    low = run(jax.tree.map(jnp.zeros_like, rest))
+    other = jax.tree.map(lambda x: 1 + 100 * jnp.abs(x), low)  # far enough from 0 for a difference without rounding
+    high = run(jax.tree.map(lambda x, old: x.astype(old.dtype), other, rest))
+
+    def solve(low: Array, high: Array, other: Array, old: Array) -> Array:
+        if not jnp.issubdtype(old.dtype, jnp.floating):
+            return old
+        kept = (high - low) / other
+        return low / (1 - kept)
+
+    return jax.tree.map(solve, low, high, other, rest)
+
+
+def draw(examples: Examples, key: Key[Array, ""], count: int) -> Any:
+    """`count` different training images, augmented."""
+    key_index, key_view = jax.random.split(key)
+    index = jax.random.choice(key_index, examples.labels.shape[0], (count,), replace=False)
+    return examples.view(jax.random.split(key_view, count), examples.images[index])
+
+
+@partial(jax.jit, static_argnames=("train_apply", "subset"))
+def measure(
+    train_apply: Callable[..., Any],
+    variables: Any,
+    subset: Subset,
+    vector: Float[Array, " dim"],
+    images: Shaped[Array, "batches batch ..."],
+    key: Key[Array, ""],
+) -> Float[Array, " dim"]:
+    """The vector with the statistics that these minibatches have under its weights: the mean over minibatches."""
+    full = insert(subset, variables, vector)
+    rest = jax.lax.map(lambda batch: batch_statistics(train_apply, full, batch, key), images)
+    mean = {
+        name: jax.tree.map(lambda x, old: jnp.mean(x, 0).astype(old.dtype), rest[name], full[name]) for name in rest
+    }
+    return flatten(subset, {**full, **mean})
+
+
+def recompute(
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    vectors: Float[Array, "m dim"],
+    examples: Examples,
+    key: Key[Array, ""],
+    count: int,
+    batch: int,
+) -> Float[Array, "m dim"]:
+    """The vectors with their BN statistics measured anew, on about `count` augmented training images in minibatches,
+    the same ones for every vector (Izmailov et al. 2018, section 3.2).
+
+    Raises SettingsError for a model without train_apply.
+    """
+    if model.train_apply is None:
+        raise SettingsError(
+            "BN statistics are measured by a model's train_apply(variables, images, key) -> (logits, variables); none "
+            "was given: give one, or leave the statistics out of the subset"
+        )
+    n = examples.labels.shape[0]
+    batch = min(batch, n)
+    batches = max(1, min(count, n) // batch)
+    key_draw, key_apply = jax.random.split(key)
+    images = draw(examples, key_draw, batches * batch)
+    images = images.reshape(batches, batch, *images.shape[1:])
+    run = partial(measure, model.train_apply, variables, subset)
+    return jnp.stack([run(vector, images, key_apply) for vector in vectors])
