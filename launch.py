@@ -2,6 +2,7 @@
 
   python launch.py --config=configs/digits.py                      the whole run
   python launch.py --config=configs/digits.py --seed=0,1,2         three runs, mean and standard deviation
+  python launch.py --config=configs/compare_digits.py --seed=0,1,2 many systems in one table
   python launch.py --config=configs/digits.py --print_config       every setting and its value
   python launch.py --config=configs/digits.py --dry_run            dimensions, memory, a rough time
 
@@ -24,6 +25,7 @@ from bend_jax.config import Config, SettingsError, did_you_mean, parse
 
 STAGES = ("base", "collect", "generate", "evaluate", "report", "export")
 FLAGS = flags.FLAGS
+ROWS: list[dict[str, Any]] = []  # of a comparison: a configuration file with get_rows()
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -83,7 +85,9 @@ def config_file(argv: list[str]) -> ConfigDict:
     if not path.is_file():
         fail(f"--config: there is no file {path}; there are {', '.join(available())}")
     try:
-        return run_path(str(path))["get_config"]()
+        found = run_path(str(path))
+        ROWS.extend(found["get_rows"]() if "get_rows" in found else [])
+        return found["get_config"]()
     except Exception as error:  # noqa: BLE001  a configuration is code: whatever it raises is the user's to see
         fail(f"--config: {path} cannot be loaded: {type(error).__name__}: {error}")
 
@@ -151,6 +155,19 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def run_comparison(rows: list[Any], workdir: Path, seeds: list[int]) -> None:
+    """Every row of a comparison with every seed, or only what each would cost."""
+    from bend_jax import compare
+
+    name = config_flags.get_config_filename(FLAGS["config"])
+    if FLAGS.dry_run:
+        print(compare.plan(rows, name, workdir))
+        return
+    content = compare.run(rows, name, seeds, workdir, lambda line: print(line, flush=True), FLAGS.init)
+    print(f"\n{compare.terminal(content)}\n")
+    print(f"Everything is in {workdir}: report/report.md, report/report.json")
+
+
 def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
     """Check everything, then run the stages for each seed, or only say what they would need."""
     from bend_jax import data, estimate, pipeline, report, storage
@@ -183,10 +200,16 @@ def main(argv: list[str]) -> None:
             print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")
             return
         use_compilation_cache()
-        from bend_jax import pipeline, storage
+        from bend_jax import compare, pipeline, storage
 
+        rows = compare.read_rows(FLAGS.config.to_dict(), ROWS) if ROWS else []
+        if rows and set(STAGES[:-1]) - set(stages):
+            raise SettingsError("--stages: a comparison runs all its stages, those that the store has are reused")
         try:
-            run(config, workdir, stages, seeds)
+            if rows:
+                run_comparison(rows, workdir, seeds)
+            else:
+                run(config, workdir, stages, seeds)
         except (pipeline.StoppedError, storage.DamagedError) as error:
             fail(str(error), 1)
     except SettingsError as error:

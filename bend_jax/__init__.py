@@ -1,6 +1,47 @@
 """A cheap, honest, well-calibrated ensemble out of one training run: collect, generate, vote."""
 
 from bend_jax.api import Ensemble, fit, load
-from bend_jax.settings import Bend, Bootstrap, Gaussian, Identity, Trajectory
+from bend_jax.settings import (
+    Average,
+    Average16,
+    Base,
+    Bend,
+    Boosting,
+    Bootstrap,
+    Cyclical,
+    Gaussian,
+    Identity,
+    Independent,
+    Interpolate,
+    LowRankGaussian,
+    McBn,
+    Noise,
+    RandomLatent,
+    Reconstruction,
+    Resample,
+    Trajectory,
+)
 
-__all__ = ["Bend", "Bootstrap", "Ensemble", "Gaussian", "Identity", "Trajectory", "fit", "load"]
+__all__ = [
+    "Average",
+    "Average16",
+    "Base",
+    "Bend",
+    "Boosting",
+    "Bootstrap",
+    "Cyclical",
+    "Ensemble",
+    "Gaussian",
+    "Identity",
+    "Independent",
+    "Interpolate",
+    "LowRankGaussian",
+    "McBn",
+    "Noise",
+    "RandomLatent",
+    "Reconstruction",
+    "Resample",
+    "Trajectory",
+    "fit",
+    "load",
+]

@@ -11,15 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bend_jax import data, ensemble, metrics, storage, subset
+from bend_jax import data, ensemble, metrics, statistics, storage, subset
+from bend_jax.checks import SettingsError
 from bend_jax.collect import COLLECT
-from bend_jax.config import SettingsError
+from bend_jax.collect.features import demand, holds_statistics
 from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
-from bend_jax.settings import COLLECTORS, GENERATORS, Bend, Collector, Generator, Trajectory
+from bend_jax.settings import (
+    COLLECTORS,
+    GENERATORS,
+    Bend,
+    Collector,
+    Generator,
+    Identity,
+    Independent,
+    McBn,
+    Resample,
+    Trajectory,
+)
 from bend_jax.training import SILENT, Examples, Model, NonFiniteError, Watch
 
 BATCH = 500  # images a program
+STATISTICS = 2048  # images that members' BN statistics are measured on
 
 
 @dataclass(frozen=True)
@@ -107,13 +120,15 @@ def fit(
     validation: tuple[Any, Any] | None = None,
     seed: int = 0,
     train_apply: Callable[..., Any] | None = None,
+    init: Callable[..., Any] | None = None,
     watch: Watch = SILENT,
 ) -> Ensemble:
     """Collect checkpoints of a trained network's subset, generate members from them, and return their ensemble.
 
     apply(variables, images) -> logits [n, classes]: pure, in inference mode; images [n, ...]: exactly as apply takes
     them, no augmentation; labels [n]: whole numbers from 0; subset: comma-separated or listed patterns, e.g.
-    "layer4.1.bn2"; validation: (images, labels) for temperature scaling, None for a stratified tenth of the images.
+    "layer4.1.bn2"; validation: (images, labels) for temperature scaling, None for a stratified tenth of the images;
+    train_apply, init: as in `Model`, for collectors that train BN or start anew.
 
     Raises ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN.
     """
@@ -126,19 +141,24 @@ def fit(
         images, labels = images[~held], labels[~held]
     else:
         _check(apply, variables, np.asarray(validation[0]), np.asarray(validation[1]))
-    if members < 1 or collect.batch > len(labels):
-        raise SettingsError(
-            f"members={members} must be at least 1, and batch={collect.batch} at most {len(labels)} images"
-        )
-    collect = dataclasses.replace(collect, views=1)  # images are not augmented: one view is all there is
+    batch = collect.base.batch if isinstance(collect, Independent) else collect.batch
+    if members < 1 or batch > len(labels):
+        raise SettingsError(f"members={members} must be at least 1, and batch={batch} at most {len(labels)} images")
+    if not isinstance(collect, Independent | McBn):
+        collect = dataclasses.replace(collect, views=1)  # images are not augmented: one view is all there is
     examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), lambda keys, x: x, lambda x: x)
     name = _name(collect, COLLECTORS)
-    model = Model(apply, train_apply)
+    model = Model(apply, train_apply, init)
+    demand(model, variables, chosen, collect, watch.memory, members)
     found = COLLECT[name](model, variables, chosen, examples, stream(seed, "collect", name), collect, watch=watch)
     name = _name(generate, GENERATORS)
     key_fit, key_sample = jax.random.split(stream(seed, "generate", name))
     fitted = GENERATE[name].fit(found.vectors, key_fit, generate, watch=watch)
-    vectors = np.asarray(GENERATE[name].sample(fitted, key_sample, members))
+    drawn = GENERATE[name].sample(fitted, key_sample, members)
+    if holds_statistics(chosen) and not isinstance(generate, Identity | Resample):
+        key = stream(seed, "statistics")
+        drawn = statistics.recompute(model, variables, chosen, drawn, examples, key, STATISTICS, batch)
+    vectors = np.asarray(drawn)
     if not np.isfinite(vectors).all():
         raise NonFiniteError(name, "members")
     result = Ensemble(apply, variables, chosen, vectors, 1.0)

@@ -31,6 +31,7 @@ def load(settings: Data) -> Dataset:
     if test is None:
         train, test = _stratified(generator, train, round(len(train.labels) / 2))
     _check(settings, test)
+    train = _long_tailed(generator, train, settings.imbalance)
     train = train._replace(images=_add_noise(generator, train.images, settings.noise))
     test = test._replace(images=_add_noise(generator, test.images, settings.noise))
     count = min(settings.validation_most, round(settings.validation * len(train.labels)))
@@ -68,6 +69,18 @@ def _add_noise(generator: np.random.Generator, images: Images, sd: float) -> Ima
         return images
     noisy = images / 255 + generator.normal(0, sd, images.shape)
     return np.round(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
+
+
+def _long_tailed(generator: np.random.Generator, split: Split, imbalance: float) -> Split:
+    """Class c of K keeps imbalance^(-c / (K - 1)) of its images (Cui et al. 2019), drawn at random; order is kept."""
+    if imbalance == 1:
+        return split
+    classes, sizes = np.unique(split.labels, return_counts=True)
+    kept = np.zeros(len(split.labels), bool)
+    for i, (label, size) in enumerate(zip(classes, sizes, strict=True)):
+        number = max(1, round(size * imbalance ** (-i / max(len(classes) - 1, 1))))
+        kept[generator.permutation(np.flatnonzero(split.labels == label))[:number]] = True
+    return Split(split.images[kept], split.labels[kept])
 
 
 def _stratified(generator: np.random.Generator, split: Split, count: int) -> tuple[Split, Split]:
@@ -116,6 +129,18 @@ def rotate(image: UInt8[Array, "h w c"], angle: Float[Array, ""]) -> UInt8[Array
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     turned = image[jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)]
     return jnp.where(inside[..., None], turned, 0).astype(image.dtype)
+
+
+def look(images: UInt8[Array, "n h w c"], view: str) -> UInt8[Array, "n h w c"]:
+    """A view of each image for a vote: "identity", "flip", or moved by one pixel, with zeros at the edge."""
+    if view == "identity":
+        return images
+    if view == "flip":
+        return images[:, :, ::-1]
+    rows, columns = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}[view]
+    moved = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = images.shape[1:3]
+    return moved[:, 1 - rows : 1 - rows + height, 1 - columns : 1 - columns + width]
 
 
 def transforms(settings: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:

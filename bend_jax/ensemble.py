@@ -69,8 +69,35 @@ def mean_vote(logits: Float[Array, "m n classes"]) -> Float[Array, "n classes"]:
 
 
 def weighted_vote(logits: Float[Array, "m n classes"], weights: Float[Array, " m"]) -> Float[Array, "n classes"]:
-    """Probabilities averaged with these weights: sum_m w_m p_m / sum_m w_m."""
+    """Probabilities averaged with these weights: sum_m w_m p_m / sum_m w_m.
+
+    Raises ValueError where there is not one weight for each member.
+    """
+    if weights.shape != logits.shape[:1]:
+        raise ValueError(f"weights of shape {list(weights.shape)} came for {logits.shape[0]} members: one for each")
     return jnp.tensordot(weights / jnp.sum(weights), jax.nn.softmax(logits, axis=-1), axes=1)
+
+
+@partial(jax.jit, static_argnames="size")
+def greedy_weights(likelihoods: Float[Array, "m n"], size: int) -> Float[Array, " m"]:
+    """How often each member is chosen into the greedy vote (Caruana et al. 2004), as shares that sum to 1.
+
+    likelihoods: each member's probability of the true label of n validation images. Members are added one at a time,
+    with replacement, each the one that lowers the NLL of the mean most (ties: the first), until there are `size`; of
+    the ensembles on the way the one of least NLL is returned, so that it has at most `size` members.
+    """
+    m, n = likelihoods.shape
+
+    def add(state: tuple[Array, Array], count: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        total, chosen = state
+        losses = -jnp.mean(jnp.log(jnp.maximum((total[None] + likelihoods) / count, metrics.TINY)), axis=1)
+        best = jnp.argmin(losses)
+        chosen = chosen.at[best].add(1.0)
+        return (total + likelihoods[best], chosen), (losses[best], chosen)
+
+    _, (losses, path) = jax.lax.scan(add, (jnp.zeros(n), jnp.zeros(m)), jnp.arange(1.0, size + 1))
+    kept = jnp.argmin(losses)
+    return path[kept] / (kept + 1.0)
 
 
 def vote_probabilities(predictions: Int[Array, "m n"], num_classes: int) -> Float[Array, "n classes"]:

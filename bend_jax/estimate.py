@@ -2,18 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bend_jax import budget
 from bend_jax.ensemble import chunk_size
-from bend_jax.settings import Bootstrap
-from bend_jax.split import Cut, cut
 from bend_jax.stages import Setting
-from bend_jax.subset import insert
-from bend_jax.training import cross_entropy
 
 EFFICIENCY = 0.2  # of a matrix product's rate that convolutional training was seen to reach (2 CPU cores)
 
@@ -23,76 +18,43 @@ def describe(s: Setting) -> str:
     assert s.model.init is not None
     c, n = s.config, len(s.dataset.train.labels)
     variables = jax.eval_shape(s.model.init, jax.random.key(0))
-    image = jax.eval_shape(s.examples.plain, s.examples.images[:1])
-    vector = jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32)
-    parts = _cut(s, variables, vector, image)
+    image = s.dataset.train.images.shape[1:]
+    ops = budget.operations(s)
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
-    settings = c.collect.settings
-    cache = (
-        settings.views * n * sum(math.prod(x) for x in parts.feature_shapes) * jnp.dtype(settings.cache_dtype).itemsize
-    )
-    memory = c.compute.memory_mb * 2**20
+    cache, memory = budget.cache_bytes(s, ops), c.compute.memory_mb * 2**20
+    how = "cached" if cache <= memory else f"streamed (compute.memory_mb={c.compute.memory_mb})"
+    features = f"features of all views: {_size(cache)}, {how}" if cache else "the whole net is trained"
     batch = min(c.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels))
-    fitting = chunk_size(parts._replace(suffix_bytes=batch * parts.suffix_bytes), memory)
-    shapes = ", ".join("x".join(map(str, shape)) for shape in parts.feature_shapes)
+    fitting = chunk_size(ops.parts._replace(suffix_bytes=batch * ops.parts.suffix_bytes), memory)
+    shapes = ", ".join("x".join(map(str, shape)) for shape in ops.parts.feature_shapes)
     counts = f"{n} training, {len(s.dataset.validation.labels)} validation, {len(s.dataset.test.labels)} test images"
     lines = [
-        f"data      {c.data.name}: {counts} of {'x'.join(map(str, image.shape[1:]))}, {s.dataset.num_classes} classes",
+        f"data      {c.data.name}: {counts} of {'x'.join(map(str, image))}, {s.dataset.num_classes} classes",
         f"backbone  {c.backbone.name}: {parameters:,} parameters ({parameters * 4 / 2**20:.1f} MiB)",
         f"subset    {','.join(c.collect.subset)}: {s.chosen.dim} numbers in {len(s.chosen.paths)} leaves "
         f"({', '.join(s.chosen.paths[:4])}{', ...' if len(s.chosen.paths) > 4 else ''})",
-        f"split     features of one image: {shapes} ({_size(parts.feature_bytes)}); "
-        f"{_size(parts.suffix_bytes)} of intermediates for each member and image",
-        f"collect   {settings.k} checkpoints by {c.collect.name}; features of {settings.views} views: {_size(cache)}, "
-        + ("cached" if cache <= memory else f"streamed (compute.memory_mb={c.compute.memory_mb})"),
+        f"split     features of one image: {shapes} ({_size(ops.parts.feature_bytes)}); "
+        f"{_size(ops.parts.suffix_bytes)} of intermediates for each member and image",
+        f"collect   {c.collect.settings.k} checkpoints by {c.collect.name}; {features}",
         f"members   {c.members}; {min(fitting, c.members)} at once on {batch} images within {c.compute.memory_mb} MiB",
     ]
-    return "\n".join([*lines, _seconds(s, variables, vector, image, parts)])
+    return "\n".join([*lines, _seconds(s, ops)])
 
 
-def _cut(s: Setting, variables: Any, vector: Any, image: Any) -> Cut:
-    """The split of one image, from shapes alone (closed-over variables must be arrays, so they are traced too)."""
-    found: list[Cut] = []
-
-    def trace(variables: Any) -> int:
-        found.append(cut(lambda v, x: s.model.apply(insert(s.chosen, variables, v), x), vector, image))
-        return 0
-
-    jax.eval_shape(trace, variables)
-    return found[0]
-
-
-def _seconds(s: Setting, variables: Any, vector: Any, image: Any, parts: Cut) -> str:
-    """Time by operations: training and forward passes of the base, and the suffix of the collector and the members."""
+def _seconds(s: Setting, ops: budget.Operations) -> str:
+    """Time by operations of the base's training, the collector's and the members."""
     c, n = s.config, len(s.dataset.train.labels)
-    settings = c.collect.settings
     many = len(s.dataset.test.labels) + len(s.dataset.validation.labels)
-
-    def loss(variables: Any, x: Any) -> Any:
-        return jnp.sum(cross_entropy(s.model.apply(variables, x), jnp.zeros(1, jnp.int32)))
-
-    def suffix_loss(v: Any, variables: Any, x: Any) -> Any:
-        return loss(insert(s.chosen, variables, v), x)
-
-    forward = _flops(s.model.apply, variables, image)
-    step = _flops(jax.grad(loss), variables, image)
-    whole = _flops(jax.grad(suffix_loss), vector, variables, image)
-    suffix = max(whole - forward, 0.0) * 1.5  # a forward and a backward pass of the suffix; the prefix ran in forward
-    epochs = settings.epochs * settings.k if isinstance(settings, Bootstrap) else settings.k
+    voters = c.collect.settings.k + c.members * (1 + len(c.generate.nulls))
     rate = EFFICIENCY * _matrix_rate()
     parts_of = {
-        "base": c.base.epochs * n * step,
-        "collect": settings.views * n * forward + epochs * n * suffix,
-        "evaluate": many * (forward + (settings.k + c.members * (1 + len(c.generate.nulls))) * suffix / 3),
+        "base": c.base.epochs * n * ops.step,
+        "collect": budget.collect_epochs(s, ops) * n * ops.step,
+        "evaluate": many * (ops.forward + voters * ops.suffix),
     }
     texts = [f"{name} {_duration(flops / rate)}" for name, flops in parts_of.items()]
     basis = f"by operations, at {rate / 1e9:.0f} GFLOP/s: {EFFICIENCY:.0%} of a matrix product here"
     return f"time      in its order of magnitude {', '.join(texts)}; and compilation ({basis})"
-
-
-def _flops(fn: Callable[..., Any], *arguments: Any) -> float:
-    cost = jax.jit(fn).lower(*arguments).cost_analysis()
-    return float((cost or {}).get("flops", 0.0))
 
 
 def _matrix_rate() -> float:

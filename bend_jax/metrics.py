@@ -203,3 +203,25 @@ def mcnemar(a_right: Bool[np.ndarray, " n"], b_right: Bool[np.ndarray, " n"]) ->
     if only_a + only_b == 0:
         return 1.0
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+class Interval(NamedTuple):
+    """A mean and its 95% bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(differences: Float[np.ndarray, "seeds n"], draws: int, seed: int = 0) -> Interval:
+    """Mean of paired differences (one for each seed and image) and the percentile interval over resamples: images are
+    drawn with replacement, the same ones for every seed, and seeds with replacement as blocks."""
+    seeds, n = differences.shape
+    generator = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for i in range(draws):
+        counts = np.bincount(generator.integers(0, n, n), minlength=n)
+        blocks = generator.integers(0, seeds, seeds)
+        means[i] = (differences[blocks].mean(axis=0) @ counts) / n
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(differences.mean()), float(low), float(high))

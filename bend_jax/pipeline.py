@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import jax
 
 from bend_jax import data, report, storage
-from bend_jax.config import SettingsError, settings_json
+from bend_jax.checks import SettingsError
+from bend_jax.collect.features import holds_statistics
+from bend_jax.config import settings_json
+from bend_jax.settings import KNOBS
 from bend_jax.stages import WORK, Clock, Setting, Task, watching
 from bend_jax.training import NonFiniteError
 
@@ -48,12 +51,23 @@ def plan(s: Setting) -> dict[str, Job]:
     add("base", {"data": of(c.data), "backbone": of(c.backbone), "base": how}, ())
     add("collect", of(c.collect), ("base",))
     for name in (c.generate.name, *c.generate.nulls):
-        add("generate", {"name": name, "m": c.members, **of(c.generate.settings[name])}, ("collect",), name)
+        add("generate", _generate_settings(s, name), ("base", "collect"), name)
     generated = tuple(name for name in jobs if name.startswith("generate "))
     add("evaluate", {"main": c.generate.name, **of(c.evaluate)}, ("base", "collect", *generated))
     add("report", {"task": c.task, "config": s.config_name}, tuple(jobs))
     add("export", {}, ("base", f"generate {c.generate.name}"))
     return jobs
+
+
+def _generate_settings(s: Setting, name: str) -> dict[str, Any]:
+    """What a generator's digest covers: also how it was tuned, and how BN statistics were measured, where they are."""
+    c = s.config.generate
+    covered = {"name": name, "m": s.config.members, **settings_json(c.settings[name])}
+    if c.tune and name in KNOBS:
+        covered |= {"tune": c.tune, "views": s.config.evaluate.views}
+    if holds_statistics(s.chosen):
+        covered |= {"statistics": c.statistics}
+    return covered
 
 
 def run(s: Setting, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
@@ -112,8 +126,10 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
 
 def _advice(job: Job, training: str) -> str:
     """What to try when a training of this stage met a NaN or Inf."""
-    rates = {"base": "base.lr", "trajectory": "collect.trajectory.lr", "bootstrap": "collect.bootstrap.lr"}
+    rates = {"base": "base.lr", "independent": "base.lr"}
+    rates |= {name: f"collect.{name}.lr" for name in ("trajectory", "bootstrap", "cyclical", "boosting")}
     rates |= {name: f"generate.bend.{name}.lr" for name in ("autoencoder", "diffusion")}
+    training = training.split()[0]  # "independent 2 of 3"
     look = f"look for NaN in what {', '.join(job.inputs) or 'the images'} gave it"
     return f"try a smaller {rates[training]}, and {look}" if training in rates else look
 

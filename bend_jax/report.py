@@ -19,10 +19,14 @@ TABLE = {
 VOTES = {
     "base": "base",
     "swa": "average of the checkpoints",
+    "checkpoints_best": "best checkpoint on validation",
     "checkpoints_mean": "checkpoints, mean of probabilities",
     "sbend": "sBEND (majority)",
     "abend": "aBEND (sampled)",
     "mean": "mean of probabilities",
+    "weighted": "mean weighted by the collector",
+    "greedy": "mean of a greedy choice on validation",
+    "best": "best member on validation",
 }
 
 
@@ -46,6 +50,7 @@ def assemble(
             "collect": config.collect.name,
             "subset": ",".join(config.collect.subset),
             "generate": config.generate.name,
+            "views": config.evaluate.views,
         },
     }
     content |= {name: found[name] for name in ("table", "votes", "diversity", "novelty", "generators")}
@@ -125,7 +130,7 @@ def rows_votes(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for name, part, spread in _generators(content):
         for vote, label in VOTES.items():
             if vote in part["votes"]:
-                whose = "" if vote in ("base", "swa", "checkpoints_mean") else f"{name}: "
+                whose = "" if vote in ("base", "swa", "checkpoints_best", "checkpoints_mean") else f"{name}: "
                 rows.append([whose + label, *_vote_cells(part["votes"][vote], spread and spread["votes"][vote])])
     return ["vote", "accuracy %", "NLL", "NLL, scaled", "Brier", "ECE"], rows
 
@@ -192,7 +197,8 @@ def terminal(content: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """The same as a table of Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -218,23 +224,23 @@ def markdown(content: dict[str, Any]) -> str:
             "",
             "## Test accuracy % (BEND's Table 3)",
             "",
-            _markdown_table(*rows_table(content)),
+            markdown_table(*rows_table(content)),
             "",
             "max, mean, med: the members alone; orig: the checkpoints alone; potential: some member is right.",
             "",
             "## Votes",
             "",
-            _markdown_table(*rows_votes(content)),
+            markdown_table(*rows_votes(content)),
             "",
             "NLL in nats; scaled: after temperature scaling on the validation split; ECE over 15 bins.",
             "",
             "## Diversity and novelty",
             "",
-            _markdown_table(["measure", "value"], diversity),
+            markdown_table(["measure", "value"], diversity),
             "",
             "## Cost",
             "",
-            _markdown_table(["part", "seconds (break_even_m: members)"], costs),
+            markdown_table(["part", "seconds (break_even_m: members)"], costs),
             "",
         ]
     )

@@ -1,8 +1,5 @@
 """From the predictions of base, checkpoints and members to the figures of a report (HOUSE names: table, votes, ...)."""
 
-import time
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,69 +9,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import ensemble, metrics
 from bend_jax.config import Evaluate
-from bend_jax.split import cut
-from bend_jax.subset import Subset, insert
+from bend_jax.predict import Outputs, Weights
 
-
-class Outputs(NamedTuple):
-    """What a set of m vectors says of n images."""
-
-    predictions: Int[np.ndarray, "m n"]
-    mean: Float[np.ndarray, "n classes"]  # of the members' probabilities
-
-
-def predict(
-    apply: Callable[..., Any],
-    variables: Any,
-    subset: Subset,
-    sets: dict[str, Any],
-    images: Callable[[slice], Any],
-    n: int,
-    *,
-    batch: int,
-    memory: int,
-    progress: Callable[[int], None] = lambda done: None,
-    compiled: Callable[[float], None] = lambda seconds: None,
-) -> dict[str, Outputs]:
-    """Run every vector of every set on n images, all in one program a batch: the frozen part runs once for all of them.
-
-    images(slice) gives them as `apply` takes them; the last batch is filled up with the last images again.
-    """
-    vectors = jnp.concatenate(list(sets.values()))
-    ends = np.cumsum([len(v) for v in sets.values()])
-    size = min(batch, n)
-    first = images(slice(0, size))
-    parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], first)
-    chunk = min(ensemble.chunk_size(parts, memory), len(vectors))
-    started = time.perf_counter()
-    run = ensemble.member_logits.lower(apply, variables, subset, vectors, first, chunk=chunk).compile()
-    compiled(time.perf_counter() - started)
-    labels: list[np.ndarray] = []
-    means: list[list[np.ndarray]] = []
-    done = 0
-    while done < n:
-        begin = min(done, n - size)
-        logits = run(variables, vectors, images(slice(begin, begin + size)))
-        fresh = slice(done - begin, None)
-        labels.append(np.asarray(_labels(logits))[:, fresh])
-        means.append([np.asarray(p)[fresh] for p in _means(logits, tuple(int(e) for e in ends[:-1]))])
-        done = begin + size
-        progress(done)
-    every = np.split(np.concatenate(labels, axis=1), ends[:-1])
-    return {
-        name: Outputs(every[i], np.concatenate([batch_means[i] for batch_means in means]))
-        for i, name in enumerate(sets)
-    }
-
-
-@jax.jit
-def _labels(logits: Float[Array, "m n classes"]) -> Int[Array, "m n"]:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
-@partial(jax.jit, static_argnames="ends")
-def _means(logits: Float[Array, "m n classes"], ends: tuple[int, ...]) -> list[Float[Array, "n classes"]]:
-    return [ensemble.mean_vote(part) for part in jnp.split(logits, ends)]
+SINGLE = ("base", "swa", "checkpoints")  # sets that are no generator's
 
 
 def accuracies(predictions: Int[np.ndarray, "m n"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
@@ -109,28 +46,6 @@ def table_row(
     }
 
 
-class Labelled(NamedTuple):
-    """Probabilities of one vote on validation and test images."""
-
-    validation: Float[np.ndarray, "v classes"]
-    test: Float[np.ndarray, "n classes"]
-
-
-def vote_row(
-    vote: Labelled, validation: Int[np.ndarray, " v"], test: Int[np.ndarray, " n"], bins: int
-) -> dict[str, float]:
-    """Accuracy and calibration on test; nll_ts: after temperature scaling fitted on validation."""
-    p, y = jnp.asarray(vote.test), jnp.asarray(test)
-    temperature = metrics.fit_temperature(jnp.asarray(vote.validation), jnp.asarray(validation))
-    return {
-        "accuracy": float((vote.test.argmax(axis=1) == test).mean()),
-        "nll": float(metrics.nll(p, y)),
-        "nll_ts": float(metrics.nll(metrics.scale_temperature(p, temperature), y)),
-        "brier": float(metrics.brier(p, y)),
-        "ece": float(metrics.ece(p, y, bins)),
-    }
-
-
 class Labels(NamedTuple):
     """The true labels."""
 
@@ -138,27 +53,97 @@ class Labels(NamedTuple):
     test: Int[np.ndarray, " n"]
 
 
+class Vote(NamedTuple):
+    """Probabilities of one vote on validation and test images."""
+
+    validation: Float[np.ndarray, "v classes"]
+    test: Float[np.ndarray, "n classes"]
+
+
+def vote_row(vote: Vote, labels: Labels, bins: int) -> dict[str, float]:
+    """Accuracy and calibration on test; nll_ts: after temperature scaling fitted on validation."""
+    p, y = jnp.asarray(vote.test), jnp.asarray(labels.test)
+    temperature = metrics.fit_temperature(jnp.asarray(vote.validation), jnp.asarray(labels.validation))
+    return {
+        "accuracy": float((vote.test.argmax(axis=1) == labels.test).mean()),
+        "nll": float(metrics.nll(p, y)),
+        "nll_ts": float(metrics.nll(metrics.scale_temperature(p, temperature), y)),
+        "temperature": float(temperature),
+        "brier": float(metrics.brier(p, y)),
+        "ece": float(metrics.ece(p, y, bins)),
+    }
+
+
+def choose(
+    validation: dict[str, Outputs],
+    labels: Int[np.ndarray, " v"],
+    members: dict[str, int],
+    given: Float[np.ndarray, " k"] | None,
+    greedy: int,
+) -> dict[str, Weights]:
+    """The weighted votes that validation images decide, by set: "best" (the most accurate member), "greedy" (where
+    greedy > 0); and "weighted", by the collector's own weights, where a set is the k checkpoints themselves.
+
+    members: how many each set has; a member is the mean of its views.
+    """
+    weights: dict[str, Weights] = {}
+    for name, m in members.items():
+        if name in ("base", "swa"):
+            continue
+        p = validation[name].probabilities
+        assert p is not None
+        by_member = p.reshape(m, -1, *p.shape[1:]).mean(axis=1)
+        best = (by_member.argmax(axis=2) == labels).mean(axis=1).argmax()
+        weights[name] = {"best": np.eye(m)[best]}
+        if greedy:
+            likelihoods = jnp.asarray(by_member[:, np.arange(len(labels)), labels])
+            weights[name]["greedy"] = np.asarray(ensemble.greedy_weights(likelihoods, greedy))
+        if given is not None and name in ("checkpoints", "identity") and m == len(given):
+            weights[name]["weighted"] = given
+    return weights
+
+
+def votes(
+    validation: dict[str, Outputs], test: dict[str, Outputs], weights: dict[str, Weights], num_classes: int
+) -> dict[str, dict[str, Vote]]:
+    """Every vote of every set: "mean", those of its weights, and of generators and checkpoints "sbend"."""
+    result: dict[str, dict[str, Vote]] = {}
+    for name, own in test.items():
+        before = validation[name]
+        result[name] = {"mean": Vote(before.mean, own.mean)}
+        if name not in ("base", "swa"):
+            shares = (
+                np.asarray(ensemble.vote_probabilities(jnp.asarray(o.predictions), num_classes)) for o in (before, own)
+            )
+            result[name]["sbend"] = Vote(*shares)
+        for vote, row in weights.get(name, {}).items():
+            result[name][vote] = Vote(_average(before, row), own.weighted[vote])
+    return result
+
+
+def _average(outputs: Outputs, weights: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n classes"]:
+    """The members' probabilities averaged with these weights, over views too."""
+    assert outputs.probabilities is not None
+    views = len(outputs.probabilities) // len(weights)
+    rows = np.repeat(weights / weights.sum(), views) / views
+    return np.tensordot(rows.astype(np.float32), outputs.probabilities, axes=1)
+
+
 def generator_scores(
-    validation: Outputs,
     test: Outputs,
     checkpoints: Outputs,
+    own: dict[str, Vote],
+    m: int,
     labels: Labels,
     num_classes: int,
     key: Key[Array, ""],
     settings: Evaluate,
 ) -> dict[str, Any]:
-    """Table 3's row and the votes of one generator's members."""
+    """Table 3's row and the votes of one generator's m members."""
     row = table_row(test.predictions, checkpoints.predictions, labels.test, num_classes, key, settings.draws)
-    shares = Labelled(
-        *(np.asarray(ensemble.vote_probabilities(jnp.asarray(o.predictions), num_classes)) for o in (validation, test))
-    )
-    majority = vote_row(shares, *labels, settings.bins)
-    votes = {
-        "sbend": majority,
-        "abend": {**majority, "accuracy": row["abend"]},  # the same probabilities, another way to draw a label
-        "mean": vote_row(Labelled(validation.mean, test.mean), *labels, settings.bins),
-    }
-    return {"m": len(test.predictions), "table": row, "votes": votes}
+    rows = {name: vote_row(vote, labels, settings.bins) for name, vote in own.items()}
+    rows["abend"] = {**rows["sbend"], "accuracy": row["abend"]}  # the same probabilities, another way to draw a label
+    return {"m": m, "table": row, "votes": rows}
 
 
 def diversity(
@@ -180,9 +165,9 @@ def diversity(
 
 
 def scores(
-    validation: dict[str, Outputs],
     test: dict[str, Outputs],
     sets: dict[str, Any],
+    every: dict[str, dict[str, Vote]],
     labels: Labels,
     main: str,
     num_classes: int,
@@ -191,23 +176,22 @@ def scores(
 ) -> dict[str, Any]:
     """Everything that a report says of accuracy, calibration, diversity and novelty.
 
-    validation, test: by the names of `sets` ("base", "swa", "checkpoints" and the generators); main: the generator
-    that the report is about, the other ones are its nulls.
+    test and every (its `votes`): by the names of `sets` ("base", "swa", "checkpoints" and the generators); main: the
+    generator that the report is about, the other ones are its nulls.
     """
+    checkpoints = test["checkpoints"]
     generators = {
-        name: generator_scores(validation[name], test[name], test["checkpoints"], labels, num_classes, key, settings)
-        for name in sets
-        if name not in ("base", "swa", "checkpoints")
+        name: generator_scores(own, checkpoints, every[name], len(sets[name]), labels, num_classes, key, settings)
+        for name, own in test.items()
+        if name not in SINGLE
     }
-    votes = {
-        name: vote_row(Labelled(validation[name].mean, test[name].mean), *labels, settings.bins)
-        for name in ("base", "swa", "checkpoints")
-    }
-    votes["checkpoints_mean"] = votes.pop("checkpoints")
+    rows = {name: vote_row(every[name]["mean"], labels, settings.bins) for name in ("base", "swa")}
+    for vote in ("mean", "best"):
+        rows[f"checkpoints_{vote}"] = vote_row(every["checkpoints"][vote], labels, settings.bins)
     for name, score in generators.items():
-        score["novelty"] = novelty(sets[name], test[name], test["checkpoints"], sets["checkpoints"], labels.test)
-    sbend = {name: _majority(test[name].predictions, num_classes) == labels.test for name in generators}
-    base_right = test["base"].predictions[0] == labels.test
+        score["novelty"] = novelty(sets[name], test[name], checkpoints, sets["checkpoints"], labels.test)
+    sbend = {name: every[name]["sbend"].test.argmax(axis=1) == labels.test for name in generators}
+    base_right = every["base"]["mean"].test.argmax(axis=1) == labels.test
     tests = {"sbend_vs_base_mcnemar_p": metrics.mcnemar(sbend[main], base_right)}
     for name in generators:
         if name != main:
@@ -216,8 +200,8 @@ def scores(
     return {
         "m": own["m"],
         "table": own["table"],
-        "votes": {**own["votes"], **votes},
-        "diversity": diversity(test[main].predictions, test["checkpoints"].predictions, labels.test),
+        "votes": {**own["votes"], **rows},
+        "diversity": diversity(test[main].predictions, checkpoints.predictions, labels.test),
         "novelty": own["novelty"],
         "generators": generators,
         "test": tests,
@@ -230,7 +214,3 @@ def novelty(
     """How new members are: in their vectors (`metrics.novelty`) and in the errors they make (p-diff's similarity)."""
     similar = metrics.max_iou(jnp.asarray(own.predictions), jnp.asarray(checkpoints.predictions), jnp.asarray(labels))
     return {**metrics.novelty(members, vectors)._asdict(), "max_iou": float(jnp.mean(similar))}
-
-
-def _majority(predictions: Int[np.ndarray, "m n"], num_classes: int) -> Int[np.ndarray, " n"]:
-    return np.asarray(ensemble.majority_vote(jnp.asarray(predictions), num_classes))

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,29 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bend_jax import artefact, convert, data, models, report, scoring, storage, subset, training
+from bend_jax import (
+    artefact,
+    convert,
+    data,
+    metrics,
+    models,
+    predict,
+    report,
+    scoring,
+    statistics,
+    storage,
+    subset,
+    training,
+)
+from bend_jax.checks import SettingsError
 from bend_jax.collect import COLLECT
-from bend_jax.config import Config, SettingsError
+from bend_jax.collect.features import demand, holds_statistics
+from bend_jax.config import Config, names
 from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
+from bend_jax.settings import KNOBS
+
+IMAGES = 500  # test images that the evaluate stage writes beside its predictions, for whoever loads them
 
 
 class Setting(NamedTuple):
@@ -74,7 +93,8 @@ def prepare(
     init: a trained model's file, "" for none.
     """
     n = len(dataset.train.labels)
-    for name, batch in (("base.batch", config.base.batch), ("collect.batch", config.collect.settings.batch)):
+    batches = {"base.batch": config.base.batch, "collect.batch": getattr(config.collect.settings, "batch", 1)}
+    for name, batch in batches.items():
         if batch > n:
             raise SettingsError(f"{name}={batch} is more than the {n} training images")
     view, plain = data.transforms(config.data)
@@ -86,6 +106,7 @@ def prepare(
         chosen = subset.select(shapes, config.collect.subset)
     except ValueError as error:
         raise SettingsError(f"collect.subset: {error}") from None
+    demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, config.members)
     initial = convert.load_init(Path(init), shapes) if init else None
     return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, initial)
 
@@ -167,77 +188,121 @@ def collect(s: Setting, task: Task) -> str:
 
 def generate(s: Setting, task: Task) -> str:
     """Fit one generator to the checkpoints and draw m members. Writes members/, stacked/ and subset.json."""
-    name, m = task.generator, s.config.members
+    name, m, c = task.generator, s.config.members, s.config.generate
     vectors = jnp.asarray(storage.load_tree(task.inputs["collect"] / "checkpoints")["vectors"])
     module = GENERATE[name]
-    key = stream(s.seed, "generate", name)
-    key_fit, key_sample = jax.random.split(key)
-    fitted = module.fit(vectors, key_fit, s.config.generate.settings[name], watch=task.watch)
+    key_fit, key_sample = jax.random.split(stream(s.seed, "generate", name))
+    fitted = module.fit(vectors, key_fit, c.settings[name], watch=task.watch)
     started = time.perf_counter()
     jax.block_until_ready(module.sample(fitted, key_sample, m))
     first = time.perf_counter() - started
-    members = np.asarray(module.sample(fitted, key_sample, m))  # again, so that t_sample holds no compilation
-    seconds = time.perf_counter() - started - first
+    draw = partial(_draw, s, task, module, key_sample)
+    fitted, knob = _tune(s, task, fitted, draw)
+    started = time.perf_counter()
+    members = np.asarray(draw(fitted))  # again, so that t_sample holds no compilation
+    seconds = time.perf_counter() - started
     if not np.isfinite(members).all():
         raise training.NonFiniteError(name, "members")
     task.clock.compile["sample"] = max(first - seconds, 0.0)
     storage.save_tree(task.output / "members", {"vectors": members})
     storage.save_tree(task.output / "stacked", subset.stack(s.chosen, members))
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
-    trained = task.clock.seconds
-    _write_result(
-        task,
-        {"t_autoencoder": trained.get("autoencoder"), "t_diffusion": trained.get("diffusion"), "t_sample": seconds},
-    )
-    return f"{len(members)} members"
+    trained = {f"t_{part}": task.clock.seconds.get(part) for part in ("autoencoder", "diffusion")}
+    _write_result(task, {**trained, "t_sample": seconds, "knob": knob})
+    return f"{len(members)} members" + ("" if knob is None else f", {KNOBS[name]} {knob:g} by validation NLL")
+
+
+def _draw(s: Setting, task: Task, module: Any, key: Any, fitted: Any) -> Any:
+    """m members; where their subset holds BN statistics and they are new weights, with the statistics measured."""
+    members = module.sample(fitted, key, s.config.members)
+    if task.generator in ("identity", "resample") or not holds_statistics(s.chosen):
+        return members
+    variables = storage.load_tree(task.inputs["base"] / "variables")
+    key = stream(s.seed, "statistics")
+    count, batch = s.config.generate.statistics, s.config.base.batch
+    return statistics.recompute(s.model, variables, s.chosen, members, s.examples, key, count, batch)
+
+
+def _tune(s: Setting, task: Task, fitted: Any, draw: Callable[[Any], Any]) -> tuple[Any, float | None]:
+    """The knob's value of least NLL of the mean vote on validation images (ties: the first), where there is a choice.
+
+    Every generator that has a knob gets the same values, so that none has had more of the validation images.
+    """
+    knob, values = KNOBS.get(task.generator), s.config.generate.tune
+    if knob is None or not values:
+        return fitted, None
+    candidates = [fitted.replace(**{knob: jnp.float32(value)}) for value in values]
+    variables = storage.load_tree(task.inputs["base"] / "variables")
+    sets = {str(value): draw(candidate) for value, candidate in zip(values, candidates, strict=True)}
+    found = _predict(s, task, variables, sets, s.dataset.validation)
+    labels = jnp.asarray(s.dataset.validation.labels)
+    best = int(np.argmin([metrics.nll(jnp.asarray(outputs.mean), labels) for outputs in found.values()]))
+    return candidates[best], values[best]
 
 
 def evaluate(s: Setting, task: Task) -> str:
     """Run base, checkpoints, their average and all members on validation and test. Writes predictions/."""
     variables = storage.load_tree(task.inputs["base"] / "variables")
-    vectors = storage.load_tree(task.inputs["collect"] / "checkpoints")["vectors"]
-    main, generators = s.config.generate.name, (s.config.generate.name, *s.config.generate.nulls)
-    sets = {"base": np.asarray(subset.flatten(s.chosen, variables))[None], "swa": vectors.mean(axis=0)[None]}
-    sets["checkpoints"] = vectors
-    for name in generators:
-        sets[name] = storage.load_tree(task.inputs[f"generate {name}"] / "members")["vectors"]
+    collected = storage.load_tree(task.inputs["collect"] / "checkpoints")
+    main, settings = s.config.generate.name, s.config.evaluate
+    sets = _sets(s, task, variables, collected["vectors"])
     started = time.perf_counter()
-    validation, test = (_predict(s, task, variables, sets, split) for split in (s.dataset.validation, s.dataset.test))
-    seconds = time.perf_counter() - started - sum(task.clock.compile.values())
+    validation = _predict(s, task, variables, sets, s.dataset.validation, keep=True)
+    members = {name: len(vectors) for name, vectors in sets.items()}
     labels = scoring.Labels(s.dataset.validation.labels, s.dataset.test.labels)
-    result = scoring.scores(
-        validation,
-        test,
-        sets,
-        labels,
-        main,
-        s.dataset.num_classes,
-        stream(s.seed, "evaluate", "abend"),
-        s.config.evaluate,
-    )
-    predictions = {"base": test["base"].predictions[0], "checkpoints": test["checkpoints"].predictions}
-    predictions |= {"members": test[main].predictions, "labels": labels.test, "images": s.dataset.test.images}
+    weights = scoring.choose(validation, labels.validation, members, collected.get("weights"), settings.greedy)
+    test = _predict(s, task, variables, sets, s.dataset.test, weights=weights)
+    seconds = time.perf_counter() - started - sum(task.clock.compile.values())
+    votes = scoring.votes(validation, test, weights, s.dataset.num_classes)
+    key = stream(s.seed, "evaluate", "abend")
+    result = scoring.scores(test, sets, votes, labels, main, s.dataset.num_classes, key, settings)
+    images = s.dataset.test.images[:IMAGES]
+    predictions: dict[str, Any] = {"base": test["base"].predictions, "checkpoints": test["checkpoints"].predictions}
+    predictions |= {"members": test[main].predictions, "labels": labels.test, "images": images}
+    predictions["votes"] = {name: {vote: p.test for vote, p in own.items()} for name, own in votes.items()}
     storage.save_tree(task.output / "predictions", predictions)
-    _write_result(task, {**result, "images": len(labels.test), "t_evaluate": seconds})
+    used = {name: int((own["greedy"] > 0).sum()) for name, own in weights.items() if "greedy" in own}
+    _write_result(task, {**result, "images": len(labels.test), "greedy_members": used, "t_evaluate": seconds})
     row = result["table"]
     return f"sBEND {row['sbend']:.2%}, base {result['votes']['base']['accuracy']:.2%} on {len(labels.test)} test images"
 
 
-def _predict(s: Setting, task: Task, variables: Any, sets: dict[str, Any], split: data.Split) -> dict[str, Any]:
+def _sets(s: Setting, task: Task, variables: Any, vectors: Any) -> dict[str, Any]:
+    """The vectors to evaluate, by name: base, average of the checkpoints ("swa"), checkpoints, every generator's."""
+    swa = jnp.asarray(vectors.mean(axis=0)[None])
+    if holds_statistics(s.chosen):
+        count, batch, key = s.config.generate.statistics, s.config.base.batch, stream(s.seed, "statistics")
+        swa = statistics.recompute(s.model, variables, s.chosen, swa, s.examples, key, count, batch)
+    sets = {"base": np.asarray(subset.flatten(s.chosen, variables))[None], "swa": swa, "checkpoints": vectors}
+    for name in (s.config.generate.name, *s.config.generate.nulls):
+        sets[name] = storage.load_tree(task.inputs[f"generate {name}"] / "members")["vectors"]
+    return sets
+
+
+def _predict(
+    s: Setting, task: Task, variables: Any, sets: dict[str, Any], split: data.Split, **how: Any
+) -> dict[str, predict.Outputs]:
+    """`predict.predict` of one split; checkpoints that are also a null's members run once."""
     n = len(split.labels)
-    with tqdm(total=n, desc="evaluate", unit="image", disable=None, leave=False) as bar:
-        return scoring.predict(
+    views = names(s.config.evaluate.views)
+    again = "checkpoints" in sets and np.array_equal(sets.get("identity", ()), sets["checkpoints"])
+    once = {name: vectors for name, vectors in sets.items() if not (again and name == "identity")}
+    with tqdm(total=n, desc=task.generator or "evaluate", unit="image", disable=None, leave=False) as bar:
+        found = predict.predict(
             s.model.apply,
             variables,
             s.chosen,
-            sets,
-            lambda rows: s.examples.plain(jnp.asarray(split.images[rows])),
+            once,
+            lambda rows, view: s.examples.plain(data.look(jnp.asarray(split.images[rows]), view)),
             n,
             batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
             memory=task.watch.memory,
+            views=views,
             progress=lambda done: (bar.update(done - bar.n), None)[1],
             compiled=lambda seconds: task.watch.compiled("evaluate", seconds),
+            **how,
         )
+    return {name: found["checkpoints" if again and name == "identity" else name] for name in sets}
 
 
 def export(s: Setting, task: Task) -> str:

@@ -16,9 +16,12 @@ ROWS = [
     {"models", "training", "convert"},
     {"statistics"},
     {"collect", "generate", "ensemble"},
+    {"predict"},
     {"scoring", "report", "artefact"},
     {"stages"},
+    {"budget"},
     {"pipeline", "estimate", "api"},
+    {"compare"},
 ]
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt16
 
-from bend_jax.checks import SettingsError
 from bend_jax.collect.features import Checkpoints, Source, optimizer, prepare
 from bend_jax.settings import Bootstrap
 from bend_jax.subset import Subset, flatten
@@ -40,10 +39,7 @@ def resamples(key: Key[Array, ""], k: int, n: int) -> UInt16[Array, "k n"]:
 def start_vectors(
     model: Model, variables: Any, subset: Subset, key: Key[Array, ""], settings: Bootstrap
 ) -> Float[Array, "k dim"]:
-    """Where the k fine-tunings start: the base's vector, one with noise in it, or fresh random ones.
-
-    Raises SettingsError for fresh ones of a model without init.
-    """
+    """Where the k fine-tunings start: the base's vector, one with noise in it, or fresh random ones."""
     base = flatten(subset, variables)
     keys = jax.random.split(key, settings.k)
     if not settings.reinitialise:
@@ -55,8 +51,7 @@ def start_vectors(
         p = settings.perturb
         noisy = jax.vmap(lambda k: jnp.sqrt(1 - p**2) * base + p * sd * jax.random.normal(k, base.shape))(keys)
         return jnp.where(moves[None], noisy, base[None])
-    if model.init is None:
-        raise SettingsError("collect.bootstrap.reinitialise needs a model with init(key) -> variables; none was given")
+    assert model.init is not None
     init = model.init
     return jax.lax.map(lambda k: flatten(subset, init(k)), keys)
 

@@ -55,7 +55,7 @@ def sampler(
         velocity = jax.tree.map(move, state.velocity, grads, params)
         return velocity, SamplerState(velocity, state.step + 1, state.key)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def collect(

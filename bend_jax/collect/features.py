@@ -11,9 +11,9 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from bend_jax.checks import SettingsError
-from bend_jax.settings import FineTuning
+from bend_jax.settings import Collector, FineTuning, Independent, McBn, Trajectory
 from bend_jax.split import Cut, cut
-from bend_jax.subset import Subset, flatten, insert
+from bend_jax.subset import Subset, flatten, insert, select
 from bend_jax.training import Examples, Model, Watch
 
 CHUNK = 250  # images a program while the cache is filled
@@ -48,6 +48,35 @@ def holds_statistics(subset: Subset) -> bool:
     return any(not path.startswith("params.") for path in subset.paths)
 
 
+def demand(model: Model, variables: Any, subset: Subset, settings: Collector, memory: int, members: int = 0) -> None:
+    """Raise SettingsError, before any compute, for what a collector cannot do: a subset that it is not for, a model
+    without what it needs, or vectors that do not fit into `memory` bytes.
+
+    variables: arrays, or what `jax.eval_shape` gives.
+    """
+    whole, starts = isinstance(settings, Independent), getattr(settings, "reinitialise", False)
+    moves = holds_statistics(subset)
+    if whole and subset != select(variables, ["*"]):
+        raise SettingsError("the independent collector trains whole networks: give it the subset '*'")
+    if isinstance(settings, McBn) and not moves:
+        raise SettingsError("mc_bn varies BN statistics, and the subset holds none: give it the subset 'batch_stats'")
+    drifts = isinstance(settings, Trajectory) and settings.statistics == "drift"
+    if model.train_apply is None and (moves or drifts or whole):
+        raise SettingsError(
+            "BN statistics that move, and networks trained from scratch, need a model with train_apply(variables, "
+            "images, key) -> (logits, variables); none was given: give one, or leave the statistics out of the subset"
+        )
+    if model.init is None and (whole or starts):
+        raise SettingsError("training from fresh values needs a model with init(key) -> variables; none was given")
+    needed = 4 * subset.dim * (2 * settings.k + members)
+    if needed > memory:
+        raise SettingsError(
+            f"the subset has {subset.dim:,} numbers: k={settings.k} checkpoints, while saved and evaluated, and "
+            f"{members} members of them take {needed:,} bytes, and {memory:,} are allowed: choose a smaller subset, k "
+            "or number of members, or allow more memory (compute.memory_mb)"
+        )
+
+
 def prepare(
     model: Model,
     variables: Any,
@@ -61,9 +90,9 @@ def prepare(
 ) -> Source:
     """How the subset is trained: on the frozen part's features where BN statistics stay, else on the whole net.
 
-    drift: all BN statistics follow the minibatches, as they also do where the subset holds some. Raises SettingsError
-    where that is so and the model has no train_apply.
+    drift: all BN statistics follow the minibatches, as they also do where the subset holds some. See `demand`.
     """
+    demand(model, variables, subset, settings, watch.memory)
     if drift or holds_statistics(subset):
         return _whole(model, variables, subset, examples)
     return _features(model, variables, subset, examples, key, settings, watch)
@@ -71,11 +100,7 @@ def prepare(
 
 def _whole(model: Model, variables: Any, subset: Subset, examples: Examples) -> Source:
     """Every step runs the whole net in training mode on newly augmented images."""
-    if model.train_apply is None:
-        raise SettingsError(
-            "a subset with BN statistics is trained in training mode, which needs a model with train_apply(variables, "
-            "images, key) -> (logits, variables); none was given: give one, or leave the statistics out of the subset"
-        )
+    assert model.train_apply is not None
     train_apply = model.train_apply
     rest = {name: value for name, value in variables.items() if name != "params"}
     data = {"labels": examples.labels, "images": examples.images, "variables": variables}

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from bend_jax.checks import SettingsError
-from bend_jax.collect.features import Checkpoints
+from bend_jax.collect.features import Checkpoints, demand
 from bend_jax.settings import Independent
-from bend_jax.subset import Subset, flatten, select
+from bend_jax.subset import Subset, flatten
 from bend_jax.training import SILENT, Examples, Model, Watch, train_base
 
 
@@ -25,15 +24,10 @@ def collect(
 ) -> Checkpoints:
     """The base's vector and those of k - 1 trainings with other seeds [k, dim].
 
-    Raises SettingsError for a subset that leaves something out, and for a model without init or train_apply.
+    Raises SettingsError for a subset that leaves something out, and for a model without init or train_apply (see
+    `demand`).
     """
-    if subset != select(variables, ["*"]):
-        raise SettingsError("the independent collector trains whole networks: give it the subset '*'")
-    if model.init is None or model.train_apply is None:
-        raise SettingsError(
-            "the independent collector needs a model with init(key) -> variables and train_apply(variables, images, "
-            "key) -> (logits, variables); not both were given"
-        )
+    demand(model, variables, subset, settings, watch.memory)
     vectors = [flatten(subset, variables)]
     for i in range(1, settings.k):
         name = f"independent {i} of {settings.k - 1}"

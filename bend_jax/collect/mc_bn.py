@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from bend_jax.checks import SettingsError
-from bend_jax.collect.features import Checkpoints, holds_statistics
+from bend_jax.collect.features import Checkpoints, demand
 from bend_jax.settings import McBn
 from bend_jax.statistics import recompute
 from bend_jax.subset import Subset, flatten
@@ -26,10 +25,9 @@ def collect(
 ) -> Checkpoints:
     """k vectors [k, dim] that differ in their BN statistics alone, each from one augmented minibatch.
 
-    Raises SettingsError for a subset without statistics, and for a model without train_apply.
+    Raises SettingsError for a subset without statistics, and for a model without train_apply (see `demand`).
     """
-    if not holds_statistics(subset):
-        raise SettingsError("mc_bn varies BN statistics, and the subset holds none: give it the subset 'batch_stats'")
+    demand(model, variables, subset, settings, watch.memory)
     base = flatten(subset, variables)[None]
     batch = settings.batch
     return Checkpoints(

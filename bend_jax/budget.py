@@ -1,0 +1,137 @@
+"""What training and inference cost, by operations: in epochs of the base's training, in forward passes of the base."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bend_jax.collect.features import holds_statistics
+from bend_jax.settings import Boosting, Bootstrap, Cyclical, Independent, McBn, Trajectory
+from bend_jax.split import Cut, cut
+from bend_jax.stages import Setting
+from bend_jax.subset import insert
+from bend_jax.training import cross_entropy
+
+UPDATE = 6  # operations a parameter and example of a training step of dense layers
+
+
+class Operations(NamedTuple):
+    """Floating-point operations for one image, and the cut at the vector that they belong to."""
+
+    forward: float  # the base
+    step: float  # a training step of the base
+    suffix: float  # of a member, once the features are there
+    suffix_step: float  # a training step of the subset on features
+    parts: Cut
+
+
+def operations(s: Setting) -> Operations:
+    """Counted by XLA from the programs' shapes; nothing is compiled."""
+    assert s.model.init is not None
+    variables = jax.eval_shape(s.model.init, jax.random.key(0))
+    image = jax.eval_shape(s.examples.plain, s.examples.images[:1])
+    vector = jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32)
+
+    def loss(variables: Any, x: Any) -> Any:
+        return jnp.sum(cross_entropy(s.model.apply(variables, x), jnp.zeros(1, jnp.int32)))
+
+    def parts(variables: Any) -> Cut:
+        return cut(lambda v, x: s.model.apply(insert(s.chosen, variables, v), x), vector, image)
+
+    def prefix(variables: Any, x: Any) -> Any:
+        return parts(variables).prefix(x)
+
+    def tail(v: Any, variables: Any, x: Any) -> Any:
+        own = parts(variables)
+        features = own.prefix(x)
+        return jax.grad(lambda v: jnp.sum(cross_entropy(own.suffix(v, features), jnp.zeros(1, jnp.int32))))(v)
+
+    found: list[Cut] = []
+    jax.eval_shape(
+        lambda variables: found.append(parts(variables)) or 0, variables
+    )  # shapes alone: tracers stay inside
+    forward, first = _flops(s.model.apply, variables, image), _flops(prefix, variables, image)
+    return Operations(
+        forward,
+        step=_flops(jax.grad(loss), variables, image),
+        suffix=max(forward - first, 0.0),
+        suffix_step=max(_flops(tail, vector, variables, image) - first, 0.0),
+        parts=found[0],
+    )
+
+
+def _flops(fn: Callable[..., Any], *arguments: Any) -> float:
+    cost = jax.jit(fn).lower(*arguments).cost_analysis()
+    return float((cost or {}).get("flops", 0.0))
+
+
+def cache_bytes(s: Setting, ops: Operations) -> int:
+    """Of the features of all views of the training images; 0 for a collector that trains on none."""
+    settings = s.config.collect.settings
+    if isinstance(settings, Independent | McBn) or _trains_whole(s):
+        return 0
+    numbers = sum(math.prod(shape) for shape in ops.parts.feature_shapes)
+    return settings.views * len(s.dataset.train.labels) * numbers * jnp.dtype(settings.cache_dtype).itemsize
+
+
+def _trains_whole(s: Setting) -> bool:
+    settings = s.config.collect.settings
+    drifts = isinstance(settings, Trajectory) and settings.statistics == "drift"
+    return drifts or holds_statistics(s.chosen)
+
+
+def collect_epochs(s: Setting, ops: Operations) -> float:
+    """What the collector's training costs, in epochs of the base's training."""
+    settings, n = s.config.collect.settings, len(s.dataset.train.labels)
+    if isinstance(settings, Independent):
+        return float((settings.k - 1) * settings.base.epochs)
+    if isinstance(settings, McBn):
+        return settings.k * 2 * settings.batch * ops.forward / (n * ops.step)
+    epochs, shared = _epochs(settings)
+    labelled = settings.k * ops.forward / ops.step if isinstance(settings, Boosting) else 0.0
+    if _trains_whole(s):
+        return epochs + labelled
+    is_cached = cache_bytes(s, ops) <= s.config.compute.memory_mb * 2**20
+    passes = settings.views if is_cached else shared
+    return labelled + (passes * ops.forward + epochs * ops.suffix_step) / ops.step
+
+
+def _epochs(settings: Trajectory | Bootstrap | Cyclical | Boosting) -> tuple[float, float]:
+    """(epochs of training, epochs in which features are read) of a fine-tuning collector."""
+    if isinstance(settings, Trajectory):
+        return settings.k, settings.k
+    if isinstance(settings, Bootstrap):
+        return settings.k * settings.epochs, settings.epochs
+    if isinstance(settings, Cyclical):
+        epochs = (settings.k - 1) // settings.per_cycle * settings.epochs
+        return epochs, epochs
+    return (settings.k - 1) * settings.epochs, (settings.k - 1) * settings.epochs
+
+
+def generate_epochs(s: Setting, name: str, m: int, ops: Operations) -> float:
+    """What a generator costs, in epochs of the base's training: its nets, their samples, and BN statistics."""
+    total, dim, k = 0.0, s.chosen.dim, s.config.collect.settings.k
+    settings = s.config.generate.settings[name]
+    coder = getattr(settings, "autoencoder", None)
+    if coder is not None and coder.kind != "pca":
+        weights = 2 * (dim * coder.hidden + 2 * coder.hidden**2 + coder.hidden * coder.latent + dim * coder.latent)
+        total += UPDATE * coder.steps * k * weights
+    if name == "bend":
+        d = settings.diffusion  # pyright: ignore[reportAttributeAccessIssue]
+        weights = d.width * (2 * coder.latent + d.width * (1 + 2 * d.blocks)) if coder else 0
+        draws = d.timesteps if d.sampler == "ddpm" else d.ddim_steps
+        total += weights * (UPDATE * d.steps * d.batch + 2 * draws * m)
+    if holds_statistics(s.chosen) and name not in ("identity", "resample"):
+        total += m * 2 * min(s.config.generate.statistics, len(s.dataset.train.labels)) * ops.forward
+    tried = len(s.config.generate.tune)
+    if tried and name != "identity":  # on validation images
+        total += tried * len(s.dataset.validation.labels) * (ops.forward + m * ops.suffix)
+    return total / (len(s.dataset.train.labels) * ops.step)
+
+
+def forwards(ops: Operations, members: int, views: int) -> float:
+    """What one image costs at inference, in forward passes of the base: the prefix once a view, the suffix once a
+    member and view."""
+    return views * (ops.forward + (members - 1) * ops.suffix) / ops.forward

@@ -1,0 +1,284 @@
+"""Comparisons: named combinations on one base, their stages shared through the store, and one table over seeds."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from bend_jax import budget, data, metrics, pipeline, report, storage
+from bend_jax.checks import SettingsError, did_you_mean
+from bend_jax.config import Config, Data, names, parse
+from bend_jax.stages import Setting, prepare
+
+STAGES = ("base", "collect", "generate", "evaluate")
+ALONE = {"base": "base", "swa": "swa"}  # votes of one net, and the set that they belong to
+CHECKPOINTS = {"checkpoints_mean": "mean", "checkpoints_best": "best"}
+MEMBERS = ("mean", "sbend", "best", "greedy", "weighted", "single")
+DRAWS = 2000  # of the paired bootstrap
+KEYS = ("name", "vote", "settings", "against")
+
+
+class Row(NamedTuple):
+    """One line of a comparison: a run's configuration, which vote of it counts, and the row it is held against."""
+
+    name: str
+    vote: str
+    config: Config
+    against: str
+
+
+class Cell(NamedTuple):
+    """What one row measured with one seed; arrays over test images."""
+
+    right: np.ndarray  # share of the voters asked that are right: 0 or 1 for a vote
+    loss: np.ndarray | None  # -log p(label) after temperature scaling; None for "single"
+    scores: dict[str, float | None]
+
+
+def read_rows(raw: Any, rows: list[dict[str, Any]]) -> list[Row]:
+    """The rows of a comparison's file, each parsed. Raises SettingsError naming the row."""
+    found: list[Row] = []
+    for row in rows:
+        name = str(row.get("name", "?"))
+        try:
+            unknown = set(row) - set(KEYS)
+            if unknown or not {"name", "vote", "settings"} <= set(row):
+                raise SettingsError(f"a row has name, vote, settings and, if wanted, against; got {', '.join(row)}")
+            own = copy.deepcopy(raw)
+            for path, value in row["settings"].items():
+                _override(own, path, value)
+            new = Row(name, row["vote"], parse(own), row.get("against", ""))
+            _check(new, [r.name for r in found])
+        except SettingsError as error:
+            raise SettingsError(f"row {name!r}: {error}") from None
+        found.append(new)
+    if not found:
+        raise SettingsError("the comparison has no rows")
+    return found
+
+
+def _override(raw: Any, path: str, value: Any) -> None:
+    *groups, last = path.split(".")
+    node = raw
+    for group in groups:
+        node = node.get(group, {})
+    if last not in node:
+        raise SettingsError(f"unknown setting {path}{did_you_mean(last, list(node))}")
+    node[last] = value
+
+
+def _check(row: Row, before: list[str]) -> None:
+    c, votes = row.config, (*ALONE, *CHECKPOINTS, *MEMBERS)
+    if row.vote not in votes:
+        raise SettingsError(f"unknown vote {row.vote!r}{did_you_mean(row.vote, votes)}; there are {', '.join(votes)}")
+    if row.name in before:
+        raise SettingsError("there are two rows of this name")
+    if row.against and row.against not in before:
+        raise SettingsError(f"against={row.against!r} is no row above it; there are {', '.join(before) or 'none'}")
+    if row.vote == "greedy" and not c.evaluate.greedy:
+        raise SettingsError("the greedy vote chooses on validation data and needs evaluate.greedy of at least 1")
+    if row.vote == "weighted":
+        if c.collect.name != "boosting" or c.generate.name != "identity":
+            raise SettingsError(
+                f"the weighted vote takes boosting's weights of its own checkpoints; {c.generate.name} on "
+                f"{c.collect.name} gives members that have none: collect.name=boosting and generate.name=identity"
+            )
+        if c.members < c.collect.settings.k:
+            raise SettingsError(f"{c.collect.settings.k} weights do not match members={c.members}: at least as many")
+
+
+def run(
+    rows: list[Row], config_name: str, seeds: list[int], workdir: Path, say: Callable[[str], None], init: str = ""
+) -> dict[str, Any]:
+    """Run every row with every seed, and write the comparison's report. Returns its content."""
+    cells: dict[str, list[Cell]] = {row.name: [] for row in rows}
+    digests: list[str] = []
+    loaded: dict[Data, data.Dataset] = {}
+    checked = [_prepare(row, config_name, seed, workdir, loaded, init) for row in rows for seed in seeds[:1]]
+    cost = [_cost(row, s) for row, s in zip(rows, checked, strict=True)]
+    del checked
+    for seed in seeds:
+        for row in rows:
+            say(f"seed {seed}, {row.name}")
+            s = _prepare(row, config_name, seed, workdir, loaded, init)
+            jobs = pipeline.run(s, STAGES, say)
+            cells[row.name].append(_measure(row, s, jobs["evaluate"].path))
+            digests.append(jobs["evaluate"].digest)
+    content = {"task": rows[0].config.task, "config": config_name, "seed": seeds}
+    content["rows"] = [_summary(row, cells, price) for row, price in zip(rows, cost, strict=True)]
+    covered = {"format": storage.FORMAT, "rows": [[r.name, r.vote, r.against] for r in rows], "inputs": digests}
+    path = storage.entry(workdir / "store", "compare", storage.digest_of(covered))
+    if not storage.is_complete(path):
+        manifest = {"stage": "compare", "seeds": seeds, "inputs": digests}
+        with storage.building(workdir / "store", "compare", storage.digest_of(covered), manifest) as partial:
+            storage.write_json(partial.output / "report.json", content)
+            (partial.output / "report.md").write_text(markdown(content))
+    storage.link(workdir, "report", path)
+    return content
+
+
+def _prepare(
+    row: Row, config_name: str, seed: int, workdir: Path, loaded: dict[Data, data.Dataset], init: str
+) -> Setting:
+    if row.config.data not in loaded:
+        loaded[row.config.data] = data.load(row.config.data)
+    try:
+        return prepare(row.config, config_name, seed, workdir, loaded[row.config.data], init)
+    except SettingsError as error:
+        raise SettingsError(f"row {row.name!r}: {error}") from None
+
+
+def plan(rows: list[Row], config_name: str, workdir: Path) -> str:
+    """The rows with what each costs, before anything runs."""
+    loaded: dict[Data, data.Dataset] = {}
+    lines = []
+    for row in rows:
+        price = _cost(row, _prepare(row, config_name, 0, workdir, loaded, ""))
+        lines.append([row.name, f"{price['training']:.2f}", f"{price['inference']:.2f}"])
+    return report.text_table(["row", "training, epochs", "inference, forwards"], lines)
+
+
+def _cost(row: Row, s: Setting) -> dict[str, float]:
+    """training: in epochs of the base's training, all stages that the row's vote needs; inference: in forward passes
+    of the base, all members of it (a greedy vote's after it has chosen)."""
+    c, ops = row.config, budget.operations(s)
+    views, k = len(names(c.evaluate.views)), c.collect.settings.k
+    training = float(c.base.epochs)
+    if row.vote != "base":
+        training += budget.collect_epochs(s, ops)
+    of_members = {"average": 1, "identity": min(c.members, k)}.get(c.generate.name, c.members)
+    if row.vote in MEMBERS:
+        training += budget.generate_epochs(s, c.generate.name, of_members, ops)
+    members = {"mean": of_members, "sbend": of_members, "weighted": of_members, "checkpoints_mean": k}.get(row.vote, 1)
+    if row.vote == "greedy":
+        members = min(c.evaluate.greedy, of_members)
+    return {"training": training, "inference": budget.forwards(ops, members, views)}
+
+
+def _measure(row: Row, s: Setting, path: Path) -> Cell:
+    """One row's figures from an evaluate stage."""
+    tree, result = storage.load_tree(path / "predictions"), storage.read_json(path / "result.json")
+    labels, main = tree["labels"], s.config.generate.name
+    spread = None if row.vote in ALONE else result["diversity"]["checkpoints" if row.vote in CHECKPOINTS else "members"]
+    if row.vote == "single":
+        right = (tree["members"] == labels).mean(axis=0)
+        return Cell(right, None, {"accuracy": float(right.mean()), "disagreement": spread})
+    place = {**ALONE, **dict.fromkeys(CHECKPOINTS, "checkpoints")}.get(row.vote, main)
+    vote = "mean" if row.vote in ALONE else CHECKPOINTS.get(row.vote, row.vote)
+    p, scored = tree["votes"][place][vote], result["votes"][row.vote]
+    scaled = np.asarray(metrics.scale_temperature(jnp.asarray(p), scored["temperature"]))
+    loss = -np.log(np.maximum(scaled[np.arange(len(labels)), labels], metrics.TINY))
+    scores = {key: scored[key] for key in ("accuracy", "nll", "nll_ts", "ece")}
+    scores["ece_ts"] = float(metrics.ece(jnp.asarray(scaled), jnp.asarray(labels), s.config.evaluate.bins))
+    return Cell(p.argmax(axis=1) == labels, loss, {**scores, "disagreement": spread})
+
+
+def _summary(row: Row, cells: dict[str, list[Cell]], price: dict[str, float]) -> dict[str, Any]:
+    """A row of the report: means and standard deviations over seeds, cost, and differences with their intervals."""
+    own, first = cells[row.name], next(iter(cells))
+    keys = ("accuracy", "nll", "nll_ts", "ece", "ece_ts", "disagreement")
+    values = {key: [cell.scores.get(key) for cell in own] for key in keys}
+    summary: dict[str, Any] = {"name": row.name, "vote": row.vote, **price}
+    for key, found in values.items():
+        known = [v for v in found if v is not None]
+        whole = len(known) == len(own)
+        summary[key] = math.fsum(known) / len(known) if whole else None
+        summary[f"{key}_sd"] = float(np.std(known, ddof=1)) if whole and len(known) > 1 else None
+    for name, other in (("base", first), ("against", row.against)):
+        summary[f"vs_{name}"] = _difference(own, cells[other]) if other and other != row.name else None
+    summary["against"] = row.against or None
+    return summary
+
+
+def _difference(own: list[Cell], other: list[Cell]) -> dict[str, Any]:
+    """Mean difference and 95% interval of accuracy and of the scaled NLL."""
+    right = np.stack([a.right.astype(float) - b.right for a, b in zip(own, other, strict=True)])
+    result: dict[str, Any] = {"accuracy": metrics.paired_bootstrap(right, DRAWS)._asdict(), "nll_ts": None}
+    losses = [(a.loss, b.loss) for a, b in zip(own, other, strict=True)]
+    if all(a is not None and b is not None for a, b in losses):
+        gaps = np.stack([a - b for a, b in losses])  # pyright: ignore[reportOptionalOperand]
+        result["nll_ts"] = metrics.paired_bootstrap(gaps, DRAWS)._asdict()
+    return result
+
+
+def table(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The comparison's table: a star marks a difference to the first row whose 95% interval leaves out 0."""
+    header = ["", "accuracy %", "vs first", "NLL", "NLL, scaled", "vs first", "ECE", "ECE, scaled", "disagree %"]
+    lines = []
+    for row in content["rows"]:
+        vs = row["vs_base"] or {"accuracy": None, "nll_ts": None}
+        lines.append(
+            [
+                row["name"],
+                _cell(row, "accuracy", 100, 2),
+                _gap(vs["accuracy"], 100, 2),
+                _cell(row, "nll", 1, 4),
+                _cell(row, "nll_ts", 1, 4),
+                _gap(vs["nll_ts"], 1, 4),
+                _cell(row, "ece", 1, 3, spread=False),
+                _cell(row, "ece_ts", 1, 3, spread=False),
+                _cell(row, "disagreement", 100, 1, spread=False),
+                f"{row['training']:.1f}",
+                f"{row['inference']:.2f}",
+            ]
+        )
+    return [*header, "epochs", "forwards"], lines
+
+
+def _cell(row: dict[str, Any], key: str, factor: int, digits: int, *, spread: bool = True) -> str:
+    if row[key] is None:
+        return "-"
+    sd = row[f"{key}_sd"] if spread else None
+    return f"{factor * row[key]:.{digits}f}" + (f" ± {factor * sd:.{digits}f}" if sd is not None else "")
+
+
+def _gap(found: dict[str, float] | None, factor: int, digits: int) -> str:
+    if found is None:
+        return "-"
+    star = "*" if found["low"] > 0 or found["high"] < 0 else ""
+    return f"{factor * found['mean']:+.{digits}f}{star}"
+
+
+def equal_budget(content: dict[str, Any]) -> list[str]:
+    """Each row against the row that it names: the same budget spent in the simplest way."""
+    lines = []
+    for row in content["rows"]:
+        if row["vs_against"] is None:
+            continue
+        accuracy, nll = row["vs_against"]["accuracy"], row["vs_against"]["nll_ts"]
+        text = f"{row['name']} against {row['against']}: accuracy {_interval(accuracy, 100, 2)} points"
+        lines.append(text + (f", scaled NLL {_interval(nll, 1, 4)}" if nll else ""))
+    return lines
+
+
+def _interval(found: dict[str, float], factor: int, digits: int) -> str:
+    low, high = factor * found["low"], factor * found["high"]
+    return f"{factor * found['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """report.md of a comparison."""
+    seeds = ", ".join(map(str, content["seed"]))
+    lines = [f"# {content['task']}", "", f"`{content['config']}`, seed {seeds}. Mean ± sd over seeds.", ""]
+    lines += [report.markdown_table(*table(content)), "", NOTE, ""]
+    against = equal_budget(content)
+    if against:
+        lines += ["## At the same budget", "", *(f"- {line}" for line in against), ""]
+    return "\n".join(lines)
+
+
+NOTE = (
+    "A star marks a difference to the first row whose 95% interval (paired bootstrap over test images, seeds as "
+    "blocks) leaves out 0. Scaled: after temperature scaling on validation images. Epochs: training with everything "
+    "before it, in epochs of the base, by operations. Forwards: what the vote costs for one image, in forward passes "
+    "of the base."
+)
+
+
+def terminal(content: dict[str, Any]) -> str:
+    """The table and the comparisons at one budget."""
+    return "\n".join([report.text_table(*table(content)), "", NOTE, *(["", *equal_budget(content)])])

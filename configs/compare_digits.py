@@ -1,0 +1,121 @@
+"""Every system on the noisy digits, in one table: what to do with one training budget.
+
+python launch.py --config=configs/compare_digits.py --seed=0,1,2
+"""
+
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+EPOCHS = 40  # of the base
+VIEWS = "identity,left,right,up,down"
+TUNE = (0.5, 0.7, 1.0, 1.4, 2.0)  # of each generator's knob, on validation
+NULLS = ("gaussian", "low_rank_gaussian", "noise", "random_latent", "average16", "resample", "interpolate")
+NULLS = (*NULLS, "autoencoder", "identity", "average")
+
+
+def get_config() -> ConfigDict:
+    """digits.py; the rows change it."""
+    config = run_path(str(Path(__file__).with_name("digits.py")))["get_config"]()
+    config.task = "compare_digits"
+    config.generate.nulls = ""
+    config.collect.trajectory.lr = 0.02  # at the published rate the checkpoints of so few steps are one point
+    return config
+
+
+def longer(share: float) -> dict[str, Any]:
+    """The base trained for that many times its epochs, with the same schedule stretched."""
+    epochs = round(EPOCHS * share)
+    return {"base.epochs": epochs, "base.milestones": tuple(round(epochs * x) for x in (0.5, 0.75, 0.9))}
+
+
+def whole(name: str, k: int, **settings: Any) -> dict[str, Any]:
+    """A collector of whole networks whose checkpoints are the members."""
+    own = {f"collect.{name}.{key}": value for key, value in settings.items()}
+    return {"collect.name": name, "collect.subset": "*", "collect.k": k, "generate.name": "identity", **own}
+
+
+def rows_of_base() -> list[dict[str, Any]]:
+    """What a user would do instead: scale, look twice, train longer; MC-BN, which costs no training either."""
+    free = {"collect.name": "mc_bn", "collect.subset": "batch_stats", "collect.k": 20, "generate.name": "identity"}
+    views = {"evaluate.views": VIEWS}
+    rows = [
+        dict(name="base", vote="base", settings=free),
+        dict(name="base + views", vote="base", settings=free | views),
+        dict(name="MC-BN, 20", vote="mean", settings=free),
+    ]
+    for share in (1.1, 1.25, 1.5):
+        rows += [
+            dict(name=f"base x {share:g}", vote="base", settings=free | longer(share)),
+            dict(name=f"base x {share:g} + views", vote="base", settings=free | longer(share) | views),
+        ]
+    return rows
+
+
+def rows_of_whole_networks() -> list[dict[str, Any]]:
+    """Averages, snapshots, samplers, boosting and independent networks."""
+    views, average = {"evaluate.views": VIEWS}, {"generate.name": "average"}
+    cycles = whole("cyclical", 3, epochs=5)
+    swa = whole("trajectory", 20)
+    snapshot = whole("cyclical", 6, epochs=4)
+    hmc = whole("cyclical", 11, epochs=4, per_cycle=2, noise="momentum")
+    swag = {"generate.name": "low_rank_gaussian", "generate.low_rank_gaussian.diagonal": 0.5, "members": 20}
+    same = dict(against="base x 1.5")
+    return [
+        dict(name="2 cycles averaged", vote="mean", settings=cycles | average, against="base x 1.25"),
+        dict(
+            name="2 cycles averaged + views",
+            vote="mean",
+            settings=cycles | average | views,
+            against="base x 1.25 + views",
+        ),
+        dict(name="2 cycles, 3 voting", vote="mean", settings=cycles, against="base x 1.25"),
+        dict(name="SWA", vote="mean", settings=swa | average, **same),
+        dict(name="SWAG, 20", vote="mean", settings=swa | swag, **same),
+        dict(name="snapshot, 6", vote="mean", settings=snapshot, **same),
+        dict(name="snapshot, 6 + views", vote="mean", settings=snapshot | views, against="base x 1.5 + views"),
+        dict(name="cSGHMC, 11", vote="mean", settings=hmc, **same),
+        dict(name="CBNN, 11", vote="weighted", settings=whole("boosting", 11), **same),
+        dict(name="deep ensemble, 2 x 0.75", vote="mean", settings=whole("independent", 2) | longer(0.75), **same),
+        dict(name="deep ensemble, 2", vote="mean", settings=whole("independent", 2)),
+        dict(name="deep ensemble, 4", vote="mean", settings=whole("independent", 4)),
+        dict(name="deep ensemble, 4 + views", vote="mean", settings=whole("independent", 4) | views),
+    ]
+
+
+def rows_of_members() -> list[dict[str, Any]]:
+    """Members on one trunk: p-diff, BEND, and tails."""
+    bootstrap, views = {"collect.name": "bootstrap"}, {"evaluate.views": VIEWS}
+    greedy = {"members": 1000, "evaluate.greedy": 10}
+    tail = {"collect.subset": "layer3", "collect.k": 8, "collect.bootstrap.lr": 0.1, "generate.name": "identity"}
+    tree = bootstrap | tail | {"collect.bootstrap.epochs": 10}
+    half = {"collect.bootstrap.perturb": 0.5, "collect.bootstrap.resample": False}
+    return [
+        dict(name="p-diff, best on validation", vote="best", settings={}, against="base"),
+        dict(name="p-diff, mean of single members", vote="single", settings={}, against="base"),
+        dict(name="BEND as published (sBEND)", vote="sbend", settings={}, against="base"),
+        dict(name="BEND on bootstraps (sBEND)", vote="sbend", settings=bootstrap, against="base"),
+        dict(name="BEND on bootstraps (mean)", vote="mean", settings=bootstrap, against="base"),
+        dict(name="BEND on bootstraps + greedy", vote="greedy", settings=bootstrap | greedy, against="base"),
+        dict(name="BEND on bootstraps + views", vote="mean", settings=bootstrap | views, against="base + views"),
+        dict(name="tree ensemble, 8", vote="mean", settings=tree | {"collect.bootstrap.reinitialise": True}),
+        dict(name="tails on bootstraps, 8", vote="mean", settings=tree),
+        dict(name="tails half new, 8", vote="mean", settings=tree | half),
+    ]
+
+
+def rows_of_generators() -> list[dict[str, Any]]:
+    """The diffusion and every null on the same bootstraps, each with its knob tuned on validation."""
+    bootstrap = {"collect.name": "bootstrap", "generate.tune": TUNE}
+    rows = [dict(name="bend, tuned", vote="mean", settings=bootstrap)]
+    for null in NULLS:
+        settings = bootstrap | {"generate.name": null}
+        rows.append(dict(name=f"{null}, tuned", vote="mean", settings=settings, against="bend, tuned"))
+    return rows
+
+
+def get_rows() -> list[dict[str, Any]]:
+    """name; vote: which of the run's votes counts; settings: differences; against: a row of the same budget."""
+    return [*rows_of_base(), *rows_of_whole_networks(), *rows_of_members(), *rows_of_generators()]
