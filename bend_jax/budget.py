@@ -98,7 +98,7 @@ def collect_epochs(s: Setting, ops: Operations) -> float:
     return labelled + (passes * ops.forward + epochs * ops.suffix_step) / ops.step
 
 
-def _epochs(settings: Trajectory | Bootstrap | Cyclical | Boosting) -> tuple[float, float]:
+def _epochs(settings: Trajectory | Bootstrap | Cyclical | Boosting) -> tuple[int, int]:
     """(epochs of training, epochs in which features are read) of a fine-tuning collector."""
     if isinstance(settings, Trajectory):
         return settings.k, settings.k

@@ -170,7 +170,7 @@ def _measure(row: Row, s: Setting, path: Path) -> Cell:
     place = {**ALONE, **dict.fromkeys(CHECKPOINTS, "checkpoints")}.get(row.vote, main)
     vote = "mean" if row.vote in ALONE else CHECKPOINTS.get(row.vote, row.vote)
     p, scored = tree["votes"][place][vote], result["votes"][row.vote]
-    scaled = np.asarray(metrics.scale_temperature(jnp.asarray(p), scored["temperature"]))
+    scaled = np.asarray(metrics.scale_temperature(jnp.asarray(p), result["temperatures"][place][vote]))
     loss = -np.log(np.maximum(scaled[np.arange(len(labels)), labels], metrics.TINY))
     scores = {key: scored[key] for key in ("accuracy", "nll", "nll_ts", "ece")}
     scores["ece_ts"] = float(metrics.ece(jnp.asarray(scaled), jnp.asarray(labels), s.config.evaluate.bins))

@@ -130,6 +130,9 @@ class Config:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "members")
+        k = self.collect.settings.k
+        if "average16" in self.generate.settings and k < 16:
+            raise SettingsError(f"generate: average16 takes means of 16 checkpoints, and collect.k={k}: raise k")
 
 
 def parse(raw: Any) -> Config:

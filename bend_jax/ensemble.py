@@ -68,7 +68,7 @@ def mean_vote(logits: Float[Array, "m n classes"]) -> Float[Array, "n classes"]:
     return jnp.mean(jax.nn.softmax(logits, axis=-1), axis=0)
 
 
-def weighted_vote(logits: Float[Array, "m n classes"], weights: Float[Array, " m"]) -> Float[Array, "n classes"]:
+def weighted_vote(logits: Float[Array, "m n classes"], weights: Float[Array, " w"]) -> Float[Array, "n classes"]:
     """Probabilities averaged with these weights: sum_m w_m p_m / sum_m w_m.
 
     Raises ValueError where there is not one weight for each member.

@@ -60,15 +60,24 @@ class Vote(NamedTuple):
     test: Float[np.ndarray, "n classes"]
 
 
-def vote_row(vote: Vote, labels: Labels, bins: int) -> dict[str, float]:
-    """Accuracy and calibration on test; nll_ts: after temperature scaling fitted on validation."""
-    p, y = jnp.asarray(vote.test), jnp.asarray(labels.test)
-    temperature = metrics.fit_temperature(jnp.asarray(vote.validation), jnp.asarray(labels.validation))
+def temperatures(votes: dict[str, dict[str, Vote]], labels: Labels) -> dict[str, dict[str, float]]:
+    """The temperature of every vote, fitted on validation."""
+    y = jnp.asarray(labels.validation)
     return {
-        "accuracy": float((vote.test.argmax(axis=1) == labels.test).mean()),
+        name: {vote: float(metrics.fit_temperature(jnp.asarray(p.validation), y)) for vote, p in own.items()}
+        for name, own in votes.items()
+    }
+
+
+def vote_row(
+    probabilities: Float[np.ndarray, "n classes"], temperature: float, labels: Int[np.ndarray, " n"], bins: int
+) -> dict[str, float]:
+    """Accuracy and calibration on test images; nll_ts: with this temperature."""
+    p, y = jnp.asarray(probabilities), jnp.asarray(labels)
+    return {
+        "accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
         "nll": float(metrics.nll(p, y)),
         "nll_ts": float(metrics.nll(metrics.scale_temperature(p, temperature), y)),
-        "temperature": float(temperature),
         "brier": float(metrics.brier(p, y)),
         "ece": float(metrics.ece(p, y, bins)),
     }
@@ -103,7 +112,7 @@ def choose(
     return weights
 
 
-def votes(
+def all_votes(
     validation: dict[str, Outputs], test: dict[str, Outputs], weights: dict[str, Weights], num_classes: int
 ) -> dict[str, dict[str, Vote]]:
     """Every vote of every set: "mean", those of its weights, and of generators and checkpoints "sbend"."""
@@ -132,18 +141,17 @@ def _average(outputs: Outputs, weights: Float[np.ndarray, " m"]) -> Float[np.nda
 def generator_scores(
     test: Outputs,
     checkpoints: Outputs,
-    own: dict[str, Vote],
+    rows: dict[str, dict[str, float]],
     m: int,
-    labels: Labels,
+    labels: Int[np.ndarray, " n"],
     num_classes: int,
     key: Key[Array, ""],
-    settings: Evaluate,
+    draws: int,
 ) -> dict[str, Any]:
     """Table 3's row and the votes of one generator's m members."""
-    row = table_row(test.predictions, checkpoints.predictions, labels.test, num_classes, key, settings.draws)
-    rows = {name: vote_row(vote, labels, settings.bins) for name, vote in own.items()}
-    rows["abend"] = {**rows["sbend"], "accuracy": row["abend"]}  # the same probabilities, another way to draw a label
-    return {"m": m, "table": row, "votes": rows}
+    row = table_row(test.predictions, checkpoints.predictions, labels, num_classes, key, draws)
+    sampled = {**rows["sbend"], "accuracy": row["abend"]}  # the same probabilities, another way to draw a label
+    return {"m": m, "table": row, "votes": {**rows, "abend": sampled}}
 
 
 def diversity(
@@ -168,40 +176,43 @@ def scores(
     test: dict[str, Outputs],
     sets: dict[str, Any],
     every: dict[str, dict[str, Vote]],
-    labels: Labels,
+    scale: dict[str, dict[str, float]],
+    labels: Int[np.ndarray, " n"],
     main: str,
     num_classes: int,
     key: Key[Array, ""],
     settings: Evaluate,
 ) -> dict[str, Any]:
-    """Everything that a report says of accuracy, calibration, diversity and novelty.
+    """Everything that a report says of accuracy, calibration, diversity and novelty on test images.
 
-    test and every (its `votes`): by the names of `sets` ("base", "swa", "checkpoints" and the generators); main: the
-    generator that the report is about, the other ones are its nulls.
+    test, every (its `votes`) and scale (their `temperatures`): by the names of `sets` ("base", "swa", "checkpoints" and
+    the generators); main: the generator that the report is about, the other ones are its nulls.
     """
     checkpoints = test["checkpoints"]
+    rows = {
+        name: {vote: vote_row(p.test, scale[name][vote], labels, settings.bins) for vote, p in own.items()}
+        for name, own in every.items()
+    }
     generators = {
-        name: generator_scores(own, checkpoints, every[name], len(sets[name]), labels, num_classes, key, settings)
+        name: generator_scores(own, checkpoints, rows[name], len(sets[name]), labels, num_classes, key, settings.draws)
         for name, own in test.items()
         if name not in SINGLE
     }
-    rows = {name: vote_row(every[name]["mean"], labels, settings.bins) for name in ("base", "swa")}
-    for vote in ("mean", "best"):
-        rows[f"checkpoints_{vote}"] = vote_row(every["checkpoints"][vote], labels, settings.bins)
+    single = {name: rows[name]["mean"] for name in ("base", "swa")}
+    single |= {f"checkpoints_{vote}": rows["checkpoints"][vote] for vote in ("mean", "best")}
     for name, score in generators.items():
-        score["novelty"] = novelty(sets[name], test[name], checkpoints, sets["checkpoints"], labels.test)
-    sbend = {name: every[name]["sbend"].test.argmax(axis=1) == labels.test for name in generators}
-    base_right = every["base"]["mean"].test.argmax(axis=1) == labels.test
-    tests = {"sbend_vs_base_mcnemar_p": metrics.mcnemar(sbend[main], base_right)}
-    for name in generators:
-        if name != main:
-            tests[f"sbend_vs_{name}_mcnemar_p"] = metrics.mcnemar(sbend[main], sbend[name])
+        score["novelty"] = novelty(sets[name], test[name], checkpoints, sets["checkpoints"], labels)
+    right = {
+        name: own["sbend" if "sbend" in own else "mean"].test.argmax(axis=1) == labels for name, own in every.items()
+    }
+    others = ["base", *(name for name in generators if name != main)]
+    tests = {f"sbend_vs_{name}_mcnemar_p": metrics.mcnemar(right[main], right[name]) for name in others}
     own = generators.pop(main)
     return {
         "m": own["m"],
         "table": own["table"],
-        "votes": {**own["votes"], **rows},
-        "diversity": diversity(test[main].predictions, checkpoints.predictions, labels.test),
+        "votes": {**own["votes"], **single},
+        "diversity": diversity(test[main].predictions, checkpoints.predictions, labels),
         "novelty": own["novelty"],
         "generators": generators,
         "test": tests,

@@ -126,7 +126,7 @@ class Boosting:
     batch: int = 64
     cache_dtype: str = "float32"
     epochs: int = 2  # between two checkpoints
-    eta: float = 1.0  # damping of the weights' update
+    eta: float = 0.1  # damping of the weights' update; 1 is SAMME, which leaves a few images all the weight [ours]
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4

@@ -34,7 +34,7 @@ from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
 from bend_jax.settings import KNOBS
 
-IMAGES = 500  # test images that the evaluate stage writes beside its predictions, for whoever loads them
+IMAGES = 1000  # test images, at most, that the evaluate stage writes beside its predictions, for whoever loads them
 
 
 class Setting(NamedTuple):
@@ -253,16 +253,18 @@ def evaluate(s: Setting, task: Task) -> str:
     weights = scoring.choose(validation, labels.validation, members, collected.get("weights"), settings.greedy)
     test = _predict(s, task, variables, sets, s.dataset.test, weights=weights)
     seconds = time.perf_counter() - started - sum(task.clock.compile.values())
-    votes = scoring.votes(validation, test, weights, s.dataset.num_classes)
+    votes = scoring.all_votes(validation, test, weights, s.dataset.num_classes)
+    scale = scoring.temperatures(votes, labels)
     key = stream(s.seed, "evaluate", "abend")
-    result = scoring.scores(test, sets, votes, labels, main, s.dataset.num_classes, key, settings)
+    result = scoring.scores(test, sets, votes, scale, labels.test, main, s.dataset.num_classes, key, settings)
     images = s.dataset.test.images[:IMAGES]
-    predictions: dict[str, Any] = {"base": test["base"].predictions, "checkpoints": test["checkpoints"].predictions}
+    predictions: dict[str, Any] = {"base": test["base"].predictions[0], "checkpoints": test["checkpoints"].predictions}
     predictions |= {"members": test[main].predictions, "labels": labels.test, "images": images}
     predictions["votes"] = {name: {vote: p.test for vote, p in own.items()} for name, own in votes.items()}
     storage.save_tree(task.output / "predictions", predictions)
     used = {name: int((own["greedy"] > 0).sum()) for name, own in weights.items() if "greedy" in own}
-    _write_result(task, {**result, "images": len(labels.test), "greedy_members": used, "t_evaluate": seconds})
+    more = {"images": len(labels.test), "temperatures": scale, "greedy_members": used, "t_evaluate": seconds}
+    _write_result(task, {**result, **more})
     row = result["table"]
     return f"sBEND {row['sbend']:.2%}, base {result['votes']['base']['accuracy']:.2%} on {len(labels.test)} test images"
 

@@ -1,4 +1,7 @@
-"""The DDPM: its sampler against the exact recursion of mean and variance, and its trained spread."""
+"""The DDPM: its samplers against exact recursions, its two parametrisations, and its trained spread."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,34 +11,50 @@ import pytest
 from bend_jax.config import SettingsError
 from bend_jax.generate import diffusion
 from bend_jax.settings import Diffusion
-from bend_jax.training import SILENT
+from bend_jax.training import SILENT, Watch
 
 DRAWS = 20_000
+DDIM_TIMES = [  # T, steps, the timesteps, counted from 1
+    (1000, 50, list(range(20, 1001, 20))),
+    (100, 7, [14, 28, 42, 57, 71, 85, 100]),
+    (100, 100, list(range(1, 101))),
+]
 
 
-def exact_moments(table: diffusion.Tables, mean0: float, sd0: float) -> tuple[float, float]:
+def exact_moments(table: diffusion.Tables, mean0: float, sd0: float, temperature: float = 1.0) -> tuple[float, float]:
     """Mean and sd of the sampler's output for N(mean0, sd0^2) data and the analytic denoiser, in float64."""
     beta, bar, sigma = (np.asarray(a, np.float64) for a in table)
-    mean, variance = 0.0, 1.0
+    mean, variance = 0.0, temperature**2
     for t in range(len(beta))[::-1]:
-        # eps_hat = slope x + offset is the posterior mean of eps given x_t
-        slope = np.sqrt(1 - bar[t]) / (bar[t] * sd0**2 + 1 - bar[t])
-        offset = -slope * np.sqrt(bar[t]) * mean0
+        slope, offset = posterior(bar[t], mean0, sd0)
         factor = beta[t] / np.sqrt(1 - bar[t])
         gain = (1 - factor * slope) / np.sqrt(1 - beta[t])
         mean = gain * mean - factor * offset / np.sqrt(1 - beta[t])
-        variance = gain**2 * variance + (sigma[t] ** 2 if t > 0 else 0.0)
+        variance = gain**2 * variance + (temperature**2 * sigma[t] ** 2 if t > 0 else 0.0)
     return mean, np.sqrt(variance)
 
 
-def draw(settings: Diffusion, mean0: float, sd0: float) -> np.ndarray:
-    """The package's sampler with the analytic denoiser."""
+def posterior(bar: Any, mean0: float, sd0: float) -> tuple[Any, Any]:
+    """E[eps | x_t] = slope x_t + offset for N(mean0, sd0^2) data."""
+    slope = (1 - bar) ** 0.5 / (bar * sd0**2 + 1 - bar)
+    return slope, -slope * bar**0.5 * mean0
+
+
+def analytic(mean0: float, sd0: float) -> Callable[..., jax.Array]:
+    """The denoiser that the samplers take."""
 
     def predict(x: jax.Array, t: jax.Array, bar: jax.Array) -> jax.Array:
-        return jnp.sqrt(1 - bar) * (x - jnp.sqrt(bar) * mean0) / (bar * sd0**2 + 1 - bar)
+        slope, offset = posterior(bar, mean0, sd0)
+        return slope * x + offset
 
-    table = diffusion.tables(settings)
-    sample = jax.jit(lambda key: diffusion.ancestral(predict, table, key, (DRAWS, 1)))
+    return predict
+
+
+def draw(settings: Diffusion, mean0: float, sd0: float, temperature: float = 1.0) -> np.ndarray:
+    """The package's sampler with the analytic denoiser."""
+    table, predict = diffusion.tables(settings), analytic(mean0, sd0)
+    tau = jnp.float32(temperature)
+    sample = jax.jit(lambda key: diffusion.ancestral(predict, table, key, (DRAWS, 1), tau))
     return np.asarray(sample(jax.random.key(0)), np.float64)[:, 0]
 
 
@@ -49,6 +68,75 @@ def test_the_sampler_follows_the_exact_recursion(variance: str, mean0: float, sd
     values = draw(settings, mean0, sd0)
     assert abs(values.mean() - mean) < 4 * sd / np.sqrt(DRAWS)
     assert abs(values.std() - sd) < 4 * sd / np.sqrt(2 * DRAWS)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.5])
+def test_the_temperature_scales_all_noise(temperature: float) -> None:
+    """The recursion's mean and sd; for standard normal latents the sd is the temperature times that at 1."""
+    settings = Diffusion(timesteps=100)
+    mean, sd = exact_moments(diffusion.tables(settings), 2.0, 0.5, temperature)
+    values = draw(settings, 2.0, 0.5, temperature)
+    assert abs(values.mean() - mean) <= 4 * sd / np.sqrt(DRAWS) + 1e-5
+    assert abs(values.std() - sd) <= 4 * sd / np.sqrt(2 * DRAWS) + 1e-5
+    np.testing.assert_allclose(draw(settings, 0.0, 1.0, temperature), temperature * draw(settings, 0.0, 1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("timesteps", "steps", "expected"), DDIM_TIMES)
+def test_ddim_is_the_exact_linear_map(timesteps: int, steps: int, expected: list[int]) -> None:
+    """With the analytic denoiser every step is x -> gain x + shift; their product, in float64, on the same x_T."""
+    mean0, sd0, temperature = 2.0, 0.3, 0.5
+    table = diffusion.tables(Diffusion(timesteps=timesteps))
+    bar = np.asarray(table.alpha_bar, np.float64)
+    gain, shift = 1.0, 0.0
+    for t, s in zip(expected[::-1], [*expected[-2::-1], 0], strict=True):
+        now, after = bar[t - 1], bar[s - 1] if s else 1.0
+        slope, offset = posterior(now, mean0, sd0)
+        own, from_eps = np.sqrt(after / now), np.sqrt(1 - after) - np.sqrt(after / now) * np.sqrt(1 - now)
+        gain, shift = (own + from_eps * slope) * gain, (own + from_eps * slope) * shift + from_eps * offset
+    key, tau = jax.random.key(3), jnp.float32(temperature)
+    found = diffusion.ddim(analytic(mean0, sd0), table, key, (100, 2), tau, steps)
+    start = temperature * np.asarray(jax.random.normal(key, (100, 2)), np.float64)
+    np.testing.assert_allclose(found, gain * start + shift, atol=1e-4)
+
+
+def test_ddim_takes_its_number_of_steps_and_the_same_net() -> None:
+    """Through `sample`: an untrained net is the analytic denoiser of N(0, I), whose gain is prod cos(angle)."""
+    settings = Diffusion(sampler="ddim", ddim_steps=5, width=8, blocks=1)
+    net = diffusion.Denoiser(8, 1)
+    params = net.init(jax.random.key(0), jnp.zeros((1, 3)), jnp.zeros(1, jnp.int32))
+    found = diffusion.sample(params, jax.random.key(1), 6, 3, settings, jnp.float32(1.0))
+    angles = np.arccos(np.sqrt(np.asarray(diffusion.tables(settings).alpha_bar, np.float64)[199::200]))
+    gain = np.prod(np.cos(np.diff(angles, prepend=0.0)))
+    np.testing.assert_allclose(found, gain * jax.random.normal(jax.random.key(1), (6, 3)), rtol=1e-4)
+
+
+def test_v_and_eps_are_two_names_of_one_denoiser() -> None:
+    """noise_of undoes velocity on any (x_0, eps, t), and takes the analytic E[v | x_t] to the analytic E[eps | x_t]."""
+    table = diffusion.tables(Diffusion())
+    x0, eps = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    t = jnp.array([0, 1, 10, 500, 999])
+    bar, x = table.alpha_bar[t], diffusion.add_noise(table, x0, t, eps)
+    np.testing.assert_allclose(diffusion.noise_of(x, diffusion.velocity(x0, eps, bar), bar), eps, atol=1e-5)
+    mean0, sd0, column = 2.0, 0.3, np.asarray(bar, np.float64)[:, None]
+    slope, offset = posterior(column, mean0, sd0)
+    noise = slope * np.asarray(x) + offset
+    clean = mean0 + np.sqrt(column) * sd0**2 / (column * sd0**2 + 1 - column) * (
+        np.asarray(x) - np.sqrt(column) * mean0
+    )
+    v = np.sqrt(column) * noise - np.sqrt(1 - column) * clean
+    np.testing.assert_allclose(diffusion.noise_of(x, jnp.asarray(v, jnp.float32), bar), noise, atol=1e-5)
+
+
+def test_the_first_loss_of_each_prediction_is_the_expected_one() -> None:
+    """Standard normal latents and v_hat = 0: E v^2 = 1, and E (eps_hat - eps)^2 = E abar_t v^2 = mean abar_t."""
+    latents, first = jax.random.normal(jax.random.key(0), (19, 32)), {}
+    latents = (latents - latents.mean()) / latents.std()
+    for prediction in ("eps", "v"):
+        watch = Watch(segment=lambda name, state, losses, p=prediction: first.update({p: float(losses[0])}))
+        settings = Diffusion(prediction=prediction, steps=1, batch=10_000, width=8, blocks=1)
+        diffusion.fit(latents, jax.random.key(1), settings, watch)
+    assert first["v"] == pytest.approx(1.0, abs=0.02)
+    assert first["eps"] == pytest.approx(float(diffusion.tables(Diffusion()).alpha_bar.mean()), abs=0.01)
 
 
 def test_the_default_variance_is_exact_for_unit_latents_and_the_posteriors_is_not_for_small_ones() -> None:
@@ -79,8 +167,8 @@ def test_the_untrained_denoiser_is_the_exact_one_of_standard_normal_latents() ->
     table, net = diffusion.tables(settings), diffusion.Denoiser(settings.width, settings.blocks)
     x, t = jax.random.normal(jax.random.key(0), (5, 3)), jnp.array([0, 1, 10, 500, 999])
     bar = table.alpha_bar[t]
-    out = net.apply(net.init(jax.random.key(1), x, t, bar), x, t, bar)
-    np.testing.assert_allclose(out, jnp.sqrt(1 - bar)[:, None] * x, rtol=1e-6)
+    v = jnp.asarray(net.apply(net.init(jax.random.key(1), x, t), x, t))
+    np.testing.assert_allclose(diffusion.noise_of(x, v, bar), jnp.sqrt(1 - bar)[:, None] * x, rtol=1e-6)
 
 
 def test_training_keeps_the_spread_of_its_latents() -> None:
@@ -89,7 +177,7 @@ def test_training_keeps_the_spread_of_its_latents() -> None:
     latents = (latents - latents.mean(0)[None]) / latents.std(0)[None]
     settings = Diffusion(steps=500)
     params = diffusion.fit(latents, jax.random.key(1), settings, SILENT)
-    samples = diffusion.sample(params, jax.random.key(2), 400, 16, settings)
+    samples = diffusion.sample(params, jax.random.key(2), 400, 16, settings, jnp.float32(1.0))
     assert 0.85 < float(samples.std(0).mean()) < 1.1
 
 

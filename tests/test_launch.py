@@ -97,6 +97,16 @@ MISTAKES = {
     "widths without blocks": Mistake("--config.backbone.widths=(16,32)", ("backbone", "(16, 32)", "(1, 1, 1)")),
     "stage that is not there": Mistake("--stages=generate", ("collect is needed", "store", "add collect to --stages")),
     "first stage not there": Mistake("--stages=evaluate,report", ("base is needed", "add base to --stages")),
+    "a deep ensemble of a part": Mistake("--config.collect.name=independent", ("trains whole networks", "subset '*'")),
+    "statistics of no BN": Mistake("--config.collect.name=mc_bn", ("mc_bn", "subset 'batch_stats'")),
+    "a subset too large": Mistake(
+        "--config.collect.subset=* --config.compute.memory_mb=50",
+        ("78,426 numbers", "94,111,200 bytes", "52,428,800 are allowed", "compute.memory_mb"),
+    ),
+    "averages of too few": Mistake(
+        "--config.generate.nulls=average16 --config.collect.k=10", ("average16", "collect.k=10")
+    ),
+    "stages of a comparison": Mistake("--config={root}/configs/compare_digits.py --stages=base", ("--stages",)),
     "a seed too large": Mistake("--seed=99999999999999999999 --dry_run", ("--seed",)),
     "no such flag file": Mistake("--flagfile=nowhere", ("nowhere",)),
 }
@@ -155,7 +165,7 @@ def ended(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     folder = tmp_path_factory.mktemp("launch")
     commands = dict(QUESTIONS)
     for name, mistake in MISTAKES.items():
-        words = mistake.words.format(files=files)
+        words = mistake.words.format(files=files, root=ROOT)
         is_complete = words.startswith("--config=") or not words
         commands[name] = words if is_complete else f"{DIGITS} {words}"
     with ThreadPoolExecutor(2) as pool:

@@ -13,6 +13,7 @@ import pytest
 
 from bend_jax import report, scoring
 from bend_jax.config import Config, parse
+from bend_jax.predict import Outputs
 
 ROOT = Path(__file__).parent.parent
 N, VALIDATION, CLASSES, K, M, DIM = 37, 23, 4, 5, 3, 6
@@ -54,7 +55,7 @@ def check_schema(content: dict[str, Any], nulls: set[str]) -> None:
     """Every key that is promised, and numbers or null under them."""
     assert set(content) >= TOP
     assert set(content["table"]) == TABLE
-    assert set(content["votes"]) >= {"sbend", "abend", "mean", "base", "swa"}
+    assert set(content["votes"]) >= {"sbend", "abend", "mean", "best", "base", "swa", "checkpoints_best"}
     assert set(content["diversity"]) == DIVERSITY
     assert set(content["novelty"]) == NOVELTY
     assert set(content["cost"]) == COST
@@ -100,25 +101,31 @@ def measured() -> dict[str, dict[str, Any]]:
     truth = {"validation": rng.integers(0, CLASSES, VALIDATION), "test": rng.integers(0, CLASSES, N)}
     labels = scoring.Labels(*(truth[name].astype(np.int32) for name in ("validation", "test")))
 
-    def outputs(true: np.ndarray) -> dict[str, scoring.Outputs]:
+    def outputs(true: np.ndarray) -> dict[str, Outputs]:
         result = {}
         for name, m in sizes.items():
             guess = rng.integers(0, CLASSES, (m, len(true)))
             predictions = np.where(rng.random((m, len(true))) < 0.6, true, guess).astype(np.int32)
-            p = rng.dirichlet(np.ones(CLASSES), len(true)) + 2 * np.eye(CLASSES)[predictions[0]]
-            result[name] = scoring.Outputs(predictions, (p / 3).astype(np.float32))
+            p = rng.dirichlet(np.ones(CLASSES), (m, len(true))) + 2 * np.eye(CLASSES)[predictions]
+            p = (p / 3).astype(np.float32)
+            result[name] = Outputs(predictions, p.mean(axis=0), {}, p)
         return result
 
-    found = scoring.scores(
-        outputs(labels.validation),
-        outputs(labels.test),
-        {name: rng.normal(size=(m, DIM)).astype(np.float32) for name, m in sizes.items()},
-        labels,
-        "bend",
-        CLASSES,
-        jax.random.key(0),
-        settings().evaluate,
-    )
+    validation, test = outputs(labels.validation), outputs(labels.test)
+    weights = scoring.choose(validation, labels.validation, sizes, None, greedy=2)
+    weighted = {
+        name: {v: np.tensordot(w, test[name].probabilities, 1) for v, w in weights.get(name, {}).items()}
+        for name in test
+    }
+    test = {
+        name: own._replace(weighted={v: p.astype(np.float32) for v, p in weighted[name].items()})
+        for name, own in test.items()
+    }
+    votes = scoring.all_votes(validation, test, weights, CLASSES)
+    vectors = {name: rng.normal(size=(m, DIM)).astype(np.float32) for name, m in sizes.items()}
+    scale = scoring.temperatures(votes, labels)
+    key, evaluate = jax.random.key(0), settings().evaluate
+    found = scoring.scores(test, vectors, votes, scale, labels.test, "bend", CLASSES, key, evaluate)
     times = seconds(100.0 * M)
     return {**times, "evaluate": {**times["evaluate"], **found, "images": N}}
 
@@ -194,7 +201,8 @@ def test_there_is_no_break_even_where_a_member_costs_as_much_as_a_training(t_sam
 def test_a_generator_without_training_costs_its_checkpoints() -> None:
     """What was not trained is null and counts as nothing."""
     raw = settings()
-    raw_generate = {"name": "gaussian", "nulls": (), "settings": {"gaussian": raw.generate.settings["gaussian"]}}
+    gaussian = {"gaussian": raw.generate.settings["gaussian"]}
+    raw_generate = {**vars(raw.generate), "name": "gaussian", "nulls": (), "settings": gaussian}
     config = Config(**{**vars(raw), "generate": type(raw.generate)(**raw_generate)})
     found = report.cost(config, {k: v for k, v in seconds(0.0, members=M).items() if k != "generate bend"})
     assert found["t_autoencoder"] is None

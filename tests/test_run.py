@@ -271,7 +271,7 @@ def test_every_manifest_says_where_its_stage_comes_from(finished: Path) -> None:
         assert all(by_name[name][0].name.endswith(digest) for name, digest in manifest["inputs"].items())
     assert by_name["base"][1]["settings"]["base"]["epochs"] == EPOCHS
     assert by_name["collect"][1]["settings"]["settings"]["k"] == K
-    assert by_name["generate gaussian"][1]["inputs"].keys() == {"collect"}
+    assert by_name["generate gaussian"][1]["inputs"].keys() == {"base", "collect"}
 
 
 def test_arrays_are_read_with_orbax_alone(finished: Path) -> None:

@@ -1,4 +1,8 @@
-"""The parameter autoencoder (BEND 3.2): four encoder and four decoder layers, MSE, noise on input and latent."""
+"""The parameter autoencoder (BEND 3.2): four encoder and four decoder layers, MSE, noise on input and latent.
+
+Three kinds: `mlp` (`Coder`), `conv` (`convolutional.py`), and `pca`, whitened principal components without training:
+k vectors span at most k - 1 dimensions, so that it is exact for k - 1 <= latent.
+"""
 
 from typing import Any
 
@@ -8,6 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from bend_jax.generate import convolutional
+from bend_jax.generate.whitening import EXACT, Whitening, from_white, to_white, whiten
 from bend_jax.settings import Autoencoder
 from bend_jax.training import Watch, make_step, start, train
 
@@ -26,27 +32,18 @@ class Coder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n width"]) -> Float[Array, "n out"]:
-        linear = nn.Dense(self.out, use_bias=False, name="linear")(x)
+        linear = nn.Dense(self.out, use_bias=False, precision=EXACT, name="linear")(x)
         for i in range(LAYERS - 1):
             x = nn.leaky_relu(nn.Dense(self.hidden, name=f"layer{i + 1}")(x))
         return linear + nn.Dense(self.out, kernel_init=nn.initializers.zeros, name=f"layer{LAYERS}")(x)
 
 
-KINDS = {"mlp": Coder}
-
-
 def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, watch: Watch) -> Any:
     """Train on all (standardised) vectors at once; returns the parameters of `encode` and `decode`. Eq. 8."""
-    dim = vectors.shape[1]
-    key_encoder, key_decoder, key_steps = jax.random.split(key, 3)
-    encoder, decoder = _coders(settings, dim)
-    params = {
-        "encoder": encoder.init(key_encoder, vectors[:1]),
-        "decoder": decoder.init(key_decoder, jnp.zeros((1, settings.latent))),
-    }
-    forward, back = principal_axes(vectors, settings.latent)
-    params["encoder"]["params"]["linear"]["kernel"] = forward
-    params["decoder"]["params"]["linear"]["kernel"] = back / (1 - settings.latent_noise)
+    if settings.kind == "pca":
+        return whiten(vectors, settings.latent)
+    key_init, key_steps = jax.random.split(key)
+    encoder, decoder = _coders(settings, vectors.shape[1])
 
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         key_x, key_z = jax.random.split(key)
@@ -60,7 +57,7 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
     state = train(
         "autoencoder",
         make_step(loss, optimizer),
-        start(params, optimizer),
+        start(_initial(vectors, key_init, settings), optimizer),
         {"vectors": vectors, "key": key_steps},
         steps=settings.steps,
         segment=settings.segment,
@@ -69,20 +66,18 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
     return state.params
 
 
-def principal_axes(
-    vectors: Float[Array, "k dim"], latent: int
-) -> tuple[Float[Array, "dim latent"], Float[Array, "latent dim"]]:
-    """The map to the first `latent` principal components, each of unit variance, and the map back.
-
-    k vectors have k - 1 components at most; further columns are zero.
-    """
-    k, dim = vectors.shape
-    _, values, axes = jnp.linalg.svd(vectors, full_matrices=False)
-    rank = min(latent, k - 1, dim)
-    sd = jnp.maximum(values[:rank], 1e-6 * values[0]) / jnp.sqrt(k)
-    forward = jnp.zeros((dim, latent)).at[:, :rank].set(axes[:rank].T / sd[None])
-    back = jnp.zeros((latent, dim)).at[:rank].set(axes[:rank] * sd[:, None])
-    return forward, back
+def _initial(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder) -> dict[str, Any]:
+    key_encoder, key_decoder = jax.random.split(key)
+    encoder, decoder = _coders(settings, vectors.shape[1])
+    latents, params = jax.jit(encoder.init_with_output)(key_encoder, vectors[:1])
+    result: dict[str, Any] = {"encoder": params, "decoder": jax.jit(decoder.init)(key_decoder, latents)}
+    if settings.kind == "mlp":
+        axes = whiten(vectors, settings.latent)
+        rest = settings.latent - axes.back.shape[0]  # columns of zeros: k vectors have k - 1 components at most
+        result["encoder"]["params"]["linear"]["kernel"] = jnp.pad(axes.forward, ((0, 0), (0, rest)))
+        back = jnp.pad(axes.back, ((0, rest), (0, 0)))
+        result["decoder"]["params"]["linear"]["kernel"] = back / (1 - settings.latent_noise)
+    return result
 
 
 def mix(key: Key[Array, ""], x: Float[Array, "n width"], noise: float) -> Float[Array, "n width"]:
@@ -92,20 +87,25 @@ def mix(key: Key[Array, ""], x: Float[Array, "n width"], noise: float) -> Float[
 
 def encode(params: Any, vectors: Float[Array, "n dim"], settings: Autoencoder) -> Float[Array, "n latent"]:
     """Latents, as the decoder saw them without their noise."""
+    if isinstance(params, Whitening):
+        return to_white(params, vectors)
     encoder, _ = _coders(settings, vectors.shape[1])
     return (1 - settings.latent_noise) * _apply(encoder, params["encoder"], vectors)
 
 
 def decode(params: Any, latents: Float[Array, "n latent"], dim: int, settings: Autoencoder) -> Float[Array, "n dim"]:
     """Standardised vectors of latents."""
+    if isinstance(params, Whitening):
+        return from_white(params, latents)
     _, decoder = _coders(settings, dim)
     return _apply(decoder, params["decoder"], latents)
 
 
-def _apply(coder: Coder, params: Any, x: Float[Array, "n width"]) -> Float[Array, "n out"]:
+def _apply(coder: nn.Module, params: Any, x: Float[Array, "n width"]) -> Float[Array, "n out"]:
     return jnp.asarray(coder.apply(params, x))
 
 
-def _coders(settings: Autoencoder, dim: int) -> tuple[Coder, Coder]:
-    kind = KINDS[settings.kind]
-    return kind(settings.hidden, settings.latent), kind(settings.hidden, dim)
+def _coders(settings: Autoencoder, dim: int) -> tuple[nn.Module, nn.Module]:
+    if settings.kind == "conv":
+        return convolutional.Encoder(settings.fold), convolutional.Decoder(settings.fold, dim)
+    return Coder(settings.hidden, settings.latent), Coder(settings.hidden, dim)

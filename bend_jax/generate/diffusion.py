@@ -1,4 +1,4 @@
-"""The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training by noise prediction, ancestral sampling."""
+"""The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training, ancestral sampling, DDIM (Song et al. 2021)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,27 +39,39 @@ def tables(settings: Diffusion) -> Tables:
 
 
 class Denoiser(nn.Module):
-    """eps_hat = sqrt(1 - abar_t) x_t + sqrt(abar_t) net(x_t, t), with net's last layer zero at the start.
+    """v_hat(x_t, t), whose last layer is zero at the start; `noise_of` makes eps_hat of it.
 
-    The first term alone is the exact denoiser of standard normal latents, so that training starts from a Gaussian
-    instead of having to find it; a small net keeps its spread where a plain one loses it [ours].
+    Zero is the exact E[v | x_t] of standard normal latents, so that training starts from a Gaussian instead of having
+    to find it; a small net keeps its spread where a plain one loses it [ours].
     """
 
     width: int
     blocks: int
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "n latent"], t: Int[Array, " n"], alpha_bar: Float[Array, " n"]
-    ) -> Float[Array, "n latent"]:
+    def __call__(self, x: Float[Array, "n latent"], t: Int[Array, " n"]) -> Float[Array, "n latent"]:
         time = nn.Dense(self.width, name="time")(embed(t, self.width))
         h = nn.Dense(self.width, name="enter")(x)
         for i in range(self.blocks):
             y = nn.silu(nn.LayerNorm(name=f"norm{i}")(h) + nn.Dense(self.width, name=f"time{i}")(nn.silu(time)))
             h = h + nn.Dense(self.width, name=f"dense{i}")(y)
-        net = nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="leave")(nn.silu(h))
-        bar = alpha_bar[:, None]
-        return jnp.sqrt(1 - bar) * x + jnp.sqrt(bar) * net
+        return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="leave")(nn.silu(h))
+
+
+def noise_of(
+    x: Float[Array, "n latent"], v: Float[Array, "n latent"], alpha_bar: Float[Array, " n"]
+) -> Float[Array, "n latent"]:
+    """eps of x_t and v: sqrt(1 - abar_t) x_t + sqrt(abar_t) v (Salimans & Ho 2022, appendix D)."""
+    bar = alpha_bar[:, None]
+    return jnp.sqrt(1 - bar) * x + jnp.sqrt(bar) * v
+
+
+def velocity(
+    x: Float[Array, "n latent"], eps: Float[Array, "n latent"], alpha_bar: Float[Array, " n"]
+) -> Float[Array, "n latent"]:
+    """v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022)."""
+    bar = alpha_bar[:, None]
+    return jnp.sqrt(bar) * eps - jnp.sqrt(1 - bar) * x
 
 
 def embed(t: Int[Array, " n"], width: int) -> Float[Array, "n width"]:
@@ -80,6 +92,7 @@ def add_noise(
 def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffusion, watch: Watch) -> Any:
     """Train the denoiser (eq. 9); returns the averaged parameters of least held-out loss (below 20 vectors: the last).
 
+    The error is that of eps or of v; as eps_hat - eps = sqrt(abar_t) (v_hat - v), v gives noisy timesteps more weight.
     Every row of a minibatch has a timestep of its own (the published code used the first row's for all).
     """
     k = latents.shape[0]
@@ -90,7 +103,11 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
     data = {"latents": latents[order[held:]], "held": latents[order[:held]], "key": key_steps, "eval": key_eval}
 
     def loss_of(params: Any, x: Any, t: Any, eps: Any) -> Float[Array, ""]:
-        return jnp.mean((net.apply(params, add_noise(table, x, t, eps), t, table.alpha_bar[t]) - eps) ** 2)
+        noisy, bar = add_noise(table, x, t, eps), table.alpha_bar[t]
+        v = _predict(net, params, noisy, t)
+        if settings.prediction == "v":
+            return jnp.mean((v - velocity(x, eps, bar)) ** 2)
+        return jnp.mean((noise_of(noisy, v, bar) - eps) ** 2)
 
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         key_x, key_t, key_eps = jax.random.split(key, 3)
@@ -109,8 +126,7 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
             since=jnp.where(is_better, 0, state.since + 1),
         )
 
-    one = jnp.zeros(1, jnp.int32)
-    params = net.init(key_init, latents[:1], one, table.alpha_bar[one])
+    params = net.init(key_init, latents[:1], jnp.zeros(1, jnp.int32))
     optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
     state = train(
         "diffusion",
@@ -126,23 +142,36 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
     return state.best if held else state.ema
 
 
-def sample(params: Any, key: Key[Array, ""], m: int, latent: int, settings: Diffusion) -> Float[Array, "m latent"]:
-    """m latents at once by T ancestral steps (eq. 4)."""
-    net = Denoiser(settings.width, settings.blocks)
+def _predict(net: Denoiser, params: Any, x: Float[Array, "n latent"], t: Int[Array, " n"]) -> Float[Array, "n latent"]:
+    return jnp.asarray(net.apply(params, x, t))
+
+
+def sample(
+    params: Any, key: Key[Array, ""], m: int, latent: int, settings: Diffusion, temperature: Float[Array, ""]
+) -> Float[Array, "m latent"]:
+    """m latents at once: ancestral (eq. 4), or by DDIM."""
+    net, table = Denoiser(settings.width, settings.blocks), tables(settings)
 
     def predict(x: Float[Array, "m latent"], t: Int[Array, ""], bar: Float[Array, ""]) -> Float[Array, "m latent"]:
-        return net.apply(params, x, jnp.full(m, t), jnp.full(m, bar))  # pyright: ignore[reportReturnType]
+        return noise_of(x, _predict(net, params, x, jnp.full(m, t)), jnp.full(m, bar))
 
-    return ancestral(predict, tables(settings), key, (m, latent))
+    if settings.sampler == "ddim":
+        return ddim(predict, table, key, (m, latent), temperature, settings.ddim_steps)
+    return ancestral(predict, table, key, (m, latent), temperature)
 
 
 def ancestral(
-    predict: Callable[..., Float[Array, "m latent"]], table: Tables, key: Key[Array, ""], shape: tuple[int, int]
+    predict: Callable[..., Float[Array, "m latent"]],
+    table: Tables,
+    key: Key[Array, ""],
+    shape: tuple[int, int],
+    temperature: Float[Array, ""],
 ) -> Float[Array, "m latent"]:
-    """x_T ~ N(0, I); x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) eps_hat) / sqrt(alpha_t) + sigma_t z (eq. 3 and 5).
+    """x_{t-1} = (x_t - beta_t / sqrt(1 - abar_t) eps_hat) / sqrt(alpha_t) + temperature sigma_t z (eq. 3 and 5).
 
-    predict(x, t, abar_t) -> eps_hat. The last step adds no noise. x_t is never clamped (the published code's clamp to
-    +-1 would cut a unit-variance latent).
+    x_T ~ temperature * N(0, I); predict(x, t, abar_t) -> eps_hat. The last step adds no noise. x_t is never clamped
+    (the published code's clamp to +-1 would cut a unit-variance latent). For the exact denoiser of N(0, I) all steps
+    are linear, so that the samples' sd is the temperature times what it is at 1.
     """
     key_start, key_steps = jax.random.split(key)
     timesteps = table.beta.shape[0]
@@ -151,7 +180,35 @@ def ancestral(
         beta, bar = table.beta[t], table.alpha_bar[t]
         mean = (x - beta / jnp.sqrt(1 - bar) * predict(x, t, bar)) / jnp.sqrt(1 - beta)
         z = jax.random.normal(jax.random.fold_in(key_steps, t), shape)
-        return mean + jnp.where(t > 0, table.sigma[t], 0.0) * z, None
+        return mean + temperature * jnp.where(t > 0, table.sigma[t], 0.0) * z, None
 
-    x, _ = jax.lax.scan(step, jax.random.normal(key_start, shape), jnp.arange(timesteps)[::-1])
+    x, _ = jax.lax.scan(step, temperature * jax.random.normal(key_start, shape), jnp.arange(timesteps)[::-1])
+    return x
+
+
+def ddim(
+    predict: Callable[..., Float[Array, "m latent"]],
+    table: Tables,
+    key: Key[Array, ""],
+    shape: tuple[int, int],
+    temperature: Float[Array, ""],
+    steps: int,
+) -> Float[Array, "m latent"]:
+    """Song et al. 2021, eq. 12 with eta = 0: x_s = sqrt(abar_s) x0_hat + sqrt(1 - abar_s) eps_hat, no noise added.
+
+    x_T ~ temperature * N(0, I); x0_hat = (x_t - sqrt(1 - abar_t) eps_hat) / sqrt(abar_t). t runs down `steps` evenly
+    spaced timesteps, T the first, s is the next of them, and abar_s = 1 at the end.
+    """
+    times = jnp.asarray(np.arange(1, steps + 1) * table.beta.shape[0] // steps - 1, jnp.int32)
+    bars = table.alpha_bar[times]
+    nexts = jnp.concatenate([jnp.ones(1), bars[:-1]])
+
+    def step(x: Float[Array, "m latent"], at: tuple[Array, Array, Array]) -> tuple[Float[Array, "m latent"], None]:
+        t, bar, after = at
+        eps = predict(x, t, bar)
+        clean = (x - jnp.sqrt(1 - bar) * eps) / jnp.sqrt(bar)
+        return jnp.sqrt(after) * clean + jnp.sqrt(1 - after) * eps, None
+
+    start = temperature * jax.random.normal(key, shape)
+    x, _ = jax.lax.scan(step, start, (times, bars, nexts), reverse=True)
     return x

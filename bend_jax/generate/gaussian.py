@@ -1,7 +1,6 @@
 """The null `gaussian`: an independent Gaussian for every coordinate, with the checkpoints' mean and variance."""
 
-from typing import NamedTuple
-
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -10,18 +9,20 @@ from bend_jax.settings import Gaussian
 from bend_jax.training import SILENT, Watch
 
 
-class Fitted(NamedTuple):
+class Fitted(flax.struct.PyTreeNode):
     """Mean and sd of every coordinate."""
 
     mean: Float[Array, " dim"]
     sd: Float[Array, " dim"]
+    scale: Float[Array, ""]
 
 
 def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Gaussian, *, watch: Watch = SILENT) -> Fitted:
     """The moments of the k vectors (variance over k)."""
-    return Fitted(jnp.mean(vectors, axis=0), jnp.std(vectors, axis=0))
+    return Fitted(jnp.mean(vectors, axis=0), jnp.std(vectors, axis=0), jnp.float32(settings.scale))
 
 
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
-    """m draws."""
-    return fitted.mean[None] + fitted.sd[None] * jax.random.normal(key, (m, fitted.mean.shape[0]))
+    """m draws of N(mean, scale^2 diag(sd^2))."""
+    eps = jax.random.normal(key, (m, fitted.mean.shape[0]))
+    return fitted.mean[None] + (fitted.scale * fitted.sd)[None] * eps

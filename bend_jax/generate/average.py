@@ -1,0 +1,19 @@
+"""`average`: one member, the mean of the checkpoints (SWA, Izmailov et al. 2018; p-diff's "ensemble")."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from bend_jax.settings import Average
+from bend_jax.training import SILENT, Watch
+
+
+def fit(
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Average, *, watch: Watch = SILENT
+) -> Float[Array, " dim"]:
+    """The mean."""
+    return jnp.mean(vectors, axis=0)
+
+
+def sample(fitted: Float[Array, " dim"], key: Key[Array, ""], m: int) -> Float[Array, "1 dim"]:
+    """The one member, whatever m."""
+    return fitted[None]

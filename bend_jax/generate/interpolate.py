@@ -1,0 +1,24 @@
+"""The null `interpolate`: uniform points between two different random checkpoints."""
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from bend_jax.settings import Interpolate
+from bend_jax.training import SILENT, Watch
+
+
+def fit(
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Interpolate, *, watch: Watch = SILENT
+) -> Float[Array, "k dim"]:
+    """Nothing to learn."""
+    return vectors
+
+
+def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
+    """m points a + u (b - a): u ~ U(0, 1), and (a, b) uniform over the ordered pairs of different checkpoints."""
+    k = fitted.shape[0]
+    key_a, key_step, key_u = jax.random.split(key, 3)
+    first = jax.random.randint(key_a, (m,), 0, k)
+    second = (first + jax.random.randint(key_step, (m,), 1, k)) % k
+    a, b = fitted[first], fitted[second]
+    return a + jax.random.uniform(key_u, (m, 1)) * (b - a)

@@ -1,0 +1,54 @@
+"""Vectors to whitened latents and back: standardise, encode, whiten. What `bend` and two of the nulls share."""
+
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from bend_jax.generate import autoencoder
+from bend_jax.generate.whitening import Affine, Whitening, from_white, standardise, to_white, whiten
+from bend_jax.settings import Autoencoder
+from bend_jax.training import NonFiniteError, Watch
+
+
+class Latents(flax.struct.PyTreeNode):
+    """The maps of `encode` and `decode`."""
+
+    affine: Affine
+    coder: Any
+    whitening: Whitening
+    settings: Autoencoder = flax.struct.field(pytree_node=False)
+
+
+def rank(latents: Latents) -> int:
+    """How many numbers a whitened latent has."""
+    return latents.whitening.back.shape[0]
+
+
+def fit_latents(
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, watch: Watch
+) -> tuple[Latents, Float[Array, "k rank"]]:
+    """Train the autoencoder on the standardised vectors; returns the maps and the vectors' whitened latents."""
+    affine = standardise(vectors)
+    scaled = (vectors - affine.mean[None]) / affine.scale[None]
+    coder = autoencoder.fit(scaled, key, settings, watch)
+    found = autoencoder.encode(coder, scaled, settings)
+    if not bool(jnp.isfinite(found).all()):
+        raise NonFiniteError("autoencoder", "latents")
+    whitening = whiten(found, found.shape[1])
+    return Latents(affine, coder, whitening, settings), to_white(whitening, found)
+
+
+def encode(latents: Latents, vectors: Float[Array, "n dim"]) -> Float[Array, "n rank"]:
+    """Whitened latents of vectors."""
+    scaled = (vectors - latents.affine.mean[None]) / latents.affine.scale[None]
+    return to_white(latents.whitening, autoencoder.encode(latents.coder, scaled, latents.settings))
+
+
+def decode(latents: Latents, white: Float[Array, "n rank"]) -> Float[Array, "n dim"]:
+    """Vectors of whitened latents."""
+    affine = latents.affine
+    found = from_white(latents.whitening, white)
+    scaled = autoencoder.decode(latents.coder, found, affine.mean.shape[0], latents.settings)
+    return affine.mean[None] + scaled * affine.scale[None]

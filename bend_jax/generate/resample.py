@@ -1,0 +1,19 @@
+"""The null `resample`: checkpoints drawn with replacement."""
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from bend_jax.settings import Resample
+from bend_jax.training import SILENT, Watch
+
+
+def fit(
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Resample, *, watch: Watch = SILENT
+) -> Float[Array, "k dim"]:
+    """Nothing to learn."""
+    return vectors
+
+
+def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
+    """m checkpoints, each uniformly one of the k."""
+    return fitted[jax.random.randint(key, (m,), 0, fitted.shape[0])]

@@ -1,0 +1,55 @@
+"""Linear maps to unit spread and back: coordinate by coordinate, and along principal axes."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+FLOOR = 1e-6  # of a scale, as a share of the largest: what never moved is not blown up
+EXACT = jax.lax.Precision.HIGHEST  # TF32 would bury the axes of least spread under the rounding of the others
+
+
+class Affine(flax.struct.PyTreeNode):
+    """y = (x - mean) / scale, coordinate by coordinate."""
+
+    mean: Float[Array, " dim"]
+    scale: Float[Array, " dim"]
+
+
+class Whitening(flax.struct.PyTreeNode):
+    """y = (x - mean) @ forward with unit covariance in the span of the data; x = mean + y @ back."""
+
+    mean: Float[Array, " width"]
+    forward: Float[Array, "width rank"]
+    back: Float[Array, "rank width"]
+
+
+def standardise(vectors: Float[Array, "k dim"]) -> Affine:
+    """Mean and sd of every coordinate; a coordinate with less than FLOOR of the largest sd keeps that much."""
+    sd = jnp.std(vectors, axis=0)
+    floor = jnp.maximum(FLOOR * jnp.max(sd), jnp.finfo(jnp.float32).tiny)
+    return Affine(jnp.mean(vectors, axis=0), jnp.maximum(sd, floor))
+
+
+def whiten(x: Float[Array, "k width"], most: int) -> Whitening:
+    """The first `most` principal axes of the rows, each scaled to unit variance (over k); at most k - 1 of them.
+
+    A DDPM starts from N(0, I), and with the variance of eq. 3 it is exact where its data have that covariance.
+    """
+    k, width = x.shape
+    rank = min(most, k - 1, width)
+    mean = jnp.mean(x, axis=0)
+    _, values, axes = jnp.linalg.svd(x - mean[None], full_matrices=False)
+    sd = jnp.maximum(values[:rank], FLOOR * values[0]) / jnp.sqrt(k)
+    down = jnp.where(sd > 0, sd, 1.0)  # rows that are all the same: latents of 0, and any latent back to the mean
+    return Whitening(mean, axes[:rank].T / down[None], axes[:rank] * sd[:, None])
+
+
+def to_white(whitening: Whitening, x: Float[Array, "n width"]) -> Float[Array, "n rank"]:
+    """Rows along the whitened axes."""
+    return jnp.matmul(x - whitening.mean[None], whitening.forward, precision=EXACT)
+
+
+def from_white(whitening: Whitening, y: Float[Array, "n rank"]) -> Float[Array, "n width"]:
+    """The way back of `to_white`, exact within the span."""
+    return whitening.mean[None] + jnp.matmul(y, whitening.back, precision=EXACT)

@@ -1,0 +1,226 @@
+"""Comparisons: rows are checked before anything runs, share their stages, and say what they cost and differ by."""
+
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bend_jax import budget, compare, data, storage
+from bend_jax.checks import SettingsError
+from bend_jax.config import parse
+from bend_jax.stages import prepare
+
+ROOT = Path(__file__).parent.parent
+N = 60
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    """A configuration that trains next to nothing."""
+    config = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    config.backbone.widths, config.backbone.blocks = (4, 8), (1, 1)
+    config.base.epochs, config.base.batch, config.members = 2, 30, 20
+    config.collect.subset, config.collect.k, config.collect.batch = "layer2.0.bn2", 16, 30
+    config.collect.views, config.generate.nulls, config.generate.name = 2, "", "gaussian"
+    config.update(changes)
+    return config.to_dict()
+
+
+def row(name: str = "base", vote: str = "base", against: str = "", **settings: Any) -> dict[str, Any]:
+    """A row of a comparison's file; __ for a dot."""
+    changes = {k.replace("__", "."): v for k, v in settings.items()}
+    return {"name": name, "vote": vote, "settings": changes, "against": against}
+
+
+# mistakes
+
+WHOLE = {"collect__name": "boosting", "collect__subset": "*", "generate__name": "identity"}
+MISTAKES = {
+    "vote": ([row(vote="majority")], "row 'base': unknown vote 'majority'"),
+    "setting": ([row(collect__boostrap__lr=1.0)], "row 'base': unknown setting collect.boostrap.lr"),
+    "value": ([row(collect__k=1)], "row 'base': collect"),
+    "twice": ([row(), row()], "row 'base': there are two rows of this name"),
+    "against": ([row(against="longer")], "against='longer' is no row above it; there are none"),
+    "greedy": ([row(vote="greedy")], "chooses on validation data and needs evaluate.greedy"),
+    "weights of none": ([row(vote="weighted")], "gaussian on trajectory gives members that have none"),
+    "weights of generated": ([row(vote="weighted", **{**WHOLE, "generate__name": "gaussian"})], "have none"),
+    "weights of too many": ([row(vote="weighted", **WHOLE, members=5)], "16 weights do not match members=5"),
+    "key": ([{"name": "a", "votes": "base", "settings": {}}], "row 'a': a row has name, vote, settings"),
+    "empty": ([], "the comparison has no rows"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_row_that_cannot_be_is_named(name: str) -> None:
+    """In one line, before anything is computed."""
+    rows, says = MISTAKES[name]
+    with pytest.raises(SettingsError) as error:
+        compare.read_rows(raw(), rows)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["compare_digits", "compare_cifar10_small"])
+def test_the_rows_of_the_comparisons_parse(name: str) -> None:
+    """And those of one budget cost about the same; the first is the base."""
+    found = run_path(str(ROOT / "configs" / f"{name}.py"))
+    rows = compare.read_rows(found["get_config"]().to_dict(), found["get_rows"]())
+    assert rows[0].name == rows[0].vote == "base"
+    names = {r.name for r in rows}
+    expected = {"base + views", "SWA", "CBNN", "cSGHMC", "deep ensemble", "BEND as published", "tree ensemble"}
+    assert all(any(name.startswith(part) for name in names) for part in expected)
+
+
+# cost
+
+
+def cost(tmp_path: Path, vote: str, **settings: Any) -> dict[str, float]:
+    """Of one row on 60 images."""
+    images = np.random.default_rng(0).integers(0, 255, (N, 8, 8, 1)).astype(np.uint8)
+    labels = np.arange(N, dtype=np.int32) % 10
+    split = data.Split(images, labels)
+    (found,) = compare.read_rows(raw(), [row(vote=vote, **settings)])
+    s = prepare(found.config, "", 0, tmp_path, data.Dataset(split, split, split, 10))
+    return compare._cost(found, s)
+
+
+def test_costs_of_whole_networks_are_counts(tmp_path: Path) -> None:
+    """Trainings and passes of whole networks are whole numbers of the base's epochs and passes."""
+    whole = {"collect__subset": "*", "generate__name": "identity"}
+    assert cost(tmp_path, "base") == {"training": 2.0, "inference": 1.0}
+    found = cost(tmp_path, "mean", **whole, collect__name="independent", collect__k=3)
+    assert found == {"training": 6.0, "inference": 3.0}
+    cyclical = {"collect__name": "cyclical", "collect__k": 7, "collect__cyclical__per_cycle": 2}
+    found = cost(tmp_path, "mean", **whole, **cyclical, evaluate__views="identity,left")
+    assert found == {"training": 2.0 + 3 * 4, "inference": 14.0}
+    found = cost(tmp_path, "best", **whole, **cyclical)
+    assert found == {"training": 14.0, "inference": 1.0}
+
+
+def test_members_on_one_trunk_cost_their_suffix(tmp_path: Path) -> None:
+    """Above one pass and far below m of them; a chosen member costs a pass."""
+    found = cost(tmp_path, "mean")
+    assert 1 < found["inference"] < 3
+    assert 2 < found["training"] < 2 + 16
+    assert cost(tmp_path, "best")["inference"] == 1
+
+
+def test_the_prefix_and_the_suffix_are_the_whole_pass(tmp_path: Path) -> None:
+    """By operations; a subset of the last layer has the smallest suffix."""
+    images = np.zeros((N, 8, 8, 1), np.uint8)
+    split = data.Split(images, np.arange(N, dtype=np.int32) % 10)
+    sizes = []
+    for subset in ("fc", "layer2.0.bn2", "layer2.0.conv2", "*"):
+        config = parse(raw())
+        config = parse({**raw(), "collect": {**raw()["collect"], "subset": subset}})
+        ops = budget.operations(prepare(config, "", 0, tmp_path, data.Dataset(split, split, split, 10)))
+        assert 0 < ops.suffix <= ops.forward
+        sizes.append(ops.suffix)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == pytest.approx(ops.forward, rel=0.01)
+
+
+# a whole comparison
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, Any]]:
+    """Six rows with two seeds: the work directory, what was said, and the report."""
+    pytest.importorskip("sklearn")
+    workdir = tmp_path_factory.mktemp("compare")
+    whole = {"collect__subset": "*", "generate__name": "identity", "collect__k": 3}
+    boosting = {**whole, "collect__name": "boosting", "collect__boosting__epochs": 1}
+    cycles = {"collect__name": "cyclical", "collect__cyclical__epochs": 1}
+    rows = [
+        row("base"),
+        row("base + views", evaluate__views="identity,left"),
+        row("tuned", "mean", against="base + views", generate__tune=(0.5, 1.0)),
+        row("single", "single"),
+        row("CBNN", "weighted", **boosting),
+        row("averaged", "mean", **{**whole, **cycles, "generate__name": "average"}),
+        row("greedy", "greedy", evaluate__greedy=3),
+    ]
+    lines: list[str] = []
+    content = compare.run(compare.read_rows(raw(), rows), "tiny.py", [0, 1], workdir, lines.append)
+    return workdir, lines, content
+
+
+def test_nothing_is_trained_twice(ran: tuple[Path, list[str], dict[str, Any]]) -> None:
+    """One base and one trajectory a seed; every row has its evaluation."""
+    _, lines, content = ran
+    for stage, trained in (("base", 2), ("collect", 6)):
+        made = [line for line in lines if line.startswith(f"{stage}: ") and "reused" not in line]
+        assert len(made) == trained
+    assert [r["name"] for r in content["rows"]] == [
+        *("base", "base + views", "tuned", "single", "CBNN", "averaged", "greedy")
+    ]
+
+
+def test_the_report_of_a_comparison(ran: tuple[Path, list[str], dict[str, Any]]) -> None:
+    """Means and sd over seeds of what the stages wrote, and differences to the first row and to the one named."""
+    workdir, _, content = ran
+    assert storage.read_json(workdir / "report" / "report.json") == content
+    rows = {r["name"]: r for r in content["rows"]}
+    evaluated = list((workdir / "store").glob("evaluate-*"))
+    by_seed: dict[int, list[float]] = {0: [], 1: []}
+    for path in evaluated:
+        if storage.read_manifest(path)["settings"]["views"] == "identity":
+            found = storage.read_json(path / "result.json")["votes"]["base"]["accuracy"]
+            by_seed[storage.read_manifest(path)["seed"]].append(found)
+    a, b = (set(values) for values in by_seed.values())
+    assert len(a) == len(b) == 1  # the same base in every row
+    a, b = a.pop(), b.pop()
+    assert rows["base"]["accuracy"] == pytest.approx((a + b) / 2)
+    assert rows["base"]["accuracy_sd"] == pytest.approx(abs(a - b) / np.sqrt(2))
+    assert rows["base"]["vs_base"] is None
+    for name in ("tuned", "averaged", "CBNN", "greedy"):
+        gap = rows[name]["vs_base"]["accuracy"]
+        assert gap["mean"] == pytest.approx(rows[name]["accuracy"] - rows["base"]["accuracy"], abs=1e-9)
+        assert gap["low"] <= gap["mean"] <= gap["high"]
+        nll = rows[name]["vs_base"]["nll_ts"]
+        assert nll["mean"] == pytest.approx(rows[name]["nll_ts"] - rows["base"]["nll_ts"], abs=1e-5)
+    against = rows["tuned"]["vs_against"]["accuracy"]["mean"]
+    assert against == pytest.approx(rows["tuned"]["accuracy"] - rows["base + views"]["accuracy"], abs=1e-9)
+    assert rows["single"]["nll"] is None
+    assert rows["single"]["vs_base"]["nll_ts"] is None
+    assert rows["averaged"]["inference"] == 1
+    text = (workdir / "report" / "report.md").read_text()
+    assert "## At the same budget" in text
+    assert all(f"| {name} |" in text for name in rows)
+    assert compare.terminal(content).splitlines()[2].startswith("base ")
+
+
+def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], dict[str, Any]]) -> None:
+    """argmax of sum lambda_m p_m, worked out again from the checkpoints."""
+    workdir, _, _ = ran
+    for path in (workdir / "store").glob("evaluate-*"):
+        votes = storage.load_tree(path / "predictions")["votes"]
+        if "weighted" not in votes.get("identity", {}):
+            continue
+        manifest = storage.read_manifest(path)
+        collected = storage.load_tree(workdir / "store" / f"collect-{manifest['inputs']['collect']}" / "checkpoints")
+        variables = storage.load_tree(workdir / "store" / f"base-{manifest['inputs']['base']}" / "variables")
+        config = parse(raw())
+        dataset = data.load(config.data)
+        s = prepare(parse({**raw(), "collect": {**raw()["collect"], "subset": "*"}}), "", 0, workdir, dataset)
+        from bend_jax.subset import insert
+
+        x = s.examples.plain(jax.numpy.asarray(dataset.test.images[:50]))
+        p = [
+            jax.nn.softmax(s.model.apply(insert(s.chosen, variables, jax.numpy.asarray(v)), x))
+            for v in collected["vectors"]
+        ]
+        expected = np.tensordot(collected["weights"] / collected["weights"].sum(), np.stack(p), 1)
+        np.testing.assert_allclose(votes["identity"]["weighted"][:50], expected, atol=1e-4)
+        return
+    raise AssertionError("no row voted with boosting's weights")
+
+
+def test_a_star_marks_an_interval_without_zero() -> None:
+    """Above or below it; one that holds 0 has none."""
+    assert compare._gap({"mean": 0.01, "low": 0.002, "high": 0.02}, 100, 2) == "+1.00*"
+    assert compare._gap({"mean": -0.01, "low": -0.02, "high": -0.002}, 100, 2) == "-1.00*"
+    assert compare._gap({"mean": 0.01, "low": -0.002, "high": 0.02}, 100, 2) == "+1.00"
+    assert compare._gap(None, 100, 2) == "-"
