@@ -39,13 +39,15 @@ STATISTICS = 2048  # images that members' BN statistics are measured on
 class Ensemble:
     """m members of one network that differ in a subset of its parameters.
 
-    temperature: of the mean vote, fitted on validation images.
+    weights: of the members in the vote, all 1 but for boosting's own checkpoints; temperature: of the vote, fitted on
+    validation images.
     """
 
     apply: Callable[..., Any]
     variables: Any
     chosen: subset.Subset
     vectors: Float[Array | np.ndarray, "m dim"]
+    weights: Float[np.ndarray, " m"]
     temperature: float
 
     def member_logits(self, images: Any) -> Float[np.ndarray, "m n classes"]:
@@ -53,9 +55,10 @@ class Ensemble:
         return np.concatenate([np.asarray(logits) for logits in _batches(self, images)], axis=1)
 
     def predict_proba(self, images: Any) -> Float[np.ndarray, "n classes"]:
-        """The members' mean vote after temperature scaling."""
-        means = [ensemble.mean_vote(logits) for logits in _batches(self, images)]
-        return np.concatenate([np.asarray(metrics.scale_temperature(mean, self.temperature)) for mean in means])
+        """The members' weighted vote after temperature scaling."""
+        weights = jnp.asarray(self.weights, jnp.float32)
+        votes = [ensemble.weighted_vote(logits, weights) for logits in _batches(self, images)]
+        return np.concatenate([np.asarray(metrics.scale_temperature(vote, self.temperature)) for vote in votes])
 
     def predict(self, images: Any) -> Int[np.ndarray, " n"]:
         """The most probable label of `predict_proba`."""
@@ -76,7 +79,8 @@ class Ensemble:
             storage.save_tree(partial.output / "variables", self.variables)
             storage.save_tree(partial.output / "members", {"vectors": self.vectors})
             storage.write_json(partial.output / "subset.json", subset.to_json(self.chosen))
-            storage.write_json(partial.output / "ensemble.json", {"temperature": self.temperature})
+            content = {"temperature": self.temperature, "weights": [float(w) for w in self.weights]}
+            storage.write_json(partial.output / "ensemble.json", content)
 
 
 def _batches(members: Ensemble, images: Any) -> Iterator[Float[Array, "m n classes"]]:
@@ -98,12 +102,14 @@ def load(directory: str | Path, apply: Callable[..., Any]) -> Ensemble:
     if not storage.is_complete(path):
         raise FileNotFoundError(f"{path} holds no saved ensemble (no manifest.json)")
     storage.verify(path)
+    content = storage.read_json(path / "ensemble.json")
     return Ensemble(
         apply,
         storage.load_tree(path / "variables"),
         subset.from_json(storage.read_json(path / "subset.json")),
         storage.load_tree(path / "members")["vectors"],
-        storage.read_json(path / "ensemble.json")["temperature"],
+        np.asarray(content["weights"]),
+        content["temperature"],
     )
 
 
@@ -141,27 +147,29 @@ def fit(
         images, labels = images[~held], labels[~held]
     else:
         _check(apply, variables, np.asarray(validation[0]), np.asarray(validation[1]))
+    collector, generator = _name(collect, COLLECTORS), _name(generate, GENERATORS)
     batch = collect.base.batch if isinstance(collect, Independent) else collect.batch
     if members < 1 or batch > len(labels):
         raise SettingsError(f"members={members} must be at least 1, and batch={batch} at most {len(labels)} images")
     if not isinstance(collect, Independent | McBn):
         collect = dataclasses.replace(collect, views=1)  # images are not augmented: one view is all there is
     examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), lambda keys, x: x, lambda x: x)
-    name = _name(collect, COLLECTORS)
     model = Model(apply, train_apply, init)
     demand(model, variables, chosen, collect, watch.memory, members)
-    found = COLLECT[name](model, variables, chosen, examples, stream(seed, "collect", name), collect, watch=watch)
-    name = _name(generate, GENERATORS)
-    key_fit, key_sample = jax.random.split(stream(seed, "generate", name))
-    fitted = GENERATE[name].fit(found.vectors, key_fit, generate, watch=watch)
-    drawn = GENERATE[name].sample(fitted, key_sample, members)
+    key = stream(seed, "collect", collector)
+    found = COLLECT[collector](model, variables, chosen, examples, key, collect, watch=watch)
+    key_fit, key_sample = jax.random.split(stream(seed, "generate", generator))
+    fitted = GENERATE[generator].fit(found.vectors, key_fit, generate, watch=watch)
+    drawn = GENERATE[generator].sample(fitted, key_sample, members)
     if holds_statistics(chosen) and not isinstance(generate, Identity | Resample):
         key = stream(seed, "statistics")
         drawn = statistics.recompute(model, variables, chosen, drawn, examples, key, STATISTICS, batch)
     vectors = np.asarray(drawn)
     if not np.isfinite(vectors).all():
-        raise NonFiniteError(name, "members")
-    result = Ensemble(apply, variables, chosen, vectors, 1.0)
+        raise NonFiniteError(generator, "members")
+    own = found.weights if isinstance(generate, Identity) and len(vectors) == len(found.vectors) else None
+    weights = np.ones(len(vectors)) if own is None else np.asarray(own, np.float64)
+    result = Ensemble(apply, variables, chosen, vectors, weights, 1.0)
     probabilities = jnp.asarray(result.predict_proba(validation[0]))
     temperature = metrics.fit_temperature(probabilities, jnp.asarray(validation[1], jnp.int32))
     return dataclasses.replace(result, temperature=float(temperature))

@@ -11,20 +11,22 @@ from jaxtyping import Array, Float, Key, Shaped
 from bend_jax.subset import Subset, flatten, insert
 from bend_jax.training import Examples, Model
 
-Rest = dict[str, Any]  # every collection but "params"
+Rest = dict[str, Any]  # collections with running averages, by name
 
 
-def batch_statistics(train_apply: Callable[..., Any], variables: Any, images: Any, key: Key[Array, ""]) -> Rest:
-    """The statistics of one minibatch alone, whatever the net's running average forgets.
+def batch_statistics(
+    train_apply: Callable[..., Any], variables: Any, names: tuple[str, ...], images: Any, key: Key[Array, ""]
+) -> Rest:
+    """The statistics of one minibatch alone in the named collections, whatever the net's running average forgets.
 
     A running average is a r + (1 - a) b of the old value r and the minibatch's b: its values from r = 0 and from
-    another r give a, and with it b. Integer leaves (counters) stay as they are.
+    another r give a, and with it b. What does not move (a = 1), and integer leaves (counters), stay as they are.
     """
-    rest = {name: value for name, value in variables.items() if name != "params"}
+    rest = {name: variables[name] for name in names}
 
     def run(rest: Rest) -> Rest:
         new = train_apply({**variables, **rest}, images, key)[1]
-        return {name: new[name] for name in rest}
+        return {name: new[name] for name in names}
 
     low = run(jax.tree.map(jnp.zeros_like, rest))
     other = jax.tree.map(lambda x: 1 + 100 * jnp.abs(x), low)  # far enough from 0 for a difference without rounding
@@ -34,7 +36,8 @@ def batch_statistics(train_apply: Callable[..., Any], variables: Any, images: An
         if not jnp.issubdtype(old.dtype, jnp.floating):
             return old
         kept = (high - low) / other
-        return low / (1 - kept)
+        moves = kept < 1 - 1e-5
+        return jnp.where(moves, low / jnp.where(moves, 1 - kept, 1.0), old)
 
     return jax.tree.map(solve, low, high, other, rest)
 
@@ -57,10 +60,10 @@ def measure(
 ) -> Float[Array, " dim"]:
     """The vector with the statistics that these minibatches have under its weights: the mean over minibatches."""
     full = insert(subset, variables, vector)
-    rest = jax.lax.map(lambda batch: batch_statistics(train_apply, full, batch, key), images)
-    mean = {
-        name: jax.tree.map(lambda x, old: jnp.mean(x, 0).astype(old.dtype), rest[name], full[name]) for name in rest
-    }
+    names = tuple(sorted({path.split(".")[0] for path in subset.paths} - {"params"}))
+    rest = jax.lax.map(lambda batch: batch_statistics(train_apply, full, names, batch, key), images)
+    old = {name: full[name] for name in names}
+    mean = jax.tree.map(lambda x, before: jnp.mean(x, axis=0).astype(before.dtype), rest, old)
     return flatten(subset, {**full, **mean})
 
 

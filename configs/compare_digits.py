@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config = run_path(str(Path(__file__).with_name("digits.py")))["get_config"]()
     config.task = "compare_digits"
     config.generate.nulls = ""
-    config.collect.trajectory.lr = 0.02  # at the published rate the checkpoints of so few steps are one point
+    config.collect.k = config.members = 50
     return config
 
 
@@ -58,10 +58,10 @@ def rows_of_whole_networks() -> list[dict[str, Any]]:
     """Averages, snapshots, samplers, boosting and independent networks."""
     views, average = {"evaluate.views": VIEWS}, {"generate.name": "average"}
     cycles = whole("cyclical", 3, epochs=5)
-    swa = whole("trajectory", 20)
+    swa = whole("trajectory", 20, lr=0.02)
     snapshot = whole("cyclical", 6, epochs=4)
     hmc = whole("cyclical", 11, epochs=4, per_cycle=2, noise="momentum")
-    swag = {"generate.name": "low_rank_gaussian", "generate.low_rank_gaussian.diagonal": 0.5, "members": 20}
+    swag = {"generate.name": "low_rank_gaussian", "generate.low_rank_gaussian.diagonal": 0.5, "members": 10}
     same = dict(against="base x 1.5")
     return [
         dict(name="2 cycles averaged", vote="mean", settings=cycles | average, against="base x 1.25"),
@@ -73,7 +73,7 @@ def rows_of_whole_networks() -> list[dict[str, Any]]:
         ),
         dict(name="2 cycles, 3 voting", vote="mean", settings=cycles, against="base x 1.25"),
         dict(name="SWA", vote="mean", settings=swa | average, **same),
-        dict(name="SWAG, 20", vote="mean", settings=swa | swag, **same),
+        dict(name="SWAG, 10", vote="mean", settings=swa | swag, **same),
         dict(name="snapshot, 6", vote="mean", settings=snapshot, **same),
         dict(name="snapshot, 6 + views", vote="mean", settings=snapshot | views, against="base x 1.5 + views"),
         dict(name="cSGHMC, 11", vote="mean", settings=hmc, **same),
@@ -89,9 +89,11 @@ def rows_of_members() -> list[dict[str, Any]]:
     """Members on one trunk: p-diff, BEND, and tails."""
     bootstrap, views = {"collect.name": "bootstrap"}, {"evaluate.views": VIEWS}
     greedy = {"members": 1000, "evaluate.greedy": 10}
-    tail = {"collect.subset": "layer3", "collect.k": 8, "collect.bootstrap.lr": 0.1, "generate.name": "identity"}
-    tree = bootstrap | tail | {"collect.bootstrap.epochs": 10}
+    tail = {"collect.subset": "layer3", "collect.k": 6, "collect.bootstrap.lr": 0.1, "generate.name": "identity"}
+    same = dict(against="base x 1.5")
+    tree = bootstrap | tail | {"collect.bootstrap.epochs": 8}
     half = {"collect.bootstrap.perturb": 0.5, "collect.bootstrap.resample": False}
+    every = whole("cyclical", 6) | {"collect.subset": "bn1,layer*.*.bn*"}
     return [
         dict(name="p-diff, best on validation", vote="best", settings={}, against="base"),
         dict(name="p-diff, mean of single members", vote="single", settings={}, against="base"),
@@ -100,9 +102,11 @@ def rows_of_members() -> list[dict[str, Any]]:
         dict(name="BEND on bootstraps (mean)", vote="mean", settings=bootstrap, against="base"),
         dict(name="BEND on bootstraps + greedy", vote="greedy", settings=bootstrap | greedy, against="base"),
         dict(name="BEND on bootstraps + views", vote="mean", settings=bootstrap | views, against="base + views"),
-        dict(name="tree ensemble, 8", vote="mean", settings=tree | {"collect.bootstrap.reinitialise": True}),
-        dict(name="tails on bootstraps, 8", vote="mean", settings=tree),
-        dict(name="tails half new, 8", vote="mean", settings=tree | half),
+        dict(name="BN of all layers, 5 cycles", vote="mean", settings=every, against="base x 1.5"),
+        dict(name="tree ensemble, 6", vote="mean", settings=tree | {"collect.bootstrap.reinitialise": True}, **same),
+        dict(name="tails on bootstraps, 6", vote="mean", settings=tree, **same),
+        dict(name="tails half new, 6", vote="mean", settings=tree | half, **same),
+        dict(name="tails half new, 6 + views", vote="mean", settings=tree | half | views, against="base x 1.5 + views"),
     ]
 
 

@@ -87,7 +87,7 @@ def collect() -> dict[str, Any]:
         ),
         boosting=dict(  # CBNN; the base is the first of k
             epochs=2,  # between two checkpoints
-            eta=1.0,  # damping of the weights' update, in (0, 1]
+            eta=0.1,  # damping of the weights' update, in (0, 1]: 1 is SAMME [ours]
             lr=0.01,
             momentum=0.9,
             weight_decay=5e-4,

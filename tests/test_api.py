@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ import bend_jax
 from bend_jax import Bend, Bootstrap, Ensemble, Trajectory, metrics
 from bend_jax.config import SettingsError
 from bend_jax.ensemble import mean_vote
-from bend_jax.settings import Autoencoder, Diffusion
+from bend_jax.settings import Autoencoder, Base, Boosting, Diffusion, Identity, Independent, McBn
 from bend_jax.storage import DamagedError
+from bend_jax.training import Watch
 
 ROOT = Path(__file__).parents[1]
 QUICK = Bend(Autoencoder(steps=20, latent=4, hidden=16), Diffusion(steps=20, width=8, blocks=1))
@@ -99,12 +101,35 @@ def test_the_temperature_is_fitted_on_validation_images() -> None:
     assert 1 / 16 <= fitted(collect=Trajectory(k=4, batch=16)).temperature <= 16
 
 
+def test_boosting_votes_with_its_weights_and_generated_members_without(tmp_path: Path) -> None:
+    """sum lambda_m p_m over the checkpoints themselves; the weights come back from disk."""
+    boosting = Boosting(k=5, batch=16, epochs=1, lr=0.5)
+    ensemble = fitted(collect=boosting, generate=Identity(), members=5)
+    _, images, _ = problem()
+    p = np.asarray(jax.nn.softmax(ensemble.member_logits(images)))
+    vote = np.tensordot(ensemble.weights / ensemble.weights.sum(), p, 1)
+    expected = np.asarray(metrics.scale_temperature(jnp.asarray(vote, jnp.float32), ensemble.temperature))
+    np.testing.assert_allclose(ensemble.predict_proba(images), expected, atol=1e-5)
+    assert np.ptp(ensemble.weights) > 0.1
+    ensemble.save(tmp_path / "boosted")
+    loaded = bend_jax.load(tmp_path / "boosted", apply)
+    np.testing.assert_array_equal(loaded.weights, ensemble.weights)
+    np.testing.assert_array_equal(fitted(collect=boosting).weights, np.ones(6))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"subset": "heads"}, "matches nothing; nearest names: head"),
         ({"members": 0}, "members=0"),
         ({"collect": Bootstrap(batch=500)}, "batch=500"),
+        ({"collect": QUICK}, "settings of one of Trajectory, Bootstrap"),
+        ({"collect": Trajectory(k=4, batch=16, statistics="drift")}, r"train_apply\(variables, images, key\)"),
+        ({"collect": Bootstrap(k=4, batch=16, reinitialise=True)}, r"init\(key\) -> variables"),
+        ({"collect": Independent(k=2, base=Base(batch=16))}, r"the subset '\*'"),
+        ({"subset": "*", "collect": Independent(k=2, base=Base(batch=16))}, r"train_apply\(variables"),
+        ({"collect": McBn(k=2, batch=16)}, "batch_stats"),
+        ({"watch": Watch(memory=100)}, "2,376 bytes, and 100 are allowed"),
         ({"validation": (np.zeros((3, 5), np.float32), np.array([0, 1, 7]))}, "from 0 to 7; apply gives 3 classes"),
     ],
 )

@@ -1,5 +1,8 @@
-"""Collectors against plain training loops, whatever is cached, streamed or chunked."""
+"""Trajectory and bootstrap against plain training loops, whatever is cached, streamed or chunked."""
 
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import jax
@@ -13,12 +16,15 @@ from bend_jax.collect import COLLECT, bootstrap, trajectory
 from bend_jax.collect.features import optimizer
 from bend_jax.config import SettingsError
 from bend_jax.settings import COLLECTORS, Bootstrap, Trajectory
+from bend_jax.split import cut
 from bend_jax.subset import Subset, flatten, insert, select
 from bend_jax.training import SILENT, Examples, Model, cross_entropy, sgd
 
-N, BATCH = 24, 8
+N, BATCH = 26, 8  # an epoch is 3 steps and leaves 2 images out
+STEPS = N // BATCH
 MODULE = models.build("resnet18", 3, widths=(4, 8), blocks=(1, 1))
 PATTERNS = ("layer2.0.bn1", "layer2.0.bn2")
+Problem = tuple[Model, Any, Subset, Examples]
 
 
 def plain(images: Any) -> Any:
@@ -32,7 +38,7 @@ def view(keys: Any, images: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def problem() -> tuple[Model, Any, Subset, Examples]:
+def problem() -> Problem:
     """Three classes of 4x4 images, a two-block net with random BN statistics."""
     key = jax.random.key(0)
     images = jax.random.normal(key, (N, 4, 4, 2))
@@ -43,47 +49,131 @@ def problem() -> tuple[Model, Any, Subset, Examples]:
     return model, variables, select(variables, PATTERNS), Examples(images, labels, view, plain)
 
 
-def reference(problem: Any, key: Any, settings: Any, counts: Any = None) -> list[np.ndarray]:
-    """Plain training of one vector through the whole net, in a Python loop; returns the vector after every epoch."""
+def _logits(variables: Any, hidden: Any, statistics: Any, noise: Any = 0.0) -> Any:
+    p = variables["params"]
+    normal = (hidden - statistics["mean"][None]) / jnp.sqrt(statistics["var"] + 1e-5)[None]
+    active = jnp.maximum(normal * p["bn"]["scale"][None] + p["bn"]["bias"][None] + noise, 0)
+    return active @ p["last"]["kernel"] + p["last"]["bias"][None]
+
+
+def dense_apply(variables: Any, images: Any) -> Any:
+    """A linear layer, BN and a linear layer, in inference mode."""
+    return _logits(variables, images @ variables["params"]["first"]["kernel"], variables["batch_stats"]["bn"])
+
+
+def dense_train_apply(variables: Any, images: Any, key: Any) -> tuple[Any, Any]:
+    """The same with the minibatch's statistics, of which a fifth goes into the running ones, and with noise."""
+    hidden = images @ variables["params"]["first"]["kernel"]
+    found = {"mean": hidden.mean(0), "var": hidden.var(0)}
+    logits = _logits(variables, hidden, found, 0.1 * jax.random.normal(key, hidden.shape))
+    new = jax.tree.map(lambda r, b: 0.8 * r + 0.2 * b, variables["batch_stats"]["bn"], found)
+    return logits, {**variables, "batch_stats": {"bn": new}}
+
+
+def dense_init(key: Any) -> Any:
+    """Random parameters."""
+    keys = jax.random.split(key, 4)
+    params = {
+        "first": {"kernel": jax.random.normal(keys[0], (5, 6))},
+        "bn": {"scale": 1 + 0.2 * jax.random.normal(keys[1], (6,)), "bias": 0.2 * jax.random.normal(keys[2], (6,))},
+        "last": {"kernel": jax.random.normal(keys[3], (6, 3)), "bias": jnp.zeros(3)},
+    }
+    return {"params": params, "batch_stats": {"bn": {"mean": jnp.zeros(6), "var": jnp.ones(6)}}}
+
+
+@cache
+def dense(*patterns: str) -> Problem:
+    """A net that compiles in no time; the base is wrong on every third label."""
+    images = jax.random.normal(jax.random.key(10), (N, 5))
+    variables = dense_init(jax.random.key(11))
+    statistics = {"mean": jnp.linspace(-0.5, 0.5, 6), "var": jnp.linspace(2.0, 6.0, 6)}
+    variables = {**variables, "batch_stats": {"bn": statistics}}
+    labels = (jnp.argmax(dense_apply(variables, images), axis=1) + (jnp.arange(N) % 3 == 0)) % 3
+    model = Model(dense_apply, dense_train_apply, dense_init)
+    return model, variables, select(variables, patterns), Examples(images, labels.astype(jnp.int32), view, plain)
+
+
+Update = Callable[[int, Any, Any], Any]
+
+
+def momentum_sgd(settings: Any, rate: Callable[[int], float] | None = None) -> Update:
+    """What is added to the vector at a step: v <- momentum v - rate (gradient + decay w), by hand."""
+    velocity = [np.float32(0)]
+
+    def update(step: int, gradient: Any, vector: Any) -> Any:
+        lr = settings.lr if rate is None else rate(step)
+        velocity[0] = settings.momentum * velocity[0] - lr * (gradient + settings.weight_decay * vector)
+        return velocity[0]
+
+    return update
+
+
+def fine_tune(
+    problem: Problem,
+    keys: Any,
+    settings: Any,
+    update: Update,
+    epochs: int,
+    *,
+    weigh: Callable[[Any], Any] = lambda index: np.ones(len(index), np.float32),
+    whole: bool = False,
+    start: Any = None,
+    first: int = 0,
+) -> Iterator[np.ndarray]:
+    """Plain training of one vector through the whole net, in a Python loop; yields the vector after every epoch.
+
+    keys: of the views, of the order and of the steps; whole: BN in training mode, on views from the keys of the steps,
+    of which the first is number `first`.
+    """
     model, variables, subset, examples = problem
-    keys = jax.random.split(key, 5 if isinstance(settings, Bootstrap) else 3)
-    key_views, key_order = keys[0], keys[1]
-    epochs = settings.epochs if isinstance(settings, Bootstrap) else settings.k
-    vector = flatten(subset, variables)
-    tx = optax.chain(optax.add_decayed_weights(settings.weight_decay), optax.sgd(settings.lr, settings.momentum))
-    state, saved = tx.init(vector), []
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    vector = np.asarray(flatten(subset, variables) if start is None else start)
+    is_trained = np.repeat([p.startswith("params.") for p in subset.paths], [math.prod(s) for s in subset.shapes])
 
     @jax.jit
-    def gradient(vector: Any, images: Any, labels: Any, weights: Any) -> Any:
+    def gradient(vector: Any, rest: Any, images: Any, labels: Any, weights: Any, key: Any) -> Any:
         def loss(v: Any) -> Any:
-            return jnp.mean(weights * cross_entropy(model.apply(insert(subset, variables, v), images), labels))
+            if not whole:
+                return jnp.mean(
+                    weights * cross_entropy(model.apply(insert(subset, variables, v), images), labels)
+                ), rest
+            assert model.train_apply is not None
+            logits, new = model.train_apply({**insert(subset, variables, v), **rest}, images, key)
+            return jnp.mean(weights * cross_entropy(logits, labels)), {name: new[name] for name in rest}
 
-        return jax.grad(loss)(vector)
+        return jax.grad(loss, has_aux=True)(vector)
 
+    step = 0
     for epoch in range(epochs):
-        order = jax.random.permutation(jax.random.fold_in(key_order, epoch), N)
-        key_view = jax.random.fold_in(key_views, epoch % settings.views)
-        for begin in range(0, N, BATCH):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(keys[1], epoch), N))
+        key_view = jax.random.fold_in(keys[0], epoch % settings.views)
+        for begin in range(0, STEPS * BATCH, BATCH):
             index = order[begin : begin + BATCH]
-            image_keys = jax.vmap(lambda i, k=key_view: jax.random.fold_in(k, i))(index)
+            key, *new_keys = jax.random.split(jax.random.fold_in(keys[2], first + step), BATCH + 1)
+            own_keys = jax.vmap(lambda i, k=key_view: jax.random.fold_in(k, i))(index)
+            image_keys = jnp.stack(new_keys) if whole else own_keys
             images = view(image_keys, examples.images[index])
-            weights = jnp.ones(BATCH) if counts is None else counts[index]
-            grads = gradient(vector, images, examples.labels[index], weights)
-            updates, state = tx.update(grads, state, vector)
-            vector = optax.apply_updates(vector, updates)
-        saved.append(np.asarray(vector))
-    return saved
+            slope, rest = gradient(vector, rest, images, examples.labels[index], weigh(index), key)
+            vector = vector + is_trained * np.asarray(update(step, np.asarray(slope), vector))
+            step += 1
+        yield np.asarray(flatten(subset, {**insert(subset, variables, jnp.asarray(vector)), **rest}))
 
 
-@pytest.mark.parametrize("memory", [2**30, 0], ids=["cached", "streamed"])
-def test_a_trajectory_is_plain_fine_tuning_of_the_subset(problem: Any, memory: int) -> None:
+def too_little(subset: Subset, k: int) -> Any:
+    """A watch with memory for k vectors, and for no cache and no second member."""
+    return SILENT._replace(memory=8 * subset.dim * k)
+
+
+@pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "streamed"])
+def test_a_trajectory_is_plain_fine_tuning_of_the_subset(problem: Any, is_cached: bool) -> None:
     """The same vectors as uncached training on the same views, to 1e-4, saved after every epoch."""
     settings = Trajectory(k=3, views=2, batch=BATCH, cache_dtype="float32", lr=0.1)
     key = jax.random.key(5)
-    watch = SILENT._replace(memory=memory)
+    watch = SILENT if is_cached else too_little(problem[2], 3)
     found = trajectory.collect(*problem, key, settings, watch=watch)
     assert found.weights is None
-    np.testing.assert_allclose(found.vectors, reference(problem, key, settings), atol=1e-4)
+    expected = fine_tune(problem, jax.random.split(key, 3), settings, momentum_sgd(settings), 3)
+    np.testing.assert_allclose(found.vectors, list(expected), atol=1e-4)
     assert np.ptp(np.asarray(found.vectors), axis=0).max() > 1e-2
 
 
@@ -98,22 +188,41 @@ def test_a_narrow_cache_is_close_to_a_wide_one(problem: Any) -> None:
         *problem,
         key,
         Trajectory(k=2, views=2, batch=BATCH, cache_dtype="bfloat16", lr=0.1),
-        watch=SILENT._replace(memory=0),
+        watch=too_little(problem[2], 2),
     ).vectors
     assert 0 < float(jnp.abs(wide - narrow).max()) < 0.02
     np.testing.assert_allclose(narrow, streamed, atol=1e-4)
 
 
-@pytest.mark.parametrize("chunk_memory", [2**30, 1], ids=["one chunk", "chunks of one"])
-def test_each_bootstrap_is_trained_as_if_alone(problem: Any, chunk_memory: int) -> None:
+def alone(problem: Any, key: Any, settings: Bootstrap, **more: Any) -> np.ndarray:
+    """One member of a bootstrap, trained by itself."""
+    keys = jax.random.split(key, 5)
+    return list(fine_tune(problem, keys, settings, momentum_sgd(settings), settings.epochs, **more))[-1]
+
+
+@pytest.mark.parametrize("fits", [True, False], ids=["one chunk", "chunks of one"])
+def test_each_bootstrap_is_trained_as_if_alone(problem: Any, fits: bool) -> None:
     """Every vector equals plain training with its own resample's counts as weights, for any chunk size."""
     settings = Bootstrap(k=3, views=2, batch=BATCH, cache_dtype="float32", epochs=2, lr=0.1)
     key = jax.random.key(6)
-    found = bootstrap.collect(*problem, key, settings, watch=SILENT._replace(memory=chunk_memory))
-    counts = bootstrap.resamples(jax.random.split(key, 5)[3], 3, N)
-    expected = [reference(problem, key, settings, counts[b].astype(jnp.float32))[-1] for b in range(3)]
+    total: list[int] = []
+    watch = (SILENT if fits else too_little(problem[2], 3))._replace(resume=record(total))
+    found = bootstrap.collect(*problem, key, settings, watch=watch)
+    counts = np.asarray(bootstrap.resamples(jax.random.split(key, 5)[3], 3, N), np.float32)
+    expected = [alone(problem, key, settings, weigh=lambda index, c=c: c[index]) for c in counts]
     np.testing.assert_allclose(found.vectors, expected, atol=1e-4)
     assert np.ptp(np.asarray(found.vectors), axis=0).max() > 1e-2
+    assert total == [(1 if fits else 3) * 2 * STEPS]
+
+
+def record(total: list[int]) -> Callable[[str, Any, int], Any]:
+    """A watch's resume that notes how many steps a training has: those of a chunk times the chunks."""
+
+    def resume(name: str, state: Any, steps: int) -> Any:
+        total.append(steps)
+        return state
+
+    return resume
 
 
 def test_chunks_that_do_not_divide_k(problem: Any) -> None:
@@ -121,8 +230,6 @@ def test_chunks_that_do_not_divide_k(problem: Any) -> None:
     settings = Bootstrap(k=5, views=1, batch=BATCH, cache_dtype="float32", epochs=1, lr=0.1)
     key = jax.random.key(7)
     whole = bootstrap.collect(*problem, key, settings)
-    from bend_jax.split import cut
-
     model, variables, subset, examples = problem
     one = cut(
         lambda v, x: model.apply(insert(subset, variables, v), x[None])[0],
@@ -131,8 +238,64 @@ def test_chunks_that_do_not_divide_k(problem: Any) -> None:
     )
     # room for the cache and for two members a step
     memory = 2 * 3 * BATCH * one.suffix_bytes + N * one.feature_bytes
-    parts = bootstrap.collect(*problem, key, settings, watch=SILENT._replace(memory=memory))
+    total: list[int] = []
+    watch = SILENT._replace(memory=memory, resume=record(total))
+    parts = bootstrap.collect(*problem, key, settings, watch=watch)
     np.testing.assert_allclose(whole.vectors, parts.vectors, atol=1e-5)
+    assert total == [3 * STEPS]
+
+
+def test_without_resampling_all_are_plain_fine_tunings() -> None:
+    """And equal, with no noise in their start."""
+    settings = Bootstrap(k=3, batch=BATCH, epochs=2, lr=0.1, resample=False)
+    key = jax.random.key(6)
+    found = np.asarray(bootstrap.collect(*dense("bn", "last"), key, settings).vectors)
+    np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape), atol=1e-6)
+    np.testing.assert_allclose(found[0], alone(dense("bn", "last"), key, settings), atol=1e-4)
+
+
+def convolutional() -> Problem:
+    """A 3x3 convolution, the mean over pixels and a linear layer; the kernel is the subset."""
+
+    def apply(variables: Any, images: Any) -> Any:
+        layout = ("NHWC", "HWIO", "NHWC")
+        kernel = variables["params"]["conv"]["kernel"]
+        maps = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=layout)
+        return jnp.maximum(maps, 0).mean((1, 2)) @ variables["params"]["last"]["kernel"]
+
+    keys = jax.random.split(jax.random.key(20), 3)
+    params = {
+        "conv": {"kernel": jax.random.normal(keys[0], (3, 3, 2, 4)) / 3},
+        "last": {"kernel": jax.random.normal(keys[1], (4, 3))},
+    }
+    images, variables = jax.random.normal(keys[2], (N, 4, 4, 2)), {"params": params}
+    examples = Examples(images, jnp.arange(N, dtype=jnp.int32) % 3, view, plain)
+    return Model(apply), variables, select(variables, ["conv"]), examples
+
+
+def test_members_with_a_convolution_kernel_are_trained_one_at_a_time() -> None:
+    """Whatever fits the memory; each equals plain training alone."""
+    settings = Bootstrap(k=2, views=2, batch=BATCH, epochs=2, lr=0.1)
+    key, net, total = jax.random.key(6), convolutional(), list[int]()
+    found = bootstrap.collect(*net, key, settings, watch=SILENT._replace(resume=record(total)))
+    counts = np.asarray(bootstrap.resamples(jax.random.split(key, 5)[3], 2, N), np.float32)
+    expected = [alone(net, key, settings, weigh=lambda index, c=c: c[index]) for c in counts]
+    np.testing.assert_allclose(found.vectors, expected, atol=1e-4)
+    assert total == [2 * settings.epochs * STEPS]
+
+
+def test_bootstraps_of_everything_each_start_from_the_statistics_of_the_base() -> None:
+    """One after the other, in training mode; the order of images is the same for each, the augmentation is not."""
+    settings = Bootstrap(k=2, batch=BATCH, epochs=2, lr=0.05, perturb=0.3)
+    key, net = jax.random.key(6), dense("*")
+    found = bootstrap.collect(*net, key, settings)
+    keys = jax.random.split(key, 5)
+    counts = np.asarray(bootstrap.resamples(keys[3], 2, N), np.float32)
+    starts = np.asarray(bootstrap.start_vectors(net[0], net[1], net[2], keys[4], settings))
+    for b in range(2):
+        more = {"whole": True, "start": starts[b], "first": b * settings.epochs * STEPS}
+        expected = alone(net, key, settings, weigh=lambda index, c=counts[b]: c[index], **more)
+        np.testing.assert_allclose(found.vectors[b], expected, atol=1e-4)
 
 
 def test_resamples_are_multinomial() -> None:
@@ -143,6 +306,41 @@ def test_resamples_are_multinomial() -> None:
     assert abs(counts.var(axis=0).mean() - (1 - 1 / n)) < 0.03
     assert abs((counts == 0).mean() - (1 - 1 / n) ** n) < 0.01
     assert len({tuple(row) for row in counts}) == k
+
+
+def coordinates(subset: Subset, name: str) -> np.ndarray:
+    """Which numbers of the vector belong to leaves whose path begins so."""
+    return np.repeat([p.startswith(name) for p in subset.paths], [math.prod(s) for s in subset.shapes])
+
+
+def test_a_perturbed_start_has_the_mean_and_the_spread_it_should() -> None:
+    """sqrt(1 - p^2) w and p std(leaf), leaf by leaf (z < 4 on 20,000 draws); statistics stay as they are."""
+    k, p = 20_000, 0.6
+    model, variables, subset, _ = dense("*")
+    starts = bootstrap.start_vectors(model, variables, subset, jax.random.key(0), Bootstrap(k=k, perturb=p))
+    starts, base = np.asarray(starts, np.float64), np.asarray(flatten(subset, variables), np.float64)
+    for path in subset.paths:
+        part = coordinates(subset, path)
+        if not path.startswith("params."):
+            np.testing.assert_array_equal(starts[:, part], np.broadcast_to(base[part], (k, part.sum())))
+            continue
+        sd = p * base[part].std()
+        moved = starts[:, part] - 0.8 * base[part]
+        if not sd:
+            assert not moved.any(), "a leaf of equal numbers has no spread"
+            continue
+        z_mean = moved.mean(axis=0) / (sd / math.sqrt(k))
+        z_variance = (moved.var(axis=0) / sd**2 - 1) / math.sqrt(2 / k)
+        assert max(np.abs(z_mean).max(), np.abs(z_variance).max()) < 4, path
+        correlation = np.corrcoef(moved.T) - np.eye(part.sum())
+        assert np.abs(correlation).max() * math.sqrt(k) < 4.5, path
+
+
+def test_without_noise_every_start_is_the_base() -> None:
+    """To the bit."""
+    model, variables, subset, _ = dense("*")
+    starts = bootstrap.start_vectors(model, variables, subset, jax.random.key(0), Bootstrap(k=2))
+    np.testing.assert_array_equal(starts, np.broadcast_to(flatten(subset, variables), starts.shape))
 
 
 def test_reinitialised_members_start_from_fresh_values(problem: Any) -> None:
@@ -166,6 +364,17 @@ def test_statistics_in_the_subset_are_carried_along(problem: Any) -> None:
     after = insert(subset, variables, optax.apply_updates(vector, updates))
     jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], variables["batch_stats"])
     assert float(jnp.abs(after["params"]["fc"]["bias"] - variables["params"]["fc"]["bias"]).min()) > 0
+
+
+def test_fresh_members_start_from_fresh_statistics() -> None:
+    """Not from those of the base's weights, which fresh ones have nothing to do with."""
+    model, variables, subset, examples = dense("*")
+    far = {**variables, "batch_stats": jax.tree.map(lambda x: x + 1000.0, variables["batch_stats"])}
+    settings = Bootstrap(k=2, batch=BATCH, epochs=1, reinitialise=True)
+    for data in (variables, far):
+        found = bootstrap.collect(model, data, subset, examples, jax.random.key(0), settings)
+        means = [insert(subset, data, row)["batch_stats"]["bn"]["mean"] for row in found.vectors]
+        assert float(jnp.abs(jnp.stack(means)).max()) < 10
 
 
 def test_every_collector_of_the_settings_has_its_file() -> None:

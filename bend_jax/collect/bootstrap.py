@@ -92,7 +92,9 @@ def collect(
     counts = jnp.pad(drawn, pad)
     vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), pad, mode="edge")
     arrays = {**source.data, "key": key_steps, "order": key_order, "counts": counts, "start": vectors}
-    rest = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x)[None], chunk, axis=0), source.rest)
+
+    def rest_of(params: Any, arrays: Any) -> Any:
+        return jax.vmap(lambda vector: source.rest_of(vector, arrays))(params)
 
     def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         local = step % steps  # every chunk sees the same minibatches in the same order
@@ -118,11 +120,11 @@ def collect(
             )
             extra = {**state.extra, "saved": jax.lax.dynamic_update_slice(state.extra["saved"], done, (begin, 0))}
             params = jax.lax.dynamic_slice(arrays["start"], (begin + chunk, 0), (chunk, dim))
-            return state._replace(params=params, opt=tx.init(params), extra={**extra, "rest": arrays["rest"]})
+            return state._replace(params=params, opt=tx.init(params), extra={**extra, "rest": rest_of(params, arrays)})
 
         return jax.lax.cond(state.step % steps == 0, next_chunk, lambda state: state, state)
 
-    arrays["rest"] = rest
+    rest = rest_of(vectors[:chunk], arrays)
     extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, dim)), "rest": rest}
     state, step = start(vectors[:chunk], tx, extra), make_step(loss, tx)
     total = chunks * steps

@@ -65,7 +65,7 @@ def chain(
 
     base = flatten(subset, variables)
     table = jnp.zeros((settings.k, subset.dim)).at[0].set(base)
-    carried = {**(extra or {}), "order": jnp.zeros(n, jnp.int32), "saved": table, "rest": source.rest}
+    carried = {**(extra or {}), "order": jnp.zeros(n, jnp.int32), "saved": table, "rest": source.rest_of(base, arrays)}
     wrapped = optimizer(subset, tx)
     return train(
         name,

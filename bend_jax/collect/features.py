@@ -30,14 +30,14 @@ class Source(NamedTuple):
     """The data of a training of the subset, and how its loss reads them.
 
     data: a dict of device arrays for `train`; logits(vector, rest, data, view, index, key) -> ([batch, classes], rest);
-    rest: BN statistics that move with the training, {} where they are frozen; vector_of(vector, rest, data): the
-    vector with the statistics of the subset, if it has any; parts: the cut at the vector, None where BN trains;
-    cache_bytes: 0 where features are streamed.
+    rest_of(vector, data): the BN statistics that move with the training as they are at its start, {} where they are
+    frozen; vector_of(vector, rest, data): the vector with the statistics of the subset, if it has any; parts: the cut
+    at the vector, None where BN trains; cache_bytes: 0 where features are streamed.
     """
 
     data: dict[str, Any]
     logits: Callable[..., tuple[Any, Any]]
-    rest: Any
+    rest_of: Callable[..., Any]
     vector_of: Callable[..., Any]
     parts: Cut | None
     cache_bytes: int
@@ -102,7 +102,6 @@ def _whole(model: Model, variables: Any, subset: Subset, examples: Examples) -> 
     """Every step runs the whole net in training mode on newly augmented images."""
     assert model.train_apply is not None
     train_apply = model.train_apply
-    rest = {name: value for name, value in variables.items() if name != "params"}
     data = {"labels": examples.labels, "images": examples.images, "variables": variables}
 
     def logits(vector: Any, rest: Any, data: dict[str, Any], view: Any, index: Any, key: Any) -> tuple[Any, Any]:
@@ -112,10 +111,13 @@ def _whole(model: Model, variables: Any, subset: Subset, examples: Examples) -> 
         result, new = train_apply(full, images, keys[0])
         return result, {name: new[name] for name in rest}
 
+    def rest_of(vector: Any, data: dict[str, Any]) -> Any:
+        return {k: v for k, v in insert(subset, data["variables"], vector).items() if k != "params"}
+
     def vector_of(vector: Any, rest: Any, data: dict[str, Any]) -> Any:
         return flatten(subset, {**insert(subset, data["variables"], vector), **rest})
 
-    return Source(data, logits, rest, vector_of, None, 0)
+    return Source(data, logits, rest_of, vector_of, None, 0)
 
 
 def _features(
@@ -166,7 +168,8 @@ def _features(
     def logits(vector: Any, rest: Any, data: dict[str, Any], view: Any, index: Any, key: Any) -> tuple[Any, Any]:
         return jax.vmap(data["suffix"], (None, 0))(vector, restore(read(data, view, index), shapes)), rest
 
-    return Source(data, logits, {}, lambda vector, rest, data: vector, parts, cache_bytes if is_cached else 0)
+    size = cache_bytes if is_cached else 0
+    return Source(data, logits, lambda vector, data: {}, lambda vector, rest, data: vector, parts, size)
 
 
 def _fill(features: Callable[..., Any], prefix: Any, key: Any, views: int, n: int, images: Any) -> Any:
