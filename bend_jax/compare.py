@@ -108,6 +108,7 @@ def run(
             jobs = pipeline.run(s, STAGES, say)
             cells[row.name].append(_measure(row, s, jobs["evaluate"].path))
             digests.append(jobs["evaluate"].digest)
+            jax.clear_caches()  # a row's programs are its own: kept, they would fill the memory
     content = {"task": rows[0].config.task, "config": config_name, "seed": seeds}
     content["rows"] = [_summary(row, cells, price) for row, price in zip(rows, cost, strict=True)]
     covered = {"format": storage.FORMAT, "rows": [[r.name, r.vote, r.against] for r in rows], "inputs": digests}

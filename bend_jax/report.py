@@ -216,7 +216,8 @@ def markdown(content: dict[str, Any]) -> str:
             "",
             f"`{content['config']}`, seed {', '.join(map(str, seeds))}: {setup['backbone']} on {setup['data']}{noise}; "
             f"{setup['test_images']} test images. k = {content['k']} checkpoints of {setup['subset']} "
-            f"({content['dim']} numbers) by `{setup['collect']}`; m = {content['m']} members by `{setup['generate']}`.",
+            f"({content['dim']} numbers) by `{setup['collect']}`; m = {content['m']} members by `{setup['generate']}`. "
+            f"Views of each image in every vote: {setup['views']}.",
             "",
             "## What it says",
             "",

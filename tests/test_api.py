@@ -123,7 +123,6 @@ def test_boosting_votes_with_its_weights_and_generated_members_without(tmp_path:
         ({"subset": "heads"}, "matches nothing; nearest names: head"),
         ({"members": 0}, "members=0"),
         ({"collect": Bootstrap(batch=500)}, "batch=500"),
-        ({"collect": QUICK}, "settings of one of Trajectory, Bootstrap"),
         ({"collect": Trajectory(k=4, batch=16, statistics="drift")}, r"train_apply\(variables, images, key\)"),
         ({"collect": Bootstrap(k=4, batch=16, reinitialise=True)}, r"init\(key\) -> variables"),
         ({"collect": Independent(k=2, base=Base(batch=16))}, r"the subset '\*'"),
