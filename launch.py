@@ -25,7 +25,7 @@ from bend_jax.config import Config, SettingsError, did_you_mean, parse
 
 STAGES = ("base", "collect", "generate", "evaluate", "report", "export")
 FLAGS = flags.FLAGS
-ROWS: list[dict[str, Any]] = []  # of a comparison: a configuration file with get_rows()
+COMPARISON: list[Any] = []  # the get_rows of a configuration file that is a comparison
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -86,7 +86,7 @@ def config_file(argv: list[str]) -> ConfigDict:
         fail(f"--config: there is no file {path}; there are {', '.join(available())}")
     try:
         found = run_path(str(path))
-        ROWS.extend(found["get_rows"]() if "get_rows" in found else [])
+        COMPARISON.extend([found["get_rows"]] if "get_rows" in found else [])
         return found["get_config"]()
     except Exception as error:  # noqa: BLE001  a configuration is code: whatever it raises is the user's to see
         fail(f"--config: {path} cannot be loaded: {type(error).__name__}: {error}")
@@ -202,9 +202,9 @@ def main(argv: list[str]) -> None:
         use_compilation_cache()
         from bend_jax import compare, pipeline, storage
 
-        rows = compare.read_rows(FLAGS.config.to_dict(), ROWS) if ROWS else []
-        if rows and set(STAGES[:-1]) - set(stages):
-            raise SettingsError("--stages: a comparison runs all its stages, those that the store has are reused")
+        rows = compare.read_rows(FLAGS.config.to_dict(), COMPARISON[0](FLAGS.config)) if COMPARISON else []
+        if rows and set(STAGES[:-1]) != set(stages):
+            raise SettingsError(f"--stages: a comparison runs {','.join(STAGES[:-1])}; those in the store are reused")
         try:
             if rows:
                 run_comparison(rows, workdir, seeds)

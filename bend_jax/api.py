@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from bend_jax import data, ensemble, metrics, statistics, storage, subset
 from bend_jax.checks import SettingsError
 from bend_jax.collect import COLLECT
-from bend_jax.collect.features import demand, holds_statistics
+from bend_jax.collect.features import demand
 from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
 from bend_jax.settings import (
@@ -26,8 +26,9 @@ from bend_jax.settings import (
     Identity,
     Independent,
     McBn,
-    Resample,
     Trajectory,
+    check_checkpoints,
+    count_members,
 )
 from bend_jax.training import SILENT, Examples, Model, NonFiniteError, Watch
 
@@ -143,8 +144,7 @@ def fit(
     _check(apply, variables, images, labels)
     if validation is None:
         held = data.held_out(np.random.default_rng(seed), labels, max(1, round(len(labels) / 10)))
-        validation = (images[held], labels[held])
-        images, labels = images[~held], labels[~held]
+        (images, labels), validation = (images[~held], labels[~held]), (images[held], labels[held])
     else:
         _check(apply, variables, np.asarray(validation[0]), np.asarray(validation[1]))
     collector, generator = _name(collect, COLLECTORS), _name(generate, GENERATORS)
@@ -155,19 +155,20 @@ def fit(
         collect = dataclasses.replace(collect, views=1)  # images are not augmented: one view is all there is
     examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), lambda keys, x: x, lambda x: x)
     model = Model(apply, train_apply, init)
-    demand(model, variables, chosen, collect, watch.memory, members)
+    check_checkpoints(collector, generator, members, collect.k)
+    demand(model, variables, chosen, collect, watch.memory, count_members(generator, members, collect.k))
     key = stream(seed, "collect", collector)
     found = COLLECT[collector](model, variables, chosen, examples, key, collect, watch=watch)
-    key_fit, key_sample = jax.random.split(stream(seed, "generate", generator))
-    fitted = GENERATE[generator].fit(found.vectors, key_fit, generate, watch=watch)
-    drawn = GENERATE[generator].sample(fitted, key_sample, members)
-    if holds_statistics(chosen) and not isinstance(generate, Identity | Resample):
+    keys = jax.random.split(stream(seed, "generate", generator))
+    fitted = GENERATE[generator].fit(found.vectors, keys[0], generate, watch=watch)
+    drawn = GENERATE[generator].sample(fitted, keys[1], members)
+    if statistics.must_measure(chosen, generator):
         key = stream(seed, "statistics")
-        drawn = statistics.recompute(model, variables, chosen, drawn, examples, key, STATISTICS, batch)
+        drawn = statistics.recompute(model, variables, chosen, drawn, examples, key, STATISTICS)
     vectors = np.asarray(drawn)
     if not np.isfinite(vectors).all():
         raise NonFiniteError(generator, "members")
-    own = found.weights if isinstance(generate, Identity) and len(vectors) == len(found.vectors) else None
+    own = found.weights if isinstance(generate, Identity) else None
     weights = np.ones(len(vectors)) if own is None else np.asarray(own, np.float64)
     result = Ensemble(apply, variables, chosen, vectors, weights, 1.0)
     probabilities = jnp.asarray(result.predict_proba(validation[0]))

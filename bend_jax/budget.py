@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bend_jax.collect.features import holds_statistics
-from bend_jax.settings import Boosting, Bootstrap, Cyclical, Independent, McBn, Trajectory
+from bend_jax.generate import autoencoder
+from bend_jax.settings import KNOBS, Autoencoder, Boosting, Bootstrap, Cyclical, Independent, McBn, Trajectory
 from bend_jax.split import Cut, cut
 from bend_jax.stages import Setting
+from bend_jax.statistics import holds_statistics, must_measure
 from bend_jax.subset import insert
 from bend_jax.training import cross_entropy
 
@@ -89,21 +90,22 @@ def collect_epochs(s: Setting, ops: Operations) -> float:
         return float((settings.k - 1) * settings.base.epochs)
     if isinstance(settings, McBn):
         return settings.k * 2 * settings.batch * ops.forward / (n * ops.step)
-    epochs, shared = _epochs(settings)
+    epochs, shared = _epochs(settings, ops.parts.has_vector_kernel)
     labelled = settings.k * ops.forward / ops.step if isinstance(settings, Boosting) else 0.0
     if _trains_whole(s):
         return epochs + labelled
     is_cached = cache_bytes(s, ops) <= s.config.compute.memory_mb * 2**20
     passes = settings.views if is_cached else shared
-    return labelled + (passes * ops.forward + epochs * ops.suffix_step) / ops.step
+    return labelled + (passes * (ops.forward - ops.suffix) + epochs * ops.suffix_step) / ops.step
 
 
-def _epochs(settings: Trajectory | Bootstrap | Cyclical | Boosting) -> tuple[int, int]:
-    """(epochs of training, epochs in which features are read) of a fine-tuning collector."""
+def _epochs(settings: Trajectory | Bootstrap | Cyclical | Boosting, is_kernel: bool) -> tuple[int, int]:
+    """(epochs of training, epochs in which features are read) of a fine-tuning collector; bootstraps read them once for
+    all, but where a convolution's kernel depends on the vector they are trained one after the other."""
     if isinstance(settings, Trajectory):
         return settings.k, settings.k
     if isinstance(settings, Bootstrap):
-        return settings.k * settings.epochs, settings.epochs
+        return settings.k * settings.epochs, settings.epochs * (settings.k if is_kernel else 1)
     if isinstance(settings, Cyclical):
         epochs = (settings.k - 1) // settings.per_cycle * settings.epochs
         return epochs, epochs
@@ -116,19 +118,30 @@ def generate_epochs(s: Setting, name: str, m: int, ops: Operations) -> float:
     settings = s.config.generate.settings[name]
     coder = getattr(settings, "autoencoder", None)
     if coder is not None and coder.kind != "pca":
-        weights = 2 * (dim * coder.hidden + 2 * coder.hidden**2 + coder.hidden * coder.latent + dim * coder.latent)
-        total += UPDATE * coder.steps * k * weights
+        total += coder.steps * _coder_step(coder, k, dim)
     if name == "bend":
         d = settings.diffusion  # pyright: ignore[reportAttributeAccessIssue]
-        weights = d.width * (2 * coder.latent + d.width * (1 + 2 * d.blocks)) if coder else 0
+        latent = min(coder.latent if coder else dim, k - 1)
+        weights = d.width * (2 * latent + d.width * (1 + 2 * d.blocks))
         draws = d.timesteps if d.sampler == "ddpm" else d.ddim_steps
-        total += weights * (UPDATE * d.steps * d.batch + 2 * draws * m)
-    if holds_statistics(s.chosen) and name not in ("identity", "resample"):
-        total += m * 2 * min(s.config.generate.statistics, len(s.dataset.train.labels)) * ops.forward
-    tried = len(s.config.generate.tune)
-    if tried and name != "identity":  # on validation images
-        total += tried * len(s.dataset.validation.labels) * (ops.forward + m * ops.suffix)
+        total += weights * (UPDATE * d.steps * d.batch + 2 * draws * m * (1 + len(s.config.generate.tune)))
+    tried = len(s.config.generate.tune) if name in KNOBS else 0
+    if must_measure(s.chosen, name):
+        count = min(s.config.generate.statistics, len(s.dataset.train.labels))
+        total += (tried + 1) * m * 2 * count * ops.forward
+    total += tried * len(s.dataset.validation.labels) * (ops.forward + (m - 1) * ops.suffix)
     return total / (len(s.dataset.train.labels) * ops.step)
+
+
+def _coder_step(settings: Autoencoder, k: int, dim: int) -> float:
+    """Operations of a training step of an autoencoder on k vectors: three times those of a pass."""
+
+    def both(params: Any, vectors: Any) -> Any:
+        return autoencoder.decode(params, autoencoder.encode(params, vectors, settings), dim, settings)
+
+    vectors = jax.ShapeDtypeStruct((k, dim), jnp.float32)
+    params = jax.eval_shape(lambda x: autoencoder.initial(x, jax.random.key(0), settings), vectors)
+    return 3 * _flops(both, params, vectors)
 
 
 def forwards(ops: Operations, members: int, views: int) -> float:

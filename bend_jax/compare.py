@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bend_jax import budget, data, metrics, pipeline, report, storage
 from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.config import Config, Data, names, parse
+from bend_jax.settings import count_members
 from bend_jax.stages import Setting, prepare
 
 STAGES = ("base", "collect", "generate", "evaluate")
@@ -81,41 +83,38 @@ def _check(row: Row, before: list[str]) -> None:
         raise SettingsError(f"against={row.against!r} is no row above it; there are {', '.join(before) or 'none'}")
     if row.vote == "greedy" and not c.evaluate.greedy:
         raise SettingsError("the greedy vote chooses on validation data and needs evaluate.greedy of at least 1")
-    if row.vote == "weighted":
-        if c.collect.name != "boosting" or c.generate.name != "identity":
-            raise SettingsError(
-                f"the weighted vote takes boosting's weights of its own checkpoints; {c.generate.name} on "
-                f"{c.collect.name} gives members that have none: collect.name=boosting and generate.name=identity"
-            )
-        if c.members < c.collect.settings.k:
-            raise SettingsError(f"{c.collect.settings.k} weights do not match members={c.members}: at least as many")
+    if row.vote == "weighted" and (c.collect.name != "boosting" or c.generate.name != "identity"):
+        raise SettingsError(
+            f"the weighted vote takes boosting's weights of its own checkpoints; {c.generate.name} on "
+            f"{c.collect.name} gives members that have none: collect.name=boosting and generate.name=identity"
+        )
 
 
 def run(
     rows: list[Row], config_name: str, seeds: list[int], workdir: Path, say: Callable[[str], None], init: str = ""
 ) -> dict[str, Any]:
     """Run every row with every seed, and write the comparison's report. Returns its content."""
+    if init and any(row.config.base != rows[0].config.base for row in rows):
+        raise SettingsError("--init brings one trained base; this comparison has rows that train others")
     cells: dict[str, list[Cell]] = {row.name: [] for row in rows}
     digests: list[str] = []
     loaded: dict[Data, data.Dataset] = {}
-    checked = [_prepare(row, config_name, seed, workdir, loaded, init) for row in rows for seed in seeds[:1]]
-    cost = [_cost(row, s) for row, s in zip(rows, checked, strict=True)]
-    del checked
+    cost = [_cost(row, _prepare(row, config_name, seeds[0], workdir, loaded, init)) for row in rows]
     for seed in seeds:
         for row in rows:
             say(f"seed {seed}, {row.name}")
             s = _prepare(row, config_name, seed, workdir, loaded, init)
             jobs = pipeline.run(s, STAGES, say)
-            cells[row.name].append(_measure(row, s, jobs["evaluate"].path))
+            cells[row.name].append(_measure(row, s, jobs))
             digests.append(jobs["evaluate"].digest)
             jax.clear_caches()  # a row's programs are its own: kept, they would fill the memory
     content = {"task": rows[0].config.task, "config": config_name, "seed": seeds}
     content["rows"] = [_summary(row, cells, price) for row, price in zip(rows, cost, strict=True)]
-    covered = {"format": storage.FORMAT, "rows": [[r.name, r.vote, r.against] for r in rows], "inputs": digests}
-    path = storage.entry(workdir / "store", "compare", storage.digest_of(covered))
+    digest = storage.digest_of({"format": storage.FORMAT, "content": content})
+    path = storage.entry(workdir / "store", "compare", digest)
     if not storage.is_complete(path):
         manifest = {"stage": "compare", "seeds": seeds, "inputs": digests}
-        with storage.building(workdir / "store", "compare", storage.digest_of(covered), manifest) as partial:
+        with storage.building(workdir / "store", "compare", digest, manifest) as partial:
             storage.write_json(partial.output / "report.json", content)
             (partial.output / "report.md").write_text(markdown(content))
     storage.link(workdir, "report", path)
@@ -151,7 +150,7 @@ def _cost(row: Row, s: Setting) -> dict[str, float]:
     training = float(c.base.epochs)
     if row.vote != "base":
         training += budget.collect_epochs(s, ops)
-    of_members = {"average": 1, "identity": min(c.members, k)}.get(c.generate.name, c.members)
+    of_members = count_members(c.generate.name, c.members, k)
     if row.vote in MEMBERS:
         training += budget.generate_epochs(s, c.generate.name, of_members, ops)
     members = {"mean": of_members, "sbend": of_members, "weighted": of_members, "checkpoints_mean": k}.get(row.vote, 1)
@@ -160,14 +159,16 @@ def _cost(row: Row, s: Setting) -> dict[str, float]:
     return {"training": training, "inference": budget.forwards(ops, members, views)}
 
 
-def _measure(row: Row, s: Setting, path: Path) -> Cell:
-    """One row's figures from an evaluate stage."""
+def _measure(row: Row, s: Setting, jobs: dict[str, pipeline.Job]) -> Cell:
+    """One row's figures from its stages."""
+    path = jobs["evaluate"].path
     tree, result = storage.load_tree(path / "predictions"), storage.read_json(path / "result.json")
     labels, main = tree["labels"], s.config.generate.name
     spread = None if row.vote in ALONE else result["diversity"]["checkpoints" if row.vote in CHECKPOINTS else "members"]
     if row.vote == "single":
         right = (tree["members"] == labels).mean(axis=0)
         return Cell(right, None, {"accuracy": float(right.mean()), "disagreement": spread})
+    knob = storage.read_json(jobs[f"generate {main}"].path / "result.json")["knob"] if row.vote in MEMBERS else None
     place = {**ALONE, **dict.fromkeys(CHECKPOINTS, "checkpoints")}.get(row.vote, main)
     vote = "mean" if row.vote in ALONE else CHECKPOINTS.get(row.vote, row.vote)
     p, scored = tree["votes"][place][vote], result["votes"][row.vote]
@@ -175,13 +176,13 @@ def _measure(row: Row, s: Setting, path: Path) -> Cell:
     loss = -np.log(np.maximum(scaled[np.arange(len(labels)), labels], metrics.TINY))
     scores = {key: scored[key] for key in ("accuracy", "nll", "nll_ts", "ece")}
     scores["ece_ts"] = float(metrics.ece(jnp.asarray(scaled), jnp.asarray(labels), s.config.evaluate.bins))
-    return Cell(p.argmax(axis=1) == labels, loss, {**scores, "disagreement": spread})
+    return Cell(p.argmax(axis=1) == labels, loss, {**scores, "disagreement": spread, "knob": knob})
 
 
 def _summary(row: Row, cells: dict[str, list[Cell]], price: dict[str, float]) -> dict[str, Any]:
     """A row of the report: means and standard deviations over seeds, cost, and differences with their intervals."""
     own, first = cells[row.name], next(iter(cells))
-    keys = ("accuracy", "nll", "nll_ts", "ece", "ece_ts", "disagreement")
+    keys = ("accuracy", "nll", "nll_ts", "ece", "ece_ts", "disagreement", "knob")
     values = {key: [cell.scores.get(key) for cell in own] for key in keys}
     summary: dict[str, Any] = {"name": row.name, "vote": row.vote, **price}
     for key, found in values.items():
@@ -244,14 +245,15 @@ def _gap(found: dict[str, float] | None, factor: int, digits: int) -> str:
     return f"{factor * found['mean']:+.{digits}f}{star}"
 
 
-def equal_budget(content: dict[str, Any]) -> list[str]:
-    """Each row against the row that it names: the same budget spent in the simplest way."""
-    lines = []
+def against_rows(content: dict[str, Any]) -> list[str]:
+    """Each row against the row that it names, with what both cost to train."""
+    lines, epochs = [], {row["name"]: row["training"] for row in content["rows"]}
     for row in content["rows"]:
         if row["vs_against"] is None:
             continue
         accuracy, nll = row["vs_against"]["accuracy"], row["vs_against"]["nll_ts"]
-        text = f"{row['name']} against {row['against']}: accuracy {_interval(accuracy, 100, 2)} points"
+        cost = f"{row['training']:.1f} against {epochs[row['against']]:.1f} epochs"
+        text = f"{row['name']} against {row['against']} ({cost}): accuracy {_interval(accuracy, 100, 2)} points"
         lines.append(text + (f", scaled NLL {_interval(nll, 1, 4)}" if nll else ""))
     return lines
 
@@ -266,20 +268,20 @@ def markdown(content: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, content["seed"]))
     lines = [f"# {content['task']}", "", f"`{content['config']}`, seed {seeds}. Mean ± sd over seeds.", ""]
     lines += [report.markdown_table(*table(content)), "", NOTE, ""]
-    against = equal_budget(content)
+    against = against_rows(content)
     if against:
-        lines += ["## At the same budget", "", *(f"- {line}" for line in against), ""]
+        lines += ["## Against another row", "", *(f"- {line}" for line in against), ""]
     return "\n".join(lines)
 
 
 NOTE = (
     "A star marks a difference to the first row whose 95% interval (paired bootstrap over test images, seeds as "
-    "blocks) leaves out 0. Scaled: after temperature scaling on validation images. Epochs: training with everything "
-    "before it, in epochs of the base, by operations. Forwards: what the vote costs for one image, in forward passes "
-    "of the base."
+    "blocks) leaves out 0; not corrected for the number of rows. Scaled: after temperature scaling on validation "
+    "images. Disagree: of all the row's voters. Epochs: training with everything before it, in epochs of the base, by "
+    "operations. Forwards: what the vote costs for one image, in forward passes of the base."
 )
 
 
 def terminal(content: dict[str, Any]) -> str:
     """The table and the comparisons at one budget."""
-    return "\n".join([report.text_table(*table(content)), "", NOTE, *(["", *equal_budget(content)])])
+    return "\n".join([report.text_table(*table(content)), "", NOTE, *(["", *against_rows(content)])])

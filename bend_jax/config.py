@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bend_jax.checks import SettingsError, at_least, did_you_mean, one_of
-from bend_jax.settings import COLLECTORS, DTYPES, GENERATORS, Base, Collector, Generator
+from bend_jax.settings import COLLECTORS, DTYPES, GENERATORS, Base, Collector, Generator, check_checkpoints
 
 RUN_ONLY = {"digest": False}  # changes speed or memory, never a number: not part of a stage's digest
 VIEWS = ("identity", "flip", "left", "right", "up", "down")  # of an image, the last four moved by a pixel
@@ -131,8 +131,9 @@ class Config:
     def __post_init__(self) -> None:
         at_least(self, 1, "members")
         k = self.collect.settings.k
-        if "average16" in self.generate.settings and k < 16:
-            raise SettingsError(f"generate: average16 takes means of 16 checkpoints, and collect.k={k}: raise k")
+        check_checkpoints(self.collect.name, self.generate.name, self.members, k)
+        for name in self.generate.nulls:
+            check_checkpoints("", name, self.members, k)  # a null votes without a collector's weights
 
 
 def parse(raw: Any) -> Config:

@@ -37,7 +37,10 @@ def load(settings: Data) -> Dataset:
     count = min(settings.validation_most, round(settings.validation * len(train.labels)))
     train, validation = _stratified(generator, train, count)
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
-    for name, split in (("training", train), ("validation", validation), ("test", test)):
+    needed = {"training": train, "validation": validation, "test": test}
+    if settings.imbalance > 1:
+        del needed["validation"]  # a tenth of the smallest classes is none
+    for name, split in needed.items():
         _check_classes(settings, name, split, num_classes)
     return Dataset(train, validation, test, num_classes)
 

@@ -23,7 +23,7 @@ def describe(s: Setting) -> str:
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
     cache, memory = budget.cache_bytes(s, ops), c.compute.memory_mb * 2**20
     how = "cached" if cache <= memory else f"streamed (compute.memory_mb={c.compute.memory_mb})"
-    features = f"features of all views: {_size(cache)}, {how}" if cache else "the whole net is trained"
+    features = f"features of all views: {_size(cache)}, {how}" if cache else "no features are cached"
     batch = min(c.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels))
     fitting = chunk_size(ops.parts._replace(suffix_bytes=batch * ops.parts.suffix_bytes), memory)
     shapes = ", ".join("x".join(map(str, shape)) for shape in ops.parts.feature_shapes)

@@ -9,10 +9,10 @@ import jax
 
 from bend_jax import data, report, storage
 from bend_jax.checks import SettingsError
-from bend_jax.collect.features import holds_statistics
 from bend_jax.config import settings_json
 from bend_jax.settings import KNOBS
 from bend_jax.stages import WORK, Clock, Setting, Task, watching
+from bend_jax.statistics import must_measure
 from bend_jax.training import NonFiniteError
 
 Say = Callable[[str], None]
@@ -65,7 +65,7 @@ def _generate_settings(s: Setting, name: str) -> dict[str, Any]:
     covered = {"name": name, "m": s.config.members, **settings_json(c.settings[name])}
     if c.tune and name in KNOBS:
         covered |= {"tune": c.tune, "views": s.config.evaluate.views}
-    if holds_statistics(s.chosen):
+    if must_measure(s.chosen, name):
         covered |= {"statistics": c.statistics}
     return covered
 

@@ -368,6 +368,22 @@ Generator = (
     | Reconstruction
     | Identity
 )
+MEANS_OF = 16  # checkpoints, in a member of average16
+
+
+def count_members(generator: str, m: int, k: int) -> int:
+    """How many members a generator gives that is asked for m, from k checkpoints."""
+    return {"average": 1, "identity": min(m, k), "autoencoder": min(m, k)}.get(generator, m)
+
+
+def check_checkpoints(collector: str, generator: str, m: int, k: int) -> None:
+    """Raise SettingsError where a generator of m members cannot do with a collector's k checkpoints."""
+    if generator == "average16" and k < MEANS_OF:
+        raise SettingsError(f"average16 takes means of {MEANS_OF} checkpoints, and there are k={k}: raise k")
+    if collector == "boosting" and generator == "identity" and m < k:
+        raise SettingsError(f"members={m} do not match boosting's {k} weights: at least as many are needed")
+
+
 # the one number of a generator that sets how far its members spread; a leaf of what `fit` returns
 KNOBS = {
     "bend": "temperature",

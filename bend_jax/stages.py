@@ -28,11 +28,11 @@ from bend_jax import (
 )
 from bend_jax.checks import SettingsError
 from bend_jax.collect import COLLECT
-from bend_jax.collect.features import demand, holds_statistics
+from bend_jax.collect.features import demand
 from bend_jax.config import Config, names
 from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
-from bend_jax.settings import KNOBS
+from bend_jax.settings import KNOBS, count_members
 
 IMAGES = 1000  # test images, at most, that the evaluate stage writes beside its predictions, for whoever loads them
 
@@ -106,9 +106,17 @@ def prepare(
         chosen = subset.select(shapes, config.collect.subset)
     except ValueError as error:
         raise SettingsError(f"collect.subset: {error}") from None
-    demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, config.members)
+    demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, _vectors(config))
     initial = convert.load_init(Path(init), shapes) if init else None
     return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, initial)
+
+
+def _vectors(config: Config) -> int:
+    """How many vectors of members a run holds at once: all generators' while they are evaluated, or those of all values
+    of a knob while one is tuned; each twice, as they are put side by side."""
+    k = config.collect.settings.k
+    each = [count_members(name, config.members, k) for name in config.generate.settings]
+    return 2 * max(sum(each), len(config.generate.tune) * max(each))
 
 
 @contextlib.contextmanager
@@ -188,15 +196,15 @@ def collect(s: Setting, task: Task) -> str:
 
 def generate(s: Setting, task: Task) -> str:
     """Fit one generator to the checkpoints and draw m members. Writes members/, stacked/ and subset.json."""
-    name, m, c = task.generator, s.config.members, s.config.generate
+    name, c = task.generator, s.config.generate
     vectors = jnp.asarray(storage.load_tree(task.inputs["collect"] / "checkpoints")["vectors"])
     module = GENERATE[name]
     key_fit, key_sample = jax.random.split(stream(s.seed, "generate", name))
     fitted = module.fit(vectors, key_fit, c.settings[name], watch=task.watch)
-    started = time.perf_counter()
-    jax.block_until_ready(module.sample(fitted, key_sample, m))
-    first = time.perf_counter() - started
     draw = partial(_draw, s, task, module, key_sample)
+    started = time.perf_counter()
+    jax.block_until_ready(draw(fitted))
+    first = time.perf_counter() - started
     fitted, knob = _tune(s, task, fitted, draw)
     started = time.perf_counter()
     members = np.asarray(draw(fitted))  # again, so that t_sample holds no compilation
@@ -215,12 +223,11 @@ def generate(s: Setting, task: Task) -> str:
 def _draw(s: Setting, task: Task, module: Any, key: Any, fitted: Any) -> Any:
     """m members; where their subset holds BN statistics and they are new weights, with the statistics measured."""
     members = module.sample(fitted, key, s.config.members)
-    if task.generator in ("identity", "resample") or not holds_statistics(s.chosen):
+    if not statistics.must_measure(s.chosen, task.generator):
         return members
     variables = storage.load_tree(task.inputs["base"] / "variables")
-    key = stream(s.seed, "statistics")
-    count, batch = s.config.generate.statistics, s.config.base.batch
-    return statistics.recompute(s.model, variables, s.chosen, members, s.examples, key, count, batch)
+    key, count = stream(s.seed, "statistics"), s.config.generate.statistics
+    return statistics.recompute(s.model, variables, s.chosen, members, s.examples, key, count)
 
 
 def _tune(s: Setting, task: Task, fitted: Any, draw: Callable[[Any], Any]) -> tuple[Any, float | None]:
@@ -272,9 +279,9 @@ def evaluate(s: Setting, task: Task) -> str:
 def _sets(s: Setting, task: Task, variables: Any, vectors: Any) -> dict[str, Any]:
     """The vectors to evaluate, by name: base, average of the checkpoints ("swa"), checkpoints, every generator's."""
     swa = jnp.asarray(vectors.mean(axis=0)[None])
-    if holds_statistics(s.chosen):
-        count, batch, key = s.config.generate.statistics, s.config.base.batch, stream(s.seed, "statistics")
-        swa = statistics.recompute(s.model, variables, s.chosen, swa, s.examples, key, count, batch)
+    if statistics.must_measure(s.chosen, "average"):
+        key, count = stream(s.seed, "statistics"), s.config.generate.statistics
+        swa = statistics.recompute(s.model, variables, s.chosen, swa, s.examples, key, count)
     sets = {"base": np.asarray(subset.flatten(s.chosen, variables))[None], "swa": swa, "checkpoints": vectors}
     for name in (s.config.generate.name, *s.config.generate.nulls):
         sets[name] = storage.load_tree(task.inputs[f"generate {name}"] / "members")["vectors"]

@@ -11,7 +11,20 @@ from jaxtyping import Array, Float, Key, Shaped
 from bend_jax.subset import Subset, flatten, insert
 from bend_jax.training import Examples, Model
 
+BATCH = 64  # images of a minibatch
 Rest = dict[str, Any]  # collections with running averages, by name
+
+
+def holds_statistics(subset: Subset) -> bool:
+    """Whether BN statistics are coordinates of the vector: then they move with it."""
+    return any(not path.startswith("params.") for path in subset.paths)
+
+
+def must_measure(subset: Subset, generator: str) -> bool:
+    """Whether a generator's members are weights that no BN statistics of theirs are known of, and the subset holds
+    both. (Where it holds no statistics, all members keep the base's, as while collecting.)"""
+    is_new = generator not in ("identity", "resample")
+    return is_new and holds_statistics(subset) and any(path.startswith("params.") for path in subset.paths)
 
 
 def batch_statistics(
@@ -75,7 +88,7 @@ def recompute(
     examples: Examples,
     key: Key[Array, ""],
     count: int,
-    batch: int,
+    batch: int = BATCH,
 ) -> Float[Array, "m dim"]:
     """The vectors with their BN statistics measured anew, on about `count` augmented training images in minibatches,
     the same ones for every vector (Izmailov et al. 2018, section 3.2). The model must have a train_apply."""

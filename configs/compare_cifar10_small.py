@@ -9,7 +9,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-EPOCHS = 10  # of the base
 VIEWS = "identity,flip,right"
 
 
@@ -22,9 +21,9 @@ def get_config() -> ConfigDict:
     return config
 
 
-def longer(share: float) -> dict[str, Any]:
+def longer(config: Any, share: float) -> dict[str, Any]:
     """The base trained for that many times its epochs."""
-    return {"base.epochs": round(EPOCHS * share)}
+    return {"base.epochs": round(config.base.epochs * share)}
 
 
 def whole(name: str, k: int, **settings: Any) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def whole(name: str, k: int, **settings: Any) -> dict[str, Any]:
     return {"collect.name": name, "collect.subset": "*", "collect.k": k, "generate.name": "identity", **own}
 
 
-def rows_of_base() -> list[dict[str, Any]]:
+def rows_of_base(config: Any) -> list[dict[str, Any]]:
     """What a user would do instead: scale, look twice, train longer; MC-BN, which costs no training either."""
     free = {"collect.name": "mc_bn", "collect.subset": "batch_stats", "collect.k": 4, "generate.name": "identity"}
     views = {"evaluate.views": VIEWS}
@@ -42,15 +41,15 @@ def rows_of_base() -> list[dict[str, Any]]:
         dict(name="base + views", vote="base", settings=free | views),
         dict(name="MC-BN, 4", vote="mean", settings=free),
     ]
-    for share in (1.2, 1.5):
+    for share in (1.2, 1.5, 2):
         rows += [
-            dict(name=f"base x {share:g}", vote="base", settings=free | longer(share)),
-            dict(name=f"base x {share:g} + views", vote="base", settings=free | longer(share) | views),
+            dict(name=f"base x {share:g}", vote="base", settings=free | longer(config, share)),
+            dict(name=f"base x {share:g} + views", vote="base", settings=free | longer(config, share) | views),
         ]
     return rows
 
 
-def rows_of_whole_networks() -> list[dict[str, Any]]:
+def rows_of_whole_networks(config: Any) -> list[dict[str, Any]]:
     """Averages, snapshots, samplers, boosting and independent networks, each within 1.2 or 1.5 trainings."""
     views, average = {"evaluate.views": VIEWS}, {"generate.name": "average"}
     two, five = dict(against="base x 1.2"), dict(against="base x 1.5")
@@ -62,6 +61,7 @@ def rows_of_whole_networks() -> list[dict[str, Any]]:
     swag = {"generate.name": "low_rank_gaussian", "generate.low_rank_gaussian.diagonal": 0.5, "members": 10}
     boosting = whole("boosting", 5, epochs=1)
     pair = whole("independent", 2)
+    short = pair | longer(config, 0.7)
     return [
         dict(name="2 cycles averaged", vote="mean", settings=cycles | average, **two),
         dict(name="2 cycles averaged + views", vote="mean", settings=cycles | average | views, **two_views),
@@ -75,10 +75,15 @@ def rows_of_whole_networks() -> list[dict[str, Any]]:
         dict(name="SWAG, 10", vote="mean", settings=swa | swag, **five),
         dict(name="cSGHMC, 5", vote="mean", settings=hmc, **five),
         dict(name="CBNN, 5", vote="weighted", settings=boosting, **five),
-        dict(name="deep ensemble, 2 x 0.7", vote="mean", settings=pair | longer(0.7), **five),
-        dict(name="deep ensemble, 2 x 0.7 + views", vote="mean", settings=pair | longer(0.7) | views, **five_views),
-        dict(name="deep ensemble, 2", vote="mean", settings=pair),
-        dict(name="deep ensemble, 2 + views", vote="mean", settings=pair | views),
+        dict(name="deep ensemble, 2 x 0.7", vote="mean", settings=short, **five),
+        dict(
+            name="deep ensemble, 2 x 0.7 + views",
+            vote="mean",
+            settings=short | views,
+            **five_views,
+        ),
+        dict(name="deep ensemble, 2", vote="mean", settings=pair, against="base x 2"),
+        dict(name="deep ensemble, 2 + views", vote="mean", settings=pair | views, against="base x 2 + views"),
     ]
 
 
@@ -105,6 +110,6 @@ def rows_of_members() -> list[dict[str, Any]]:
     ]
 
 
-def get_rows() -> list[dict[str, Any]]:
+def get_rows(config: Any) -> list[dict[str, Any]]:
     """name; vote: which of the run's votes counts; settings: differences; against: a row of the same budget."""
-    return [*rows_of_base(), *rows_of_whole_networks(), *rows_of_members()]
+    return [*rows_of_base(config), *rows_of_whole_networks(config), *rows_of_members()]

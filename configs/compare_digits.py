@@ -9,11 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-EPOCHS = 40  # of the base
 VIEWS = "identity,left,right,up,down"
-TUNE = (0.5, 0.7, 1.0, 1.4, 2.0)  # of each generator's knob, on validation
-NULLS = ("gaussian", "low_rank_gaussian", "noise", "random_latent", "average16", "resample", "interpolate")
-NULLS = (*NULLS, "autoencoder", "identity", "average")
+TUNE = (0.5, 1.0, 2.0, 4.0, 8.0)  # of each generator's knob, on validation
+TUNED = ("bend", "gaussian", "low_rank_gaussian", "noise", "random_latent")
+OTHERS = ("average16", "resample", "interpolate", "autoencoder", "identity", "average")  # have nothing to tune
 
 
 def get_config() -> ConfigDict:
@@ -25,9 +24,9 @@ def get_config() -> ConfigDict:
     return config
 
 
-def longer(share: float) -> dict[str, Any]:
+def longer(config: Any, share: float) -> dict[str, Any]:
     """The base trained for that many times its epochs, with the same schedule stretched."""
-    epochs = round(EPOCHS * share)
+    epochs = round(config.base.epochs * share)
     return {"base.epochs": epochs, "base.milestones": tuple(round(epochs * x) for x in (0.5, 0.75, 0.9))}
 
 
@@ -37,7 +36,7 @@ def whole(name: str, k: int, **settings: Any) -> dict[str, Any]:
     return {"collect.name": name, "collect.subset": "*", "collect.k": k, "generate.name": "identity", **own}
 
 
-def rows_of_base() -> list[dict[str, Any]]:
+def rows_of_base(config: Any) -> list[dict[str, Any]]:
     """What a user would do instead: scale, look twice, train longer; MC-BN, which costs no training either."""
     free = {"collect.name": "mc_bn", "collect.subset": "batch_stats", "collect.k": 20, "generate.name": "identity"}
     views = {"evaluate.views": VIEWS}
@@ -46,15 +45,15 @@ def rows_of_base() -> list[dict[str, Any]]:
         dict(name="base + views", vote="base", settings=free | views),
         dict(name="MC-BN, 20", vote="mean", settings=free),
     ]
-    for share in (1.1, 1.25, 1.5):
+    for share in (1.1, 1.25, 1.5, 2, 4.5):  # 4.5: as long as the dearest row
         rows += [
-            dict(name=f"base x {share:g}", vote="base", settings=free | longer(share)),
-            dict(name=f"base x {share:g} + views", vote="base", settings=free | longer(share) | views),
+            dict(name=f"base x {share:g}", vote="base", settings=free | longer(config, share)),
+            dict(name=f"base x {share:g} + views", vote="base", settings=free | longer(config, share) | views),
         ]
     return rows
 
 
-def rows_of_whole_networks() -> list[dict[str, Any]]:
+def rows_of_whole_networks(config: Any) -> list[dict[str, Any]]:
     """Averages, snapshots, samplers, boosting and independent networks."""
     views, average = {"evaluate.views": VIEWS}, {"generate.name": "average"}
     cycles = whole("cyclical", 3, epochs=5)
@@ -62,6 +61,7 @@ def rows_of_whole_networks() -> list[dict[str, Any]]:
     snapshot = whole("cyclical", 6, epochs=4)
     hmc = whole("cyclical", 11, epochs=4, per_cycle=2, noise="momentum")
     swag = {"generate.name": "low_rank_gaussian", "generate.low_rank_gaussian.diagonal": 0.5, "members": 10}
+    pair, four = whole("independent", 2), whole("independent", 4)
     same = dict(against="base x 1.5")
     return [
         dict(name="2 cycles averaged", vote="mean", settings=cycles | average, against="base x 1.25"),
@@ -78,10 +78,15 @@ def rows_of_whole_networks() -> list[dict[str, Any]]:
         dict(name="snapshot, 6 + views", vote="mean", settings=snapshot | views, against="base x 1.5 + views"),
         dict(name="cSGHMC, 11", vote="mean", settings=hmc, **same),
         dict(name="CBNN, 11", vote="weighted", settings=whole("boosting", 11), **same),
-        dict(name="deep ensemble, 2 x 0.75", vote="mean", settings=whole("independent", 2) | longer(0.75), **same),
-        dict(name="deep ensemble, 2", vote="mean", settings=whole("independent", 2)),
-        dict(name="deep ensemble, 4", vote="mean", settings=whole("independent", 4)),
-        dict(name="deep ensemble, 4 + views", vote="mean", settings=whole("independent", 4) | views),
+        dict(name="deep ensemble, 2 x 0.75", vote="mean", settings=pair | longer(config, 0.75), **same),
+        dict(name="deep ensemble, 2", vote="mean", settings=pair, against="base x 2"),
+        dict(name="deep ensemble, 4", vote="mean", settings=four, against="base x 4.5"),
+        dict(
+            name="deep ensemble, 4 + views",
+            vote="mean",
+            settings=whole("independent", 4) | views,
+            against="base x 4.5 + views",
+        ),
     ]
 
 
@@ -90,18 +95,18 @@ def rows_of_members() -> list[dict[str, Any]]:
     bootstrap, views = {"collect.name": "bootstrap"}, {"evaluate.views": VIEWS}
     greedy = {"members": 1000, "evaluate.greedy": 10}
     tail = {"collect.subset": "layer3", "collect.k": 6, "collect.bootstrap.lr": 0.1, "generate.name": "identity"}
-    same = dict(against="base x 1.5")
+    same, most = dict(against="base x 1.5"), dict(against="base x 4.5")
     tree = bootstrap | tail | {"collect.bootstrap.epochs": 8}
     half = {"collect.bootstrap.perturb": 0.5, "collect.bootstrap.resample": False}
-    every = whole("cyclical", 6) | {"collect.subset": "bn1,layer*.*.bn*"}
+    every = whole("cyclical", 6) | {"collect.subset": "bn1,layer*.*.bn*,layer*.*.shortcut.1"}
     return [
-        dict(name="p-diff, best on validation", vote="best", settings={}, against="base"),
-        dict(name="p-diff, mean of single members", vote="single", settings={}, against="base"),
-        dict(name="BEND as published (sBEND)", vote="sbend", settings={}, against="base"),
-        dict(name="BEND on bootstraps (sBEND)", vote="sbend", settings=bootstrap, against="base"),
-        dict(name="BEND on bootstraps (mean)", vote="mean", settings=bootstrap, against="base"),
-        dict(name="BEND on bootstraps + greedy", vote="greedy", settings=bootstrap | greedy, against="base"),
-        dict(name="BEND on bootstraps + views", vote="mean", settings=bootstrap | views, against="base + views"),
+        dict(name="p-diff, best on validation", vote="best", settings={}, **most),
+        dict(name="p-diff, mean of single members", vote="single", settings={}, **most),
+        dict(name="BEND as published (sBEND)", vote="sbend", settings={}, **most),
+        dict(name="BEND on bootstraps (sBEND)", vote="sbend", settings=bootstrap, **most),
+        dict(name="BEND on bootstraps (mean)", vote="mean", settings=bootstrap, **most),
+        dict(name="BEND on bootstraps + greedy", vote="greedy", settings=bootstrap | greedy, **most),
+        dict(name="BEND on bootstraps + views", vote="mean", settings=bootstrap | views, against="base x 4.5 + views"),
         dict(name="BN of all layers, 5 cycles", vote="mean", settings=every, against="base x 1.5"),
         dict(name="tree ensemble, 6", vote="mean", settings=tree | {"collect.bootstrap.reinitialise": True}, **same),
         dict(name="tails on bootstraps, 6", vote="mean", settings=tree, **same),
@@ -113,13 +118,14 @@ def rows_of_members() -> list[dict[str, Any]]:
 def rows_of_generators() -> list[dict[str, Any]]:
     """The diffusion and every null on the same bootstraps, each with its knob tuned on validation."""
     bootstrap = {"collect.name": "bootstrap", "generate.tune": TUNE}
-    rows = [dict(name="bend, tuned", vote="mean", settings=bootstrap)]
-    for null in NULLS:
-        settings = bootstrap | {"generate.name": null}
-        rows.append(dict(name=f"{null}, tuned", vote="mean", settings=settings, against="bend, tuned"))
+    rows = []
+    for name in (*TUNED, *OTHERS):
+        label = f"{name}, tuned" if name in TUNED else name
+        against = {} if name == "bend" else dict(against="bend, tuned")
+        rows.append(dict(name=label, vote="mean", settings=bootstrap | {"generate.name": name}, **against))
     return rows
 
 
-def get_rows() -> list[dict[str, Any]]:
+def get_rows(config: Any) -> list[dict[str, Any]]:
     """name; vote: which of the run's votes counts; settings: differences; against: a row of the same budget."""
-    return [*rows_of_base(), *rows_of_whole_networks(), *rows_of_members(), *rows_of_generators()]
+    return [*rows_of_base(config), *rows_of_whole_networks(config), *rows_of_members(), *rows_of_generators()]

@@ -16,7 +16,7 @@ import bend_jax
 from bend_jax import Bend, Bootstrap, Ensemble, Trajectory, metrics
 from bend_jax.config import SettingsError
 from bend_jax.ensemble import mean_vote
-from bend_jax.settings import Autoencoder, Base, Boosting, Diffusion, Identity, Independent, McBn
+from bend_jax.settings import Autoencoder, Average16, Base, Boosting, Diffusion, Identity, Independent, McBn
 from bend_jax.storage import DamagedError
 from bend_jax.training import Watch
 
@@ -129,6 +129,8 @@ def test_boosting_votes_with_its_weights_and_generated_members_without(tmp_path:
         ({"subset": "*", "collect": Independent(k=2, base=Base(batch=16))}, r"train_apply\(variables"),
         ({"collect": McBn(k=2, batch=16)}, "batch_stats"),
         ({"watch": Watch(memory=100)}, "2,376 bytes, and 100 are allowed"),
+        ({"generate": Average16()}, "means of 16 checkpoints, and there are k=8"),
+        ({"collect": Boosting(k=7, batch=16), "generate": Identity()}, "members=6 do not match boosting's 7 weights"),
         ({"validation": (np.zeros((3, 5), np.float32), np.array([0, 1, 7]))}, "from 0 to 7; apply gives 3 classes"),
     ],
 )

@@ -46,7 +46,7 @@ MISTAKES = {
     "greedy": ([row(vote="greedy")], "chooses on validation data and needs evaluate.greedy"),
     "weights of none": ([row(vote="weighted")], "gaussian on trajectory gives members that have none"),
     "weights of generated": ([row(vote="weighted", **{**WHOLE, "generate__name": "gaussian"})], "have none"),
-    "weights of too many": ([row(vote="weighted", **WHOLE, members=5)], "16 weights do not match members=5"),
+    "weights of too many": ([row(vote="weighted", **WHOLE, members=5)], "members=5 do not match boosting's 16 weights"),
     "key": ([{"name": "a", "votes": "base", "settings": {}}], "row 'a': a row has name, vote, settings"),
     "empty": ([], "the comparison has no rows"),
 }
@@ -66,7 +66,7 @@ def test_a_row_that_cannot_be_is_named(name: str) -> None:
 def test_the_rows_of_the_comparisons_parse(name: str) -> None:
     """And those of one budget cost about the same; the first is the base."""
     found = run_path(str(ROOT / "configs" / f"{name}.py"))
-    rows = compare.read_rows(found["get_config"]().to_dict(), found["get_rows"]())
+    rows = compare.read_rows(found["get_config"]().to_dict(), found["get_rows"](found["get_config"]()))
     assert rows[0].name == rows[0].vote == "base"
     names = {r.name for r in rows}
     expected = {"base + views", "SWA", "CBNN", "cSGHMC", "deep ensemble", "BEND as published", "tree ensemble"}
@@ -187,7 +187,7 @@ def test_the_report_of_a_comparison(ran: tuple[Path, list[str], dict[str, Any]])
     assert rows["single"]["vs_base"]["nll_ts"] is None
     assert rows["averaged"]["inference"] == 1
     text = (workdir / "report" / "report.md").read_text()
-    assert "## At the same budget" in text
+    assert "## Against another row" in text
     assert all(f"| {name} |" in text for name in rows)
     assert compare.terminal(content).splitlines()[2].startswith("base ")
 

@@ -93,9 +93,6 @@ def collect(
     vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), pad, mode="edge")
     arrays = {**source.data, "key": key_steps, "order": key_order, "counts": counts, "start": vectors}
 
-    def rest_of(params: Any, arrays: Any) -> Any:
-        return jax.vmap(lambda vector: source.rest_of(vector, arrays))(params)
-
     def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         local = step % steps  # every chunk sees the same minibatches in the same order
         index, order = draw_batch(arrays["order"], local, extra["order"], settings.batch)
@@ -112,23 +109,42 @@ def collect(
 
     tx = optimizer(subset, sgd(settings.lr, settings.momentum, settings.weight_decay))
 
-    def save(state: State, arrays: Any) -> State:
-        def next_chunk(state: State) -> State:
-            begin = (state.step // steps - 1) * chunk
-            done = jax.vmap(lambda vector, rest: source.vector_of(vector, rest, arrays))(
-                state.params, state.extra["rest"]
-            )
-            extra = {**state.extra, "saved": jax.lax.dynamic_update_slice(state.extra["saved"], done, (begin, 0))}
-            params = jax.lax.dynamic_slice(arrays["start"], (begin + chunk, 0), (chunk, dim))
-            return state._replace(params=params, opt=tx.init(params), extra={**extra, "rest": rest_of(params, arrays)})
-
-        return jax.lax.cond(state.step % steps == 0, next_chunk, lambda state: state, state)
-
-    rest = rest_of(vectors[:chunk], arrays)
+    rest = _rest_of(source, vectors[:chunk], arrays)
     extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, dim)), "rest": rest}
     state, step = start(vectors[:chunk], tx, extra), make_step(loss, tx)
-    total = chunks * steps
     state = train(
-        "bootstrap", step, state, arrays, steps=total, segment=per_epoch, longest=SEGMENT, watch=watch, after=save
+        "bootstrap",
+        step,
+        state,
+        arrays,
+        steps=chunks * steps,
+        segment=per_epoch,
+        longest=SEGMENT,
+        watch=watch,
+        after=_saver(source, tx, steps),
     )
     return Checkpoints(state.extra["saved"][: settings.k])
+
+
+def _rest_of(source: Source, params: Float[Array, "chunk dim"], arrays: Any) -> Any:
+    """The BN statistics that each member of a chunk starts with."""
+    return jax.vmap(lambda vector: source.rest_of(vector, arrays))(params)
+
+
+def _saver(source: Source, tx: Any, steps: int) -> Any:
+    """What follows a chunk's `steps` steps: its vectors are saved, and the next chunk starts."""
+
+    def next_chunk(state: State, arrays: Any) -> State:
+        chunk, dim = state.params.shape
+        begin = (state.step // steps - 1) * chunk
+        vector_of = jax.vmap(lambda vector, rest: source.vector_of(vector, rest, arrays))
+        done = vector_of(state.params, state.extra["rest"])
+        saved = jax.lax.dynamic_update_slice(state.extra["saved"], done, (begin, 0))
+        params = jax.lax.dynamic_slice(arrays["start"], (begin + chunk, 0), (chunk, dim))
+        extra = {**state.extra, "saved": saved, "rest": _rest_of(source, params, arrays)}
+        return state._replace(params=params, opt=tx.init(params), extra=extra)
+
+    def after(state: State, arrays: Any) -> State:
+        return jax.lax.cond(state.step % steps == 0, lambda s: next_chunk(s, arrays), lambda s: s, state)
+
+    return after

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax.collect.features import optimizer, prepare
+from bend_jax.collect.features import Source, optimizer, prepare
 from bend_jax.settings import FineTuning
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import SEGMENT, Examples, Model, State, Watch, cross_entropy, draw_batch, make_step, start, train
@@ -53,16 +53,6 @@ def chain(
         mean = jnp.mean(losses if weigh is None else weigh(extra, index) * losses)
         return mean, {**extra, "order": order, "rest": rest}
 
-    def after(state: State, arrays: Any) -> State:
-        row = slot(state.step // per_epoch)
-
-        def put(state: State) -> State:
-            vector = source.vector_of(state.params, state.extra["rest"], arrays)
-            table = state.extra["saved"].at[row].set(vector)
-            return saved(state._replace(extra={**state.extra, "saved": table}), vector, arrays)
-
-        return jax.lax.cond(row >= 0, put, lambda state: state, state)
-
     base = flatten(subset, variables)
     table = jnp.zeros((settings.k, subset.dim)).at[0].set(base)
     carried = {**(extra or {}), "order": jnp.zeros(n, jnp.int32), "saved": table, "rest": source.rest_of(base, arrays)}
@@ -76,5 +66,21 @@ def chain(
         segment=per_epoch,
         longest=SEGMENT,
         watch=watch,
-        after=after,
+        after=_saver(source, per_epoch, slot, saved),
     )
+
+
+def _saver(source: Source, per_epoch: int, slot: Callable[..., Any], saved: Callable[..., State]) -> Any:
+    """What follows an epoch: the vector is put into its row of the table, if it has one."""
+
+    def after(state: State, arrays: Any) -> State:
+        row = slot(state.step // per_epoch)
+
+        def put(state: State) -> State:
+            vector = source.vector_of(state.params, state.extra["rest"], arrays)
+            table = state.extra["saved"].at[row].set(vector)
+            return saved(state._replace(extra={**state.extra, "saved": table}), vector, arrays)
+
+        return jax.lax.cond(row >= 0, put, lambda state: state, state)
+
+    return after

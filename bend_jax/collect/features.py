@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from bend_jax.checks import SettingsError
 from bend_jax.settings import Collector, FineTuning, Independent, McBn, Trajectory
 from bend_jax.split import Cut, cut
+from bend_jax.statistics import holds_statistics
 from bend_jax.subset import Subset, flatten, insert, select
 from bend_jax.training import Examples, Model, Watch
 
@@ -43,16 +44,11 @@ class Source(NamedTuple):
     cache_bytes: int
 
 
-def holds_statistics(subset: Subset) -> bool:
-    """Whether BN statistics are coordinates of the vector: then they move with it."""
-    return any(not path.startswith("params.") for path in subset.paths)
-
-
 def demand(model: Model, variables: Any, subset: Subset, settings: Collector, memory: int, members: int = 0) -> None:
     """Raise SettingsError, before any compute, for what a collector cannot do: a subset that it is not for, a model
     without what it needs, or vectors that do not fit into `memory` bytes.
 
-    variables: arrays, or what `jax.eval_shape` gives.
+    variables: arrays, or what `jax.eval_shape` gives; members: vectors that there will be beside the k checkpoints.
     """
     whole, starts = isinstance(settings, Independent), getattr(settings, "reinitialise", False)
     moves = holds_statistics(subset)
@@ -72,8 +68,8 @@ def demand(model: Model, variables: Any, subset: Subset, settings: Collector, me
     if needed > memory:
         raise SettingsError(
             f"the subset has {subset.dim:,} numbers: k={settings.k} checkpoints, while saved and evaluated, and "
-            f"{members} members of them take {needed:,} bytes, and {memory:,} are allowed: choose a smaller subset, k "
-            "or number of members, or allow more memory (compute.memory_mb)"
+            f"{members} vectors of members beside them take {needed:,} bytes, and {memory:,} are allowed: choose a "
+            "smaller subset, k or number of members, or allow more (compute.memory_mb; to fit: watch=Watch(memory=...))"
         )
 
 

@@ -57,7 +57,7 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
     state = train(
         "autoencoder",
         make_step(loss, optimizer),
-        start(_initial(vectors, key_init, settings), optimizer),
+        start(initial(vectors, key_init, settings), optimizer),
         {"vectors": vectors, "key": key_steps},
         steps=settings.steps,
         segment=settings.segment,
@@ -66,7 +66,8 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
     return state.params
 
 
-def _initial(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder) -> dict[str, Any]:
+def initial(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder) -> dict[str, Any]:
+    """Parameters before the first step: principal components, for an mlp."""
     key_encoder, key_decoder = jax.random.split(key)
     encoder, decoder = _coders(settings, vectors.shape[1])
     latents, params = jax.jit(encoder.init_with_output)(key_encoder, vectors[:1])

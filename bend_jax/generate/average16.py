@@ -5,11 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import SettingsError
-from bend_jax.settings import Average16
+from bend_jax.settings import MEANS_OF, Average16, check_checkpoints
 from bend_jax.training import SILENT, Watch
-
-COUNT = 16
 
 
 class Fitted(flax.struct.PyTreeNode):
@@ -22,8 +19,7 @@ class Fitted(flax.struct.PyTreeNode):
 def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Average16, *, watch: Watch = SILENT) -> Fitted:
     """Nothing to learn; needs 16 checkpoints."""
     k = vectors.shape[0]
-    if k < COUNT:
-        raise SettingsError(f"average16 needs at least {COUNT} checkpoints; {k} came: raise k, or leave average16 out")
+    check_checkpoints("", "average16", 0, k)
     mean = jnp.mean(vectors, axis=0)
     return Fitted(mean, vectors - mean[None])
 
@@ -32,5 +28,5 @@ def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]
     """m means, each of 16 of the k checkpoints drawn without replacement."""
     k = fitted.deviations.shape[0]
     order = jax.vmap(lambda key: jax.random.permutation(key, k))(jax.random.split(key, m))
-    weights = jnp.where(order < COUNT, 1 / COUNT, 0.0)  # [m, k], a product instead of [m, 16, dim] gathered
+    weights = jnp.where(order < MEANS_OF, 1 / MEANS_OF, 0.0)  # [m, k], a product instead of [m, 16, dim] gathered
     return fitted.mean[None] + jnp.matmul(weights, fitted.deviations, precision=jax.lax.Precision.HIGHEST)
