@@ -26,9 +26,11 @@ def export_ensemble(
     variables: Any,
     subset: Subset,
     vectors: Float[np.ndarray, "m dim"],
+    weights: Float[np.ndarray, " m"],
     like: Split,
 ) -> bytes:
-    """A serialised program: uint8 images [n, h, w, c], any n -> (sBEND's labels [n], mean probabilities [n, classes]).
+    """A serialised program: uint8 images [n, h, w, c], any n -> (sBEND's labels [n], probabilities [n, classes] of the
+    members' weighted vote). The image as it is, no further views.
 
     For CPU and CUDA. Variables and members are constants of it, the frozen part runs once for all members. Raises
     SettingsError where flatbuffers, which jax.export writes with, is missing.
@@ -38,7 +40,9 @@ def export_ensemble(
     def vote(images: Any) -> tuple[Any, Any]:
         logits = ensemble.member_logits(apply, variables, subset, jnp.asarray(vectors), plain(images), chunk=chunk)
         predictions = jnp.argmax(logits, axis=-1)
-        return ensemble.majority_vote(predictions, logits.shape[-1]), ensemble.mean_vote(logits)
+        return ensemble.majority_vote(predictions, logits.shape[-1]), ensemble.weighted_vote(
+            logits, jnp.asarray(weights, jnp.float32)
+        )
 
     (n,) = jax.export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, *like.images.shape[1:]), jnp.uint8)

@@ -55,7 +55,7 @@ def plan(s: Setting) -> dict[str, Job]:
     generated = tuple(name for name in jobs if name.startswith("generate "))
     add("evaluate", {"main": c.generate.name, **of(c.evaluate)}, ("base", "collect", *generated))
     add("report", {"task": c.task, "config": s.config_name}, tuple(jobs))
-    add("export", {}, ("base", f"generate {c.generate.name}"))
+    add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
     return jobs
 
 

@@ -318,7 +318,10 @@ def export(s: Setting, task: Task) -> str:
     """Write the voting ensemble as one jax.export artefact, and the members as safetensors with PyTorch's names."""
     variables = storage.load_tree(task.inputs["base"] / "variables")
     members = storage.load_tree(task.inputs[f"generate {s.config.generate.name}"] / "members")["vectors"]
-    serialised = artefact.export_ensemble(s.model.apply, s.examples.plain, variables, s.chosen, members, s.dataset.test)
+    own = storage.load_tree(task.inputs["collect"] / "checkpoints").get("weights")
+    weights = own if own is not None and s.config.generate.name == "identity" else np.ones(len(members))
+    net = (s.model.apply, s.examples.plain, variables, s.chosen)
+    serialised = artefact.export_ensemble(*net, members, weights, s.dataset.test)
     (task.output / "ensemble.jax").write_bytes(serialised)
     artefact.save_members(task.output / "members.safetensors", subset.stack(s.chosen, members))
     seconds = artefact.latency(serialised, s.model.apply, s.examples.plain, variables, s.dataset.test)

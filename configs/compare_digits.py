@@ -39,10 +39,11 @@ def whole(name: str, k: int, **settings: Any) -> dict[str, Any]:
 def rows_of_base(config: Any) -> list[dict[str, Any]]:
     """What a user would do instead: scale, look twice, train longer; MC-BN, which costs no training either."""
     free = {"collect.name": "mc_bn", "collect.subset": "batch_stats", "collect.k": 20, "generate.name": "identity"}
-    views = {"evaluate.views": VIEWS}
+    views, three = {"evaluate.views": VIEWS}, {"evaluate.views": "identity,left,right"}
     rows = [
         dict(name="base", vote="base", settings=free),
         dict(name="base + views", vote="base", settings=free | views),
+        dict(name="base + 3 views", vote="base", settings=free | three),
         dict(name="MC-BN, 20", vote="mean", settings=free),
     ]
     for share in (1.1, 1.25, 1.5, 2, 4.5):  # 4.5: as long as the dearest row
@@ -79,6 +80,12 @@ def rows_of_whole_networks(config: Any) -> list[dict[str, Any]]:
         dict(name="cSGHMC, 11", vote="mean", settings=hmc, **same),
         dict(name="CBNN, 11", vote="weighted", settings=whole("boosting", 11), **same),
         dict(name="deep ensemble, 2 x 0.75", vote="mean", settings=pair | longer(config, 0.75), **same),
+        dict(
+            name="deep ensemble, 2 x 0.75 + views",
+            vote="mean",
+            settings=pair | longer(config, 0.75) | views,
+            against="base x 1.5 + views",
+        ),
         dict(name="deep ensemble, 2", vote="mean", settings=pair, against="base x 2"),
         dict(name="deep ensemble, 4", vote="mean", settings=four, against="base x 4.5"),
         dict(

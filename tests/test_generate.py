@@ -265,7 +265,7 @@ def test_average_is_one_member_whatever_was_asked_for() -> None:
 
 def test_average16_says_what_it_needs() -> None:
     """15 checkpoints are too few."""
-    with pytest.raises(SettingsError, match="at least 16 checkpoints; 15 came"):
+    with pytest.raises(SettingsError, match="means of 16 checkpoints, and there are k=15"):
         GENERATE["average16"].fit(few(15), jax.random.key(0), Average16())
 
 
