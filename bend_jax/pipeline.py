@@ -93,12 +93,14 @@ def check_inputs(s: Setting, jobs: dict[str, Job], stages: tuple[str, ...]) -> s
     """The jobs that the named stages still have to read. Raises SettingsError for one that is not to be had."""
     missing = [job for job in jobs.values() if job.stage in stages and not storage.is_complete(job.path)]
     needed = {name for job in missing for name in job.inputs}
-    for job in jobs.values():
-        if job.name in needed and job.stage not in stages and not storage.is_complete(job.path):
-            raise SettingsError(
-                f"--stages={','.join(stages)}: {job.name} is needed and not in {s.workdir / 'store'}; "
-                f"add {job.stage} to --stages"
-            )
+    read = [job for job in jobs.values() if job.name in needed and job.stage not in stages]
+    absent = [job for job in read if not storage.is_complete(job.path)]
+    if absent:
+        add = ",".join(dict.fromkeys(job.stage for job in absent))
+        raise SettingsError(
+            f"--stages={','.join(stages)}: {', '.join(job.name for job in absent)}: needed and not in "
+            f"{s.workdir / 'store'}; add {add} to --stages"
+        )
     return needed
 
 

@@ -95,8 +95,12 @@ MISTAKES = {
     "batch above the images": Mistake("--config.base.batch=600", ("base.batch=600", "599 training images")),
     "unknown backbone": Mistake("--config.backbone.name=resnet19", ("unknown backbone 'resnet19'", "resnet18")),
     "widths without blocks": Mistake("--config.backbone.widths=(16,32)", ("backbone", "(16, 32)", "(1, 1, 1)")),
-    "stage that is not there": Mistake("--stages=generate", ("collect is needed", "store", "add collect to --stages")),
-    "first stage not there": Mistake("--stages=evaluate,report", ("base is needed", "add base to --stages")),
+    "stage that is not there": Mistake(
+        "--stages=generate", ("base, collect: needed", "store", "add base,collect to --stages")
+    ),
+    "first stage not there": Mistake(
+        "--stages=evaluate,report", ("base, collect, generate bend", "add base,collect,generate to --stages")
+    ),
     "a deep ensemble of a part": Mistake("--config.collect.name=independent", ("trains whole networks", "subset '*'")),
     "statistics of no BN": Mistake("--config.collect.name=mc_bn", ("mc_bn", "subset 'batch_stats'")),
     "a subset too large": Mistake(
