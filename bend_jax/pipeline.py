@@ -53,7 +53,8 @@ def plan(s: Setting) -> dict[str, Job]:
     for name in (c.generate.name, *c.generate.nulls):
         add("generate", _generate_settings(s, name), ("base", "collect"), name)
     generated = tuple(name for name in jobs if name.startswith("generate "))
-    add("evaluate", {"main": c.generate.name, **of(c.evaluate)}, ("base", "collect", *generated))
+    measured = {"statistics": c.generate.statistics} if must_measure(s.chosen, "average") else {}  # of the average
+    add("evaluate", {"main": c.generate.name, **of(c.evaluate), **measured}, ("base", "collect", *generated))
     add("report", {"task": c.task, "config": s.config_name}, tuple(jobs))
     add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
     return jobs

@@ -80,7 +80,12 @@ def _stack(members: int, views: int, weights: Weights) -> Float[np.ndarray, "vot
     for name, row in weights.items():
         if row.shape != (members,):
             raise ValueError(f"{name}: weights of shape {list(row.shape)} came for {members} members: one for each")
-    return np.stack([np.repeat(row / row.sum(), views) / views for row in rows]).astype(np.float32)
+    return np.stack([over_voters(row, views) for row in rows])
+
+
+def over_voters(weights: Float[np.ndarray, " m"], views: int) -> Float[np.ndarray, " voters"]:
+    """Members' weights shared out over their views, summing to 1."""
+    return (np.repeat(weights / weights.sum(), views) / views).astype(np.float32)
 
 
 @partial(jax.jit, static_argnames=("counts", "keep"))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import ensemble, metrics
 from bend_jax.config import Evaluate
-from bend_jax.predict import Outputs, Weights
+from bend_jax.predict import Outputs, Weights, over_voters
 
 SINGLE = ("base", "swa", "checkpoints")  # sets that are no generator's
 
@@ -134,8 +134,7 @@ def _average(outputs: Outputs, weights: Float[np.ndarray, " m"]) -> Float[np.nda
     """The members' probabilities averaged with these weights, over views too."""
     assert outputs.probabilities is not None
     views = len(outputs.probabilities) // len(weights)
-    rows = np.repeat(weights / weights.sum(), views) / views
-    return np.tensordot(rows.astype(np.float32), outputs.probabilities, axes=1)
+    return np.tensordot(over_voters(weights, views), outputs.probabilities, axes=1)
 
 
 def generator_scores(

@@ -162,6 +162,10 @@ def test_every_promised_key_is_there(content: dict[str, Any]) -> None:
 def test_accuracies_are_shares(content: dict[str, Any]) -> None:
     """And whole numbers of images."""
     check_shares(content, N, M)
+    beyond = copy.deepcopy(content)
+    beyond["table"]["mean"] = 100 * beyond["table"]["mean"]  # in percent
+    with pytest.raises(AssertionError):
+        check_shares(beyond, N, M)
 
 
 # cost

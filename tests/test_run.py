@@ -479,6 +479,20 @@ def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
     assert storage.verify(ended.workdir / "report")["seeds"] == [0, 1]
 
 
+def test_the_images_of_bn_statistics_are_part_of_what_they_decide(tmp_path: Path) -> None:
+    """Of the average in the evaluation, also where the generator itself measures none; and only where there are any."""
+    pytest.importorskip("sklearn")
+    raw = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    raw.collect.k, raw.generate.name, raw.generate.nulls = 2, "identity", ""
+    dataset = data.load(parse(raw).data)
+    for pattern, changed in (("*", {"evaluate", "report"}), ("fc", set())):
+        raw.collect.subset = pattern
+        plans = []
+        for raw.generate.statistics in (64, 128):
+            plans.append(pipeline.plan(stages.prepare(parse(raw), "digits", 0, tmp_path, dataset)))
+        assert {name for name in plans[0] if plans[0][name].digest != plans[1][name].digest} == changed
+
+
 def test_which_generator_is_the_main_one_is_part_of_the_evaluation(tmp_path: Path) -> None:
     """The same generators in other roles make another report; all that is generated is shared."""
     pytest.importorskip("sklearn")
