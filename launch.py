@@ -171,7 +171,7 @@ def run_comparison(rows: list[Any], workdir: Path, seeds: list[int]) -> None:
 def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
     """Check everything, then run the stages for each seed, or only say what they would need."""
     from bend_jax import data, estimate, pipeline, report, storage
-    from bend_jax.stages import prepare
+    from bend_jax.setting import prepare
 
     dataset = data.load(config.data)
     name = config_flags.get_config_filename(FLAGS["config"])

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from bend_jax.generate import autoencoder
+from bend_jax.setting import Setting
 from bend_jax.settings import KNOBS, Autoencoder, Boosting, Bootstrap, Cyclical, Independent, McBn, Trajectory
 from bend_jax.split import Cut, cut
-from bend_jax.stages import Setting
 from bend_jax.statistics import holds_statistics, must_measure
 from bend_jax.subset import insert
 from bend_jax.training import cross_entropy

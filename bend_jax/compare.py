@@ -13,8 +13,8 @@ import numpy as np
 from bend_jax import budget, data, metrics, pipeline, report, storage
 from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.config import Config, Data, names, parse
+from bend_jax.setting import Setting, prepare
 from bend_jax.settings import count_members
-from bend_jax.stages import Setting, prepare
 
 STAGES = ("base", "collect", "generate", "evaluate")
 ALONE = {"base": "base", "swa": "swa"}  # votes of one net, and the set that they belong to

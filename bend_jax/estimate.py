@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from bend_jax import budget
 from bend_jax.ensemble import chunk_size
-from bend_jax.stages import Setting
+from bend_jax.setting import Setting
 
 EFFICIENCY = 0.2  # of a matrix product's rate that convolutional training was seen to reach (2 CPU cores)
 

@@ -10,10 +10,12 @@ import jax
 from bend_jax import data, report, storage
 from bend_jax.checks import SettingsError
 from bend_jax.config import settings_json
+from bend_jax.setting import Setting
 from bend_jax.settings import KNOBS
-from bend_jax.stages import WORK, Clock, Setting, Task, watching
+from bend_jax.stages import WORK, Task
 from bend_jax.statistics import must_measure
 from bend_jax.training import NonFiniteError
+from bend_jax.watching import Clock, watching
 
 Say = Callable[[str], None]
 

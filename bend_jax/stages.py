@@ -1,8 +1,7 @@
 """The stages base, collect, generate, evaluate, report: each reads what is before it, computes, and writes a folder."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,51 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bend_jax import (
-    artefact,
-    convert,
-    data,
-    metrics,
-    models,
-    predict,
-    report,
-    scoring,
-    statistics,
-    storage,
-    subset,
-    training,
-)
-from bend_jax.checks import SettingsError
+from bend_jax import artefact, data, metrics, predict, report, scoring, statistics, storage, subset, training
 from bend_jax.collect import COLLECT
-from bend_jax.collect.features import demand
-from bend_jax.config import Config, names
+from bend_jax.config import names
 from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
-from bend_jax.settings import KNOBS, count_members
+from bend_jax.setting import Setting
+from bend_jax.settings import KNOBS
+from bend_jax.watching import Clock
 
 IMAGES = 1000  # test images, at most, that the evaluate stage writes beside its predictions, for whoever loads them
-
-
-class Setting(NamedTuple):
-    """What every stage of one run shares."""
-
-    config: Config
-    config_name: str
-    seed: int
-    workdir: Path
-    dataset: data.Dataset
-    examples: training.Examples  # the training split, on the device
-    model: training.Model
-    chosen: subset.Subset
-    initial: Any = None  # variables of a trained model (--init): the run starts at collect
-
-
-class Clock(NamedTuple):
-    """Seconds of each training without compilation, those of them before a process was killed, and of compilations."""
-
-    seconds: dict[str, float]
-    compile: dict[str, float]
-    before: dict[str, float]
 
 
 class Task(NamedTuple):
@@ -67,89 +31,6 @@ class Task(NamedTuple):
     watch: training.Watch
     clock: Clock
     generator: str = ""
-
-
-def network(config: Config, num_classes: int, image_shape: tuple[int, ...]) -> training.Model:
-    """The configured backbone as a Model. Raises SettingsError for a name or shape that cannot be built."""
-    b = config.backbone
-    try:
-        module = models.build(b.name, num_classes, widths=b.widths, blocks=b.blocks, dtype=b.dtype)
-    except ValueError as error:
-        raise SettingsError(f"backbone: {error}") from None
-
-    def train_apply(variables: Any, images: Any, key: Any) -> tuple[Any, Any]:
-        logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
-        return logits, {**variables, **updates}
-
-    init = jax.jit(lambda key: module.init(key, jnp.zeros((1, *image_shape))))
-    return training.Model(module.apply, train_apply, init)
-
-
-def prepare(
-    config: Config, config_name: str, seed: int, workdir: Path, dataset: data.Dataset, init: str = ""
-) -> Setting:
-    """Everything that a run needs before its first stage. Raises SettingsError; writes nothing.
-
-    init: a trained model's file, "" for none.
-    """
-    n = len(dataset.train.labels)
-    batches = {"base.batch": config.base.batch, "collect.batch": getattr(config.collect.settings, "batch", 1)}
-    for name, batch in batches.items():
-        if batch > n:
-            raise SettingsError(f"{name}={batch} is more than the {n} training images")
-    view, plain = data.transforms(config.data)
-    examples = training.Examples(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels), view, plain)
-    model = network(config, dataset.num_classes, dataset.train.images.shape[1:])
-    assert model.init is not None
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    try:
-        chosen = subset.select(shapes, config.collect.subset)
-    except ValueError as error:
-        raise SettingsError(f"collect.subset: {error}") from None
-    demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, _vectors(config))
-    initial = convert.load_init(Path(init), shapes) if init else None
-    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, initial)
-
-
-def _vectors(config: Config) -> int:
-    """How many vectors of members a run holds at once: all generators' while they are evaluated, or those of all values
-    of a knob while one is tuned; each twice, as they are put side by side."""
-    k = config.collect.settings.k
-    each = [count_members(name, config.members, k) for name in config.generate.settings]
-    return 2 * max(sum(each), len(config.generate.tune) * max(each))
-
-
-@contextlib.contextmanager
-def watching(config: Config, state: Path, clock: Clock) -> Iterator[training.Watch]:
-    """Progress bars, clocks and saved states for the trainings of one stage. Bars are drawn on a terminal only."""
-    saver = storage.state_saver(state, config.compute.save_seconds)
-    bars: dict[str, Any] = {}
-    since: dict[str, float] = {}
-
-    def resume(name: str, given: Any, steps: int) -> Any:
-        result, clock.before[name] = saver.resume(name, given)
-        clock.seconds[name] = clock.before[name]
-        bars[name] = tqdm(total=steps, initial=int(result.step), desc=name, unit="step", disable=None, leave=False)
-        since[name] = time.perf_counter()
-        return result
-
-    def compiled(name: str, seconds: float) -> None:
-        clock.compile[name] = clock.compile.get(name, 0.0) + seconds
-        since[name] = time.perf_counter()
-
-    def segment(name: str, given: Any, losses: Any) -> None:
-        now = time.perf_counter()
-        clock.seconds[name] += now - since[name]
-        saver.save(name, given, clock.seconds[name])
-        since[name] = time.perf_counter()
-        bars[name].set_postfix(loss=f"{np.mean(losses):.4f}", refresh=False)
-        bars[name].update(int(given.step) - bars[name].n)
-
-    try:
-        yield training.Watch(resume, segment, compiled, config.compute.memory_mb * 2**20)
-    finally:
-        for bar in bars.values():
-            bar.close()
 
 
 def base(s: Setting, task: Task) -> str:

@@ -11,7 +11,7 @@ import pytest
 from bend_jax import budget, compare, data, storage
 from bend_jax.checks import SettingsError
 from bend_jax.config import parse
-from bend_jax.stages import prepare
+from bend_jax.setting import prepare
 
 ROOT = Path(__file__).parent.parent
 N = 60

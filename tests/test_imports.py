@@ -18,6 +18,7 @@ ROWS = [
     {"collect", "generate", "ensemble"},
     {"predict"},
     {"scoring", "report", "artefact"},
+    {"setting", "watching"},
     {"stages"},
     {"budget"},
     {"pipeline", "estimate", "api"},

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bend_jax import data, models, pipeline, stages, storage, subset
+from bend_jax import data, models, pipeline, setting, storage, subset
 from bend_jax.config import parse
 from tests.test_report import check_schema, check_shares
 
@@ -489,7 +489,7 @@ def test_the_images_of_bn_statistics_are_part_of_what_they_decide(tmp_path: Path
         raw.collect.subset = pattern
         plans = []
         for raw.generate.statistics in (64, 128):
-            plans.append(pipeline.plan(stages.prepare(parse(raw), "digits", 0, tmp_path, dataset)))
+            plans.append(pipeline.plan(setting.prepare(parse(raw), "digits", 0, tmp_path, dataset)))
         assert {name for name in plans[0] if plans[0][name].digest != plans[1][name].digest} == changed
 
 
@@ -503,6 +503,6 @@ def test_which_generator_is_the_main_one_is_part_of_the_evaluation(tmp_path: Pat
         raw.generate.name, raw.generate.nulls = main, nulls
         config = parse(raw)
         dataset = dataset or data.load(config.data)
-        plans.append(pipeline.plan(stages.prepare(config, "digits", 0, tmp_path, dataset)))
+        plans.append(pipeline.plan(setting.prepare(config, "digits", 0, tmp_path, dataset)))
     same = {name for name in plans[0] if plans[0][name].digest == plans[1][name].digest}
     assert same == {"base", "collect", "generate bend", "generate gaussian", "generate identity"}
