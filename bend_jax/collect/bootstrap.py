@@ -104,7 +104,8 @@ def collect(
     members = devices.over_members(jax.vmap(one, (0, 0, 0, None, None, None, None)), watch.mesh, 3)
 
     def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
-        local = step % steps  # every chunk sees the same minibatches in the same order
+        local = step % steps  # every chunk sees the same minibatches in the same order,
+        key = jax.random.fold_in(arrays["key"], local)  # augmented alike
         index, order = draw_batch(arrays["order"], local, extra["order"], settings.batch)
         view = (local // per_epoch) % settings.views
         weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]

@@ -1,0 +1,158 @@
+"""The same work on one device, on four and in two processes. Each runs in processes of its own, with a time limit."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from bend_jax import devices, storage
+from bend_jax.checks import SettingsError
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 240
+ARGUMENTS = [
+    "--config=configs/digits.py",
+    "--config.backbone.widths=(4,8)",
+    "--config.backbone.blocks=(1,1)",
+    "--config.base.epochs=12",
+    "--config.collect.subset=layer2.0.bn1,layer2.0.bn2",
+    "--config.collect.name=bootstrap",
+    "--config.collect.k=5",  # k, m and the last batch fill no two devices evenly
+    "--config.collect.views=1",
+    "--config.collect.bootstrap.epochs=1",
+    "--config.members=7",
+    "--config.generate.name=gaussian",
+    "--config.generate.nulls=",
+    "--config.compute.save_seconds=0",
+]
+
+
+@pytest.fixture(scope="module")
+def four() -> dict[str, Any]:
+    """What tests/on_devices.py says of four virtual devices."""
+    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-m", "tests.on_devices"]
+    done = subprocess.run(command, cwd=ROOT, env=flags, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_four_devices_compute_what_one_does(four: dict[str, Any]) -> None:
+    """Members, one data-parallel step, fine-tunings; m, k and n that four does not divide."""
+    assert four["devices"] == 4
+    assert len(four["differences"]) == 4
+    assert max(four["differences"].values()) < 1e-5, four["differences"]
+
+
+def test_each_device_does_its_share(four: dict[str, Any]) -> None:
+    """Operations of a step on one of four devices, over those without a mesh: a quarter, and what all do alike."""
+    assert 0.25 <= four["shares"]["base"] < 0.3
+    assert 0.25 <= four["shares"]["trajectory"] < 0.4
+
+
+def two_processes(workdir: Path) -> tuple[subprocess.Popen[str], ...]:
+    """One run in two processes on the loopback."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "launch.py", *ARGUMENTS, f"--workdir={workdir}"]
+    return tuple(
+        subprocess.Popen(
+            [*words, f"--distributed=localhost:{port},2,{index}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    )
+
+
+class Both(NamedTuple):
+    """What became of a run in two processes: one of them lost, and started again."""
+
+    workdir: Path
+    lost: tuple[int, str, str]  # of process 0: exit code, stdout, stderr
+    first: tuple[int, str, str]
+    second: tuple[int, str, str]
+    saved: int  # step of the state that was there when the one was lost
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a process, at its end."""
+    out, err = process.communicate(timeout=TIMEOUT)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """Kill process 1 once a state of the base is saved; then start both again."""
+    workdir = tmp_path_factory.mktemp("two")
+    running = two_processes(workdir)
+    try:
+        steps: list[int] = []
+        give_up = time.monotonic() + TIMEOUT
+        while not steps and running[0].poll() is None and time.monotonic() < give_up:
+            steps = [int(p.name) for p in workdir.glob("store/.base-*.partial/state/base/*") if p.name.isdigit()]
+            time.sleep(0.01)
+        running[1].kill()
+        lost = ended(running[0])
+        running[1].communicate()
+        running = two_processes(workdir)
+        first, second = ended(running[0]), ended(running[1])
+        yield Both(workdir, lost, first, second, max(steps, default=0))
+    finally:
+        for process in running:
+            process.kill()
+
+
+def test_a_lost_process_ends_the_run(both: Both) -> None:
+    """The other one ends with code 1 and one line, and nothing is published."""
+    code, out, err = both.lost
+    assert code != 0
+    assert "base:" not in out
+    assert "Traceback" not in err
+    assert both.saved > 0
+
+
+def test_started_again_it_goes_on(both: Both) -> None:
+    """Both end well, process 0 alone speaks, and everything is there once."""
+    assert both.first[0] == both.second[0] == 0, both.first[2] + both.second[2]
+    assert both.second[1] == ""
+    assert "Everything is in" in both.first[1]
+    assert len(list(both.workdir.glob("store/base-*"))) == 1
+    assert not list(both.workdir.glob("store/.*"))
+    for path in both.workdir.glob("store/*"):
+        storage.verify(path)
+
+
+def test_labels_are_those_of_one_process(both: Both, tmp_path: Path) -> None:
+    """Evaluation alone, of the same base, checkpoints and members."""
+    shutil.copytree(both.workdir, tmp_path / "one", symlinks=True)
+    (evaluated,) = (tmp_path / "one" / "store").glob("evaluate-*")
+    shutil.rmtree(evaluated)
+    words = [sys.executable, "launch.py", *ARGUMENTS, f"--workdir={tmp_path / 'one'}", "--stages=evaluate"]
+    subprocess.run(words, cwd=ROOT, check=True, timeout=TIMEOUT, capture_output=True)
+    one, two = (storage.load_tree(where / "evaluate" / "predictions") for where in (tmp_path / "one", both.workdir))
+    assert one["members"].shape == (7, 898)
+    for name in ("base", "checkpoints", "members"):
+        np.testing.assert_array_equal(one[name], two[name])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one["votes"], two["votes"])
+
+
+@pytest.mark.parametrize("words", ["localhost,2,0", "localhost:1,2,2", "localhost:1,2", "localhost:1,0,0", "here"])
+def test_what_is_no_address_is_refused(words: str) -> None:
+    """The message says what is expected and what came."""
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        devices.join(words)
