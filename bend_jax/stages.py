@@ -49,13 +49,14 @@ def base(s: Setting, task: Task) -> str:
 
 
 def _accuracy(s: Setting, variables: Any, split: data.Split) -> float:
-    """Of the base alone, in batches."""
+    """Of the base alone, in batches; the last one is filled up with the images before it."""
     label = jax.jit(lambda variables, images: jnp.argmax(s.model.apply(variables, s.examples.plain(images)), axis=1))
-    size, right = s.config.evaluate.batch, 0
-    for begin in range(0, len(split.labels), size):
-        found = label(variables, jnp.asarray(split.images[begin : begin + size]))
-        right += int((np.asarray(found) == split.labels[begin : begin + size]).sum())
-    return right / len(split.labels)
+    n = len(split.labels)
+    size, right = min(s.config.evaluate.batch, n), np.zeros(n, bool)
+    for begin in range(0, n, size):
+        rows = slice(min(begin, n - size), min(begin, n - size) + size)
+        right[rows] = np.asarray(label(variables, jnp.asarray(split.images[rows]))) == split.labels[rows]
+    return float(right.mean())
 
 
 def collect(s: Setting, task: Task) -> str:
