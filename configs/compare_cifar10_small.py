@@ -94,6 +94,7 @@ def rows_of_members() -> list[dict[str, Any]]:
     greedy = {"members": 200, "evaluate.greedy": 10}
     tail = {"collect.subset": "layer3", "collect.k": 4, "collect.views": 2, "generate.name": "identity"}
     tail |= {"collect.name": "bootstrap", "collect.bootstrap.epochs": 3}
+    tree = {"collect.bootstrap.reinitialise": True, "collect.bootstrap.lr": 0.01}  # 0.05 ends in NaN
     half = {"collect.bootstrap.perturb": 0.5, "collect.bootstrap.resample": False}
     two = dict(against="base x 1.2")
     null = {"generate.name": "low_rank_gaussian"}
@@ -105,7 +106,7 @@ def rows_of_members() -> list[dict[str, Any]]:
         dict(name="BEND on bootstraps + greedy", vote="greedy", settings=bootstrap | greedy, against="base"),
         dict(name="BEND on bootstraps + views", vote="mean", settings=bootstrap | views, against="base + views"),
         dict(name="Gaussian on bootstraps", vote="mean", settings=bootstrap | null, against="base"),
-        dict(name="tree ensemble, 4", vote="mean", settings=tail | {"collect.bootstrap.reinitialise": True}, **two),
+        dict(name="tree ensemble, 4", vote="mean", settings=tail | tree, **two),
         dict(name="tails half new, 4", vote="mean", settings=tail | half, **two),
     ]
 
