@@ -5,6 +5,7 @@
   python launch.py --config=configs/compare_digits.py --seed=0,1,2 many systems in one table
   python launch.py --config=configs/digits.py --print_config       every setting and its value
   python launch.py --config=configs/digits.py --dry_run            dimensions, memory, a rough time
+  python launch.py --config=configs/digits.py --distributed=HOST:PORT,COUNT,INDEX   one of COUNT processes
 
 Any setting is a flag:  --config.collect.name=bootstrap --config.collect.k=20 --config.members=10
 """
@@ -45,6 +46,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "init", "", "A trained model to start from: .safetensors or .pth of PyTorch, or an orbax folder."
     )
+    flags.DEFINE_string(
+        "distributed",
+        "",
+        "One run in many processes: HOST:PORT,COUNT,INDEX, where process 0 listens at HOST:PORT, or auto for what the "
+        "cluster's environment says. All of them need the same work directory.",
+    )
     flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
     flags.DEFINE_bool("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.")
 
@@ -57,7 +64,7 @@ def parse_flags(argv: list[str]) -> None:
         fail(str(error))
     words = [word.split("=")[0].lstrip("-") for word in argv[1:] if word.startswith("-")]
     if {"help", "h", "helpfull", "helpshort"} & set(words):
-        own = ["config", "workdir", "stages", "seed", "init", "print_config", "dry_run"]
+        own = ["config", "workdir", "stages", "seed", "init", "distributed", "print_config", "dry_run"]
         print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in own), sep="\n")
         raise SystemExit(0)
     known = flat(config_file(argv).to_dict())
@@ -155,6 +162,14 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def say(line: str) -> None:
+    """A line on the terminal, from one process."""
+    from bend_jax import devices
+
+    if devices.is_first():
+        print(line, flush=True)
+
+
 def run_comparison(rows: list[Any], workdir: Path, seeds: list[int]) -> None:
     """Every row of a comparison with every seed, or only what each would cost."""
     from bend_jax import compare
@@ -163,9 +178,9 @@ def run_comparison(rows: list[Any], workdir: Path, seeds: list[int]) -> None:
     if FLAGS.dry_run:
         print(compare.plan(rows, name, workdir))
         return
-    content = compare.run(rows, name, seeds, workdir, lambda line: print(line, flush=True), FLAGS.init)
-    print(f"\n{compare.terminal(content)}\n")
-    print(f"Everything is in {workdir}: report/report.md, report/report.json")
+    content = compare.run(rows, name, seeds, workdir, say, FLAGS.init)
+    say(f"\n{compare.terminal(content)}\n")
+    say(f"Everything is in {workdir}: report/report.md, report/report.json")
 
 
 def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
@@ -182,12 +197,12 @@ def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]
     plans = []
     for s in settings:
         if len(seeds) > 1:
-            print(f"seed {s.seed}")
-        plans.append(pipeline.run(s, stages, lambda line: print(line, flush=True)))
+            say(f"seed {s.seed}")
+        plans.append(pipeline.run(s, stages, say))
     if "report" in stages:
-        path = pipeline.summarise(settings, plans, print) if len(seeds) > 1 else plans[0]["report"].path
-        print(f"\n{report.terminal(storage.read_json(path / 'report.json'))}\n")
-    print(f"Everything is in {workdir}" + (": report/report.md, report/report.json" if "report" in stages else ""))
+        path = pipeline.summarise(settings, plans, say) if len(seeds) > 1 else plans[0]["report"].path
+        say(f"\n{report.terminal(storage.read_json(path / 'report.json'))}\n")
+    say(f"Everything is in {workdir}" + (": report/report.md, report/report.json" if "report" in stages else ""))
 
 
 def main(argv: list[str]) -> None:
@@ -200,7 +215,10 @@ def main(argv: list[str]) -> None:
             print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")
             return
         use_compilation_cache()
-        from bend_jax import compare, pipeline, storage
+        from bend_jax import compare, devices, pipeline, storage
+
+        if FLAGS.distributed:
+            devices.join(FLAGS.distributed)
 
         rows = compare.read_rows(FLAGS.config.to_dict(), COMPARISON[0](FLAGS.config)) if COMPARISON else []
         if rows and set(STAGES[:-1]) != set(stages):
@@ -212,6 +230,10 @@ def main(argv: list[str]) -> None:
                 run(config, workdir, stages, seeds)
         except (pipeline.StoppedError, storage.DamagedError) as error:
             fail(str(error), 1)
+        except RuntimeError as error:
+            if not FLAGS.distributed:
+                raise
+            devices.leave(f"launch.py: stopped, most likely because another process was lost: {error}")
     except SettingsError as error:
         fail(str(error))
     except KeyboardInterrupt:

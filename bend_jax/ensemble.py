@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from bend_jax import metrics
+from bend_jax import devices, metrics
 from bend_jax.split import Cut, cut
 from bend_jax.subset import Subset, insert
 from bend_jax.training import MEMORY
@@ -22,7 +23,7 @@ def chunk_size(parts: Cut, memory: int = MEMORY) -> int:
     return max(1, memory // max(parts.suffix_bytes, 1))
 
 
-@partial(jax.jit, static_argnames=("apply", "subset", "chunk"))
+@partial(jax.jit, static_argnames=("apply", "subset", "chunk", "mesh"))
 def member_logits(
     apply: Callable[..., Any],
     variables: Any,
@@ -31,21 +32,28 @@ def member_logits(
     images: Shaped[Array, "n ..."],
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "m n classes"]:
     """Logits of every member: `apply(insert(subset, variables, vector), images)` for each vector.
 
     What does not depend on the vector runs once; the rest is vmapped over `chunk` members at a time (None: as many as
-    fit 1 GiB of intermediates). Calls with the same apply, subset and shapes do not retrace. Raises ValueError for a
-    chunk below 1, and for vectors that do not fit the subset.
+    fit 1 GiB of intermediates). On a mesh (see `devices`) the first is split by images, the rest by members, `chunk` of
+    them at a time on each device; what comes and what is returned is whole on every device. Calls with the same apply,
+    subset and shapes do not retrace. Raises ValueError for a chunk below 1, and for vectors that do not fit the subset.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, or None for what fits; got {chunk}")
     parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], images)
-    features = parts.prefix(images)
-    size = min(chunk_size(parts) if chunk is None else chunk, vectors.shape[0])
-    if size == 1:
-        return jax.lax.map(lambda vector: parts.suffix(vector, features), vectors)
-    return jax.lax.map(lambda vector: parts.suffix(vector, features), vectors, batch_size=size)
+    m, shares = vectors.shape[0], devices.count(mesh)
+    features = devices.whole(parts.prefix(devices.split_rows(images, mesh)), mesh)
+    size = min(chunk_size(parts) if chunk is None else chunk, -(-m // shares))
+
+    def run(vectors: Array, suffix: Any, features: Any) -> Array:
+        return jax.lax.map(lambda vector: suffix(vector, features), vectors, batch_size=size if size > 1 else None)
+
+    padded = jnp.pad(vectors, ((0, -m % shares), (0, 0)), mode="edge")  # the last member again, for idle devices
+    logits = devices.over_members(run, mesh, 1)(padded, parts.suffix, features)
+    return devices.whole(logits[:m], mesh)
 
 
 def majority_vote(predictions: Int[Array, "m n"], num_classes: int) -> Int[Array, " n"]:

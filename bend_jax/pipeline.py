@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bend_jax import data, report, shift, storage
+from bend_jax import data, devices, report, shift, storage
 from bend_jax.checks import SettingsError
 from bend_jax.config import settings_json
 from bend_jax.setting import Setting
@@ -122,8 +122,10 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
         inputs = {name: jobs[name].path for name in job.inputs}
         started = time.perf_counter()
         try:
-            with watching(s.config, partial.state, clock) as watch:
-                summary = WORK[job.stage](s, Task(inputs, partial.output, watch, clock, job.generator))
+            with watching(s.config, partial.state, clock, s.mesh) as watch:
+                task = Task(inputs, partial.output, watch, clock, job.generator)
+                alone = job.stage in ("report", "export")  # work for one process
+                summary = WORK[job.stage](s, task) if devices.is_first() or not alone else ""
         except NonFiniteError as error:
             raise StoppedError(f"{job.name} stopped: {error}; {_advice(job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started
@@ -154,8 +156,9 @@ def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) ->
         }
         with storage.building(s.workdir / "store", "report", digest, manifest) as partial:
             content = report.combine(reports)
-            storage.write_json(partial.output / "report.json", content)
-            (partial.output / "report.md").write_text(report.markdown(content))
+            if devices.is_first():
+                storage.write_json(partial.output / "report.json", content)
+                (partial.output / "report.md").write_text(report.markdown(content))
     storage.link(s.workdir, "report", path)
     say(f"report over seeds {', '.join(str(x.seed) for x in settings)}: store/{path.name}")
     return path

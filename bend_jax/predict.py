@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from bend_jax import ensemble, ranking
+from bend_jax import devices, ensemble, ranking
 from bend_jax.split import cut
 from bend_jax.subset import Subset, insert
 
@@ -55,6 +56,7 @@ def predict(
     *,
     batch: int,
     memory: int,
+    mesh: Mesh | None = None,
     views: tuple[str, ...] = ("identity",),
     weights: dict[str, Weights] | None = None,
     keep: bool = False,
@@ -66,10 +68,12 @@ def predict(
     """Run every vector of every set on n images and each of their views.
 
     images(slice, view) gives them as `apply` takes them; the last batch is filled up with the last images again.
+    mesh: the devices that share the work (see `devices`), None for one.
     weights: further averages to take, by set and name; keep: also return every voter's probabilities; running: of which
     sets, and for how many of their first members, to return `Running`, for which the true labels are needed.
     """
-    vectors = jnp.concatenate(list(sets.values()))
+    variables = devices.place(variables, mesh)
+    vectors = devices.place(jnp.concatenate(list(sets.values())), mesh)
     counts = [len(v) for v in sets.values()]
     stacked = [_stack(len(v), len(views), (weights or {}).get(name, {})) for name, v in sets.items()]
     steps = running or {}
@@ -77,19 +81,23 @@ def predict(
         raise ValueError(f"running votes of {', '.join(steps)} need the true labels")
     firsts = [_firsts(len(v), len(views), steps[name]) if name in steps else None for name, v in sets.items()]
     true = np.zeros(n, np.int32) if labels is None else labels
-    size = min(batch, n)
-    first = images(slice(0, size), views[0])
+    size = devices.multiple(min(batch, n), mesh)
+    first = devices.place(images(slice(0, size), views[0]), mesh)
     parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], first)
-    chunk = min(ensemble.chunk_size(parts, memory), len(vectors))
+    chunk = min(ensemble.chunk_size(parts, memory), -(-len(vectors) // devices.count(mesh)))
     started = time.perf_counter()
-    run = ensemble.member_logits.lower(apply, variables, subset, vectors, first, chunk=chunk).compile()
+    run = ensemble.member_logits.lower(apply, variables, subset, vectors, first, chunk=chunk, mesh=mesh).compile()
     compiled(time.perf_counter() - started)
     found: list[tuple[list[Any], ...]] = []
     done = 0
     while done < n:
         begin = min(done, n - size)
         rows = slice(begin, begin + size)
-        logits = [run(variables, vectors, images(rows, view)) for view in views]
+        logits = []
+        for view in views:
+            logits.append(run(variables, vectors, devices.place(images(rows, view), mesh)))
+            if mesh is not None:
+                jax.block_until_ready(logits[-1])  # one sharded program at a time
         fresh = slice(done - begin, None)
         found.append(_host(_summaries(logits, stacked, firsts, true[rows], tuple(counts), keep), fresh))
         done = begin + size

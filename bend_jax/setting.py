@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from bend_jax import convert, data, models, shift, sources, subset, training
+from bend_jax import convert, data, devices, models, shift, sources, subset, training
 from bend_jax.checks import SettingsError
 from bend_jax.collect.features import demand
 from bend_jax.config import Config
-from bend_jax.settings import count_members
+from bend_jax.settings import Bootstrap, Independent, McBn, count_members
 
 
 class Setting(NamedTuple):
@@ -26,6 +27,7 @@ class Setting(NamedTuple):
     chosen: subset.Subset
     ood: dict[str, sources.Images]  # other data sets by name, like the test images
     initial: Any = None  # variables of a trained model (--init): the run starts at collect
+    mesh: Mesh | None = None  # the devices that share the work; None: one
 
 
 def network(config: Config, num_classes: int, image_shape: tuple[int, ...]) -> training.Model:
@@ -51,13 +53,16 @@ def prepare(
 
     init: a trained model's file, "" for none.
     """
-    n = len(dataset.train.labels)
+    n, mesh = len(dataset.train.labels), devices.all_devices()
     batches = {"base.batch": config.base.batch, "collect.batch": getattr(config.collect.settings, "batch", 1)}
     for name, batch in batches.items():
         if batch > n:
             raise SettingsError(f"{name}={batch} is more than the {n} training images")
+        if name != "collect.batch" or not isinstance(config.collect.settings, Bootstrap | McBn | Independent):
+            _check_share(name, batch, mesh)
     view, plain = data.transforms(config.data)
-    examples = training.Examples(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels), view, plain)
+    images, labels = devices.place((jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)), mesh)
+    examples = training.Examples(images, labels, view, plain)
     model = network(config, dataset.num_classes, dataset.train.images.shape[1:])
     assert model.init is not None
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -68,7 +73,16 @@ def prepare(
     demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, _vectors(config))
     ood = shift.load_others(config.data, config.evaluate.ood, dataset.test.images)
     initial = convert.load_init(Path(init), shapes) if init else None
-    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, ood, initial)
+    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, ood, initial, mesh)
+
+
+def _check_share(name: str, batch: int, mesh: Mesh | None) -> None:
+    """Raise where the devices cannot have equal parts of a minibatch."""
+    if batch % devices.count(mesh):
+        raise SettingsError(
+            f"{name}={batch} is split over {devices.count(mesh)} devices: give a multiple of their number, or use "
+            "fewer of them (CUDA_VISIBLE_DEVICES)"
+        )
 
 
 def _vectors(config: Config) -> int:

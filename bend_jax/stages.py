@@ -15,6 +15,7 @@ from bend_jax import (
     artefact,
     curves,
     data,
+    devices,
     metrics,
     predict,
     report,
@@ -79,8 +80,8 @@ def collect(s: Setting, task: Task) -> str:
     found = COLLECT[c.name](
         s.model, variables, s.chosen, s.examples, stream(s.seed, "collect", c.name), c.settings, watch=task.watch
     )
-    vectors = np.asarray(found.vectors)
-    tree = {"vectors": vectors} if found.weights is None else {"vectors": vectors, "weights": found.weights}
+    vectors, weights = devices.fetch((found.vectors, found.weights))
+    tree = {"vectors": vectors} if weights is None else {"vectors": vectors, "weights": weights}
     storage.save_tree(task.output / "checkpoints", tree)
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
     elapsed = time.perf_counter() - started + sum(task.clock.before.values())
@@ -247,6 +248,7 @@ def _predict(
             n,
             batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
             memory=task.watch.memory,
+            mesh=s.mesh,
             views=views,
             progress=lambda done: (bar.update(done - bar.n), None)[1],
             compiled=lambda seconds: task.watch.compiled("evaluate", seconds),

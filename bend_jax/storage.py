@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bend_jax import devices
 from bend_jax.config import SettingsError
 
 FORMAT = 2  # of what lies on disk; part of every digest
@@ -101,24 +102,40 @@ def publishing(final: Path, manifest: dict[str, Any]) -> Iterator[Partial]:
     if final.exists() and not is_complete(final):
         raise SettingsError(f"{final} is there without its manifest.json, so it is not whole: delete it")
     root = final.with_name(f".{final.name}.partial")
+    with contextlib.ExitStack() as stack:
+        if devices.is_first():
+            _begin(root, final, stack)
+        devices.meet(f"build {final.name}")
+        yield Partial(root / "output", root / "state")
+        devices.meet(f"built {final.name}")
+        if devices.is_first():
+            _publish(root, final, manifest)
+        devices.meet(f"published {final.name}")
+
+
+def _begin(root: Path, final: Path, stack: contextlib.ExitStack) -> None:
+    """An empty output folder, and a lock that is held as long as the stack."""
     root.mkdir(parents=True, exist_ok=True)
-    with (root / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SettingsError(f"another run is computing {final}: wait for it, or choose another folder") from None
-        output = root / "output"
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir()
-        yield Partial(output, root / "state")
-        sums = {str(p.relative_to(output)): _sha256(p) for p in sorted(output.rglob("*")) if p.is_file()}
-        write_json(output / "manifest.json", {**manifest, "format": FORMAT, "versions": versions(), "sha256": sums})
-        for path in [*output.rglob("*"), output]:
-            _sync(path)
-        if not is_complete(final):  # else another run has published the same meanwhile
-            os.rename(output, final)
-            _sync(final.parent)
-        shutil.rmtree(root, ignore_errors=True)
+    lock = stack.enter_context((root / "lock").open("w"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SettingsError(f"another run is computing {final}: wait for it, or choose another folder") from None
+    shutil.rmtree(root / "output", ignore_errors=True)
+    (root / "output").mkdir()
+
+
+def _publish(root: Path, final: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest, and rename the folder to its own name once all of it is on the disk."""
+    output = root / "output"
+    sums = {str(p.relative_to(output)): _sha256(p) for p in sorted(output.rglob("*")) if p.is_file()}
+    write_json(output / "manifest.json", {**manifest, "format": FORMAT, "versions": versions(), "sha256": sums})
+    for path in [*output.rglob("*"), output]:
+        _sync(path)
+    if not is_complete(final):  # else another run has published the same meanwhile
+        os.rename(output, final)
+        _sync(final.parent)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def building(
@@ -130,6 +147,8 @@ def building(
 
 def sweep(store: Path) -> None:
     """Remove what a process killed between publishing and tidying up left behind."""
+    if not devices.is_first():
+        return
     for root in store.glob(".*.partial"):
         if is_complete(store / root.name[1 : -len(".partial")]):
             shutil.rmtree(root, ignore_errors=True)
@@ -144,8 +163,10 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented JSON; NaN is an error (what is undefined is null)."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Indented JSON, written by one process; NaN is an error (what is undefined is null)."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    if devices.is_first():
+        path.write_text(text)
 
 
 def read_json(path: Path) -> Any:
@@ -154,11 +175,14 @@ def read_json(path: Path) -> Any:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """A tree of arrays as an orbax checkpoint of host arrays: it restores anywhere, without a target."""
+    """A tree of arrays as an orbax checkpoint of host arrays: it restores anywhere, without a target.
+
+    With several processes all must call this.
+    """
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), jax.tree.map(np.asarray, jax.device_get(tree)))
+        checkpointer.save(path.absolute(), devices.fetch(tree))
 
 
 def load_tree(path: Path) -> Any:
@@ -219,9 +243,9 @@ def state_saver(directory: Path, every: float) -> StateSaver:
     def save(name: str, state: Any, seconds: float) -> None:
         import orbax.checkpoint as ocp
 
-        if time.monotonic() - last.get(name, 0.0) < every:
+        if not devices.agree(time.monotonic() - last.get(name, 0.0) >= every):
             return
-        leaves = [np.asarray(x) for x in jax.device_get(jax.tree.leaves(state))]
+        leaves = devices.fetch(jax.tree.leaves(state))
         content = {
             "leaves": {str(i): x for i, x in enumerate(leaves)},
             "sha256": _fingerprint(leaves),
@@ -249,6 +273,8 @@ def _fingerprint(leaves: list[np.ndarray]) -> np.ndarray:
 
 def link(workdir: Path, name: str, target: Path) -> None:
     """Point <workdir>/<name> at a stage, by a relative link that is replaced in one step."""
+    if not devices.is_first():
+        return
     path, temporary = workdir / name, workdir / f".{name}.link"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, workdir))

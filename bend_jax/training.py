@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from bend_jax import devices
 from bend_jax.settings import Base
 
 SEGMENT = 100  # steps of the base between two checks and saves, at most
@@ -54,13 +56,15 @@ class Watch(NamedTuple):
     """What a running training tells its surroundings; the default keeps silent.
 
     resume(name, state, steps) -> state: the last saved one, or the one given; segment(name, state, losses): after each
-    segment; compiled(name, seconds): what a compilation took; memory: bytes that chunks are chosen by.
+    segment; compiled(name, seconds): what a compilation took; memory: bytes that chunks are chosen by; mesh: the
+    devices that share the work, None for one (see `devices`).
     """
 
     resume: Callable[[str, Any, int], Any] = lambda name, state, steps: state
     segment: Callable[[str, Any, np.ndarray], None] = lambda name, state, losses: None
     compiled: Callable[[str, float], None] = lambda name, seconds: None
     memory: int = MEMORY
+    mesh: Mesh | None = None
 
 
 SILENT = Watch()
@@ -140,9 +144,9 @@ def train(
     after(state, data): jitted at each segment's end (save a vector, look at held-out loss); stopped(state): whether to
     end early. Raises NonFiniteError where a loss or a gradient is not finite.
     """
-    state = jax.tree.map(jnp.array, watch.resume(name, state, steps))  # a copy: its buffers are donated
+    state = devices.like(watch.resume(name, state, steps), state)  # a copy: its buffers are donated
     run = _segment_runner(name, step, state, data, watch)
-    finish = jax.jit(after, donate_argnums=0) if after else None
+    finish = jax.jit(after, donate_argnums=0, out_shardings=devices.shardings(state)) if after else None
     done = int(state.step)
     while done < steps and not stopped(state):
         part = longest or segment
@@ -164,10 +168,13 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, watch: Watch
     """How a segment runs on this machine.
 
     On CPU a step with the gradient of a convolution is 7 to 35 times slower inside `lax.scan` than called from
-    Python, so there it is called in a loop; everything else is one scan.
+    Python, so there it is called in a loop; everything else is one scan. Sharded programs go one at a time on a CPU,
+    whose virtual devices can wait for each other for ever where many are under way.
     """
     started = time.perf_counter()
-    jitted = jax.jit(step, donate_argnums=0)
+    kept = devices.shardings(state)
+    out = None if kept is None else (kept, devices.everywhere(watch.mesh))  # losses are the same on all devices
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
     traced = jitted.trace(state, data)
     if jax.default_backend() == "cpu" and "conv_general_dilated" in _primitives(traced.jaxpr.jaxpr):
         one = traced.lower().compile()
@@ -177,7 +184,7 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, watch: Watch
             results = []
             for _ in range(length):
                 state, result = one(state, data)
-                results.append(result)
+                results.append(result if out is None else jax.block_until_ready(result))
             losses, norms = zip(*jax.device_get(results), strict=True)
             return state, np.stack(losses), np.stack(norms)
 
@@ -192,7 +199,7 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, watch: Watch
             def body(state: State, data: Any) -> tuple[State, tuple[Array, Array]]:
                 return jax.lax.scan(lambda carry, _: jitted(carry, data), state, length=length)
 
-            programs[length] = jax.jit(body, donate_argnums=0).lower(state, data).compile()
+            programs[length] = jax.jit(body, donate_argnums=0, out_shardings=out).lower(state, data).compile()
             watch.compiled(name, time.perf_counter() - started)
         state, results = programs[length](state, data)
         losses, norms = jax.device_get(results)
@@ -280,11 +287,12 @@ def train_base(
     key_init, key_order, key_steps = jax.random.split(key, 3)
     variables = model.init(key_init)
     data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
+    data = devices.place(data, watch.mesh)
 
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(data["order"], step, extra["order"], settings.batch)
         keys = jax.random.split(key, settings.batch + 1)
-        images = examples.view(keys[1:], data["images"][index])
+        images = examples.view(*devices.split_rows((keys[1:], data["images"][index]), watch.mesh))
         logits, new = train_apply({**extra["rest"], "params": params}, images, keys[0])
         rest = {name: value for name, value in new.items() if name != "params"}
         return jnp.mean(cross_entropy(logits, data["labels"][index])), {"rest": rest, "order": order}
@@ -293,6 +301,7 @@ def train_base(
     rate = schedule(settings, per_epoch)
     optimizer = sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov)
     state = start(variables["params"], optimizer, {"rest": rest, "order": jnp.zeros(n, jnp.int32)})
+    state = devices.place(state, watch.mesh)
     state = train(
         name,
         make_step(loss, optimizer),

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from bend_jax import storage, training
+from bend_jax import devices, storage, training
 from bend_jax.config import Config
 
 
@@ -22,8 +23,9 @@ class Clock(NamedTuple):
 
 
 @contextlib.contextmanager
-def watching(config: Config, state: Path, clock: Clock) -> Iterator[training.Watch]:
+def watching(config: Config, state: Path, clock: Clock, mesh: Mesh | None = None) -> Iterator[training.Watch]:
     """Progress bars, clocks and saved states for the trainings of one stage. Bars are drawn on a terminal only."""
+    quiet = None if devices.is_first() else True
     saver = storage.state_saver(state, config.compute.save_seconds)
     bars: dict[str, Any] = {}
     since: dict[str, float] = {}
@@ -31,7 +33,7 @@ def watching(config: Config, state: Path, clock: Clock) -> Iterator[training.Wat
     def resume(name: str, given: Any, steps: int) -> Any:
         result, clock.before[name] = saver.resume(name, given)
         clock.seconds[name] = clock.before[name]
-        bars[name] = tqdm(total=steps, initial=int(result.step), desc=name, unit="step", disable=None, leave=False)
+        bars[name] = tqdm(total=steps, initial=int(result.step), desc=name, unit="step", disable=quiet, leave=False)
         since[name] = time.perf_counter()
         return result
 
@@ -48,7 +50,7 @@ def watching(config: Config, state: Path, clock: Clock) -> Iterator[training.Wat
         bars[name].update(int(given.step) - bars[name].n)
 
     try:
-        yield training.Watch(resume, segment, compiled, config.compute.memory_mb * 2**20)
+        yield training.Watch(resume, segment, compiled, config.compute.memory_mb * 2**20, mesh)
     finally:
         for bar in bars.values():
             bar.close()

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "bend_jax"
 # each row may import from the rows above it
 ROWS = [
     {"checks"},
-    {"settings", "rng"},
+    {"settings", "rng", "devices"},
     {"config"},
     {"sources"},
     {"storage", "data", "metrics", "ranking", "subset", "split"},

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from bend_jax import devices
 from bend_jax.collect.chain import chain
 from bend_jax.collect.features import Checkpoints
 from bend_jax.settings import Boosting
@@ -56,10 +57,10 @@ def collect(
         full = insert(subset, arrays["boosted"], vector)
 
         def wrong(index: Any) -> Any:
-            found = jnp.argmax(model.apply(full, data.plain(arrays["plain"][index])), axis=1)
-            return found != arrays["labels"][index]
+            images = devices.split_rows(arrays["plain"][index], watch.mesh)
+            return jnp.argmax(model.apply(full, data.plain(images)), axis=1) != arrays["labels"][index]
 
-        chunk = min(CHUNK, n)
+        chunk = devices.multiple(min(CHUNK * devices.count(watch.mesh), n), watch.mesh)
         index = jnp.minimum(jnp.arange(-(-n // chunk) * chunk), n - 1).reshape(-1, chunk)
         return reweigh(weights, jax.lax.map(wrong, index).reshape(-1)[:n], classes, settings.eta)
 

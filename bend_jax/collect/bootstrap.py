@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt16
 
+from bend_jax import devices
 from bend_jax.collect.features import Checkpoints, Source, optimizer, prepare
 from bend_jax.settings import Bootstrap
 from bend_jax.subset import Subset, flatten
@@ -57,12 +58,14 @@ def start_vectors(
 
 
 def _chunk(settings: Bootstrap, source: Source, watch: Watch) -> int:
-    """Members at once: forward, backward and the optimiser keep about three times what the suffix writes. One where a
-    convolution's kernel depends on the vector: vmap would make slow grouped convolutions of them."""
+    """Members at once, a multiple of the devices: forward, backward and the optimiser keep about three times what the
+    suffix writes. One a device where a convolution's kernel depends on the vector: vmap would make slow grouped
+    convolutions of them."""
+    shares = devices.count(watch.mesh)
     if source.parts is None or source.parts.has_vector_kernel:
-        return 1
+        return shares
     fitting = (watch.memory - source.cache_bytes) // max(3 * settings.batch * source.parts.suffix_bytes, 1)
-    return max(1, min(settings.k, fitting))
+    return shares * max(1, min(-(-settings.k // shares), fitting))
 
 
 def collect(
@@ -92,6 +95,13 @@ def collect(
     counts = jnp.pad(drawn, pad)
     vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), pad, mode="edge")
     arrays = {**source.data, "key": key_steps, "order": key_order, "counts": counts, "start": vectors}
+    arrays = devices.place(arrays, watch.mesh)
+
+    def one(vector: Any, rest: Any, weight: UInt16[Array, " b"], own: Any, inputs: Any, labels: Any, key: Any) -> Any:
+        logits, rest = source.logits(vector, rest, own, inputs, key)
+        return jnp.mean(weight * cross_entropy(logits, labels)), rest
+
+    members = devices.over_members(jax.vmap(one, (0, 0, 0, None, None, None, None)), watch.mesh, 3)
 
     def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         local = step % steps  # every chunk sees the same minibatches in the same order
@@ -99,23 +109,21 @@ def collect(
         view = (local // per_epoch) % settings.views
         weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]
 
-        def one(vector: Any, rest: Any, weight: UInt16[Array, " b"]) -> tuple[Float[Array, ""], Any]:
-            logits, rest = source.logits(vector, rest, arrays, view, index, key)
-            return jnp.mean(weight * cross_entropy(logits, arrays["labels"][index])), rest
-
-        losses, rest = jax.vmap(one)(params, extra["rest"], weights)
+        inputs = devices.whole(source.read(arrays, view, index, key), watch.mesh)
+        own = {name: arrays[name] for name in source.data}
+        losses, rest = members(params, extra["rest"], weights, own, inputs, arrays["labels"][index], key)
         # a sum over members: each one's gradient is its own, as if it were trained alone
         return jnp.sum(losses), {**extra, "order": order, "rest": rest}
 
     tx = optimizer(subset, sgd(settings.lr, settings.momentum, settings.weight_decay))
 
-    rest = _rest_of(source, vectors[:chunk], arrays)
-    extra = {"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, dim)), "rest": rest}
-    state, step = start(vectors[:chunk], tx, extra), make_step(loss, tx)
+    shared = devices.place({"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, dim))}, watch.mesh)
+    own = start(vectors[:chunk], tx, _rest_of(source, vectors[:chunk], arrays))
+    own = devices.place_rows(own, watch.mesh, chunk)
     state = train(
         "bootstrap",
-        step,
-        state,
+        make_step(loss, tx),
+        own._replace(extra={**shared, "rest": own.extra}),
         arrays,
         steps=chunks * steps,
         segment=per_epoch,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from bend_jax import devices
 from bend_jax.collect.features import Source, optimizer, prepare
 from bend_jax.settings import FineTuning
 from bend_jax.subset import Subset, flatten
@@ -43,12 +44,13 @@ def chain(
     key_views, key_order, key_steps = jax.random.split(key, 3)
     source = prepare(model, variables, subset, data, key_views, settings, watch, drift=drift)
     per_epoch = n // settings.batch
-    arrays = {**source.data, **(more or {}), "key": key_steps, "order": key_order}
+    arrays = devices.place({**source.data, **(more or {}), "key": key_steps, "order": key_order}, watch.mesh)
 
     def loss(vector: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(arrays["order"], step, extra["order"], settings.batch)
         view = (step // per_epoch) % settings.views
-        logits, rest = source.logits(vector, extra["rest"], arrays, view, index, key)
+        inputs = source.read(arrays, view, index, key)
+        logits, rest = source.logits(vector, extra["rest"], arrays, inputs, key)
         losses = cross_entropy(logits, arrays["labels"][index])
         mean = jnp.mean(losses if weigh is None else weigh(extra, index) * losses)
         return mean, {**extra, "order": order, "rest": rest}
@@ -60,7 +62,7 @@ def chain(
     return train(
         name,
         make_step(loss, wrapped),
-        start(base, wrapped, carried),
+        devices.place(start(base, wrapped, carried), watch.mesh),
         arrays,
         steps=epochs * per_epoch,
         segment=per_epoch,

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from bend_jax import devices
 from bend_jax.checks import SettingsError
 from bend_jax.settings import Collector, FineTuning, Independent, McBn, Trajectory
 from bend_jax.split import Cut, cut
@@ -30,13 +32,15 @@ class Checkpoints(NamedTuple):
 class Source(NamedTuple):
     """The data of a training of the subset, and how its loss reads them.
 
-    data: a dict of device arrays for `train`; logits(vector, rest, data, view, index, key) -> ([batch, classes], rest);
+    data: a dict of device arrays for `train`; read(data, view, index, key) -> inputs: what a minibatch's logits are
+    computed from, features or images; logits(vector, rest, data, inputs, key) -> ([batch, classes], rest);
     rest_of(vector, data): the BN statistics that move with the training as they are at its start, {} where they are
     frozen; vector_of(vector, rest, data): the vector with the statistics of the subset, if it has any; parts: the cut
     at the vector, None where BN trains; cache_bytes: 0 where features are streamed.
     """
 
     data: dict[str, Any]
+    read: Callable[..., Any]
     logits: Callable[..., tuple[Any, Any]]
     rest_of: Callable[..., Any]
     vector_of: Callable[..., Any]
@@ -90,21 +94,23 @@ def prepare(
     """
     demand(model, variables, subset, settings, watch.memory)
     if drift or holds_statistics(subset):
-        return _whole(model, variables, subset, examples)
+        return _whole(model, variables, subset, examples, watch.mesh)
     return _features(model, variables, subset, examples, key, settings, watch)
 
 
-def _whole(model: Model, variables: Any, subset: Subset, examples: Examples) -> Source:
+def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mesh: Mesh | None) -> Source:
     """Every step runs the whole net in training mode on newly augmented images."""
     assert model.train_apply is not None
     train_apply = model.train_apply
     data = {"labels": examples.labels, "images": examples.images, "variables": variables}
 
-    def logits(vector: Any, rest: Any, data: dict[str, Any], view: Any, index: Any, key: Any) -> tuple[Any, Any]:
+    def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
         keys = jax.random.split(key, index.shape[0] + 1)
-        images = examples.view(keys[1:], data["images"][index])
-        full = {**insert(subset, data["variables"], vector), **rest}
-        result, new = train_apply(full, images, keys[0])
+        return examples.view(*devices.split_rows((keys[1:], data["images"][index]), mesh))
+
+    def logits(vector: Any, rest: Any, data: dict[str, Any], images: Any, key: Any) -> tuple[Any, Any]:
+        own = jax.random.split(key, images.shape[0] + 1)[0]
+        result, new = train_apply({**insert(subset, data["variables"], vector), **rest}, images, own)
         return result, {name: new[name] for name in rest}
 
     def rest_of(vector: Any, data: dict[str, Any]) -> Any:
@@ -113,7 +119,7 @@ def _whole(model: Model, variables: Any, subset: Subset, examples: Examples) -> 
     def vector_of(vector: Any, rest: Any, data: dict[str, Any]) -> Any:
         return flatten(subset, {**insert(subset, data["variables"], vector), **rest})
 
-    return Source(data, logits, rest_of, vector_of, None, 0)
+    return Source(data, read, logits, rest_of, vector_of, None, 0)
 
 
 def _features(
@@ -143,48 +149,49 @@ def _features(
     def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
         key_view = jax.random.fold_in(key, view)
         keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
-        values = jax.vmap(prefix)(examples.view(keys, images[index]))
+        values = jax.vmap(prefix)(examples.view(*devices.split_rows((keys, images[index]), watch.mesh)))
         return jax.tree.map(lambda f: f.astype(narrow) if jnp.issubdtype(f.dtype, jnp.floating) else f, values)
-
-    def restore(values: Any, shapes: Any) -> Any:
-        return jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
 
     shapes = jax.eval_shape(parts.prefix, image)
     if is_cached:
-        data["cache"] = _fill(features, parts.prefix, key, settings.views, n, examples.images)
-
-        def read(data: dict[str, Any], view: Int[Array, ""], index: Int[Array, " b"]) -> Any:
-            return jax.tree.map(lambda cache: cache[view, index], data["cache"])
+        data["cache"] = _fill(features, parts.prefix, key, settings.views, n, examples.images, watch.mesh)
     else:
         data |= {"images": examples.images, "view_key": key}
 
-        def read(data: dict[str, Any], view: Int[Array, ""], index: Int[Array, " b"]) -> Any:
+    def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
+        if not is_cached:
             return features(data["prefix"], data["view_key"], view, index, data["images"])
+        return devices.split_rows(jax.tree.map(lambda cache: cache[view, index], data["cache"]), watch.mesh)
 
-    def logits(vector: Any, rest: Any, data: dict[str, Any], view: Any, index: Any, key: Any) -> tuple[Any, Any]:
-        return jax.vmap(data["suffix"], (None, 0))(vector, restore(read(data, view, index), shapes)), rest
+    def logits(vector: Any, rest: Any, data: dict[str, Any], values: Any, key: Any) -> tuple[Any, Any]:
+        values = jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
+        return jax.vmap(data["suffix"], (None, 0))(vector, values), rest
 
     size = cache_bytes if is_cached else 0
-    return Source(data, logits, lambda vector, data: {}, lambda vector, rest, data: vector, parts, size)
+    return Source(data, read, logits, lambda vector, data: {}, lambda vector, rest, data: vector, parts, size)
 
 
-def _fill(features: Callable[..., Any], prefix: Any, key: Any, views: int, n: int, images: Any) -> Any:
+def _fill(
+    features: Callable[..., Any], prefix: Any, key: Any, views: int, n: int, images: Any, mesh: Mesh | None
+) -> Any:
     """The features of every view and image, [views, n, ...]: one buffer, filled a chunk of images at a time."""
-    chunk = min(CHUNK, n)
+    chunk = devices.multiple(min(CHUNK * devices.count(mesh), n), mesh)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, out_shardings=devices.everywhere(mesh))
     def put(cache: Any, prefix: Any, key: Any, images: Any, view: Int[Array, ""], begin: Int[Array, ""]) -> Any:
-        values = features(prefix, key, view, begin + jnp.arange(chunk), images)
+        values = devices.whole(features(prefix, key, view, begin + jnp.arange(chunk), images), mesh)
         return jax.tree.map(
             lambda c, v: jax.lax.dynamic_update_slice(c, v[None], (view, begin, *[0] * (v.ndim - 1))), cache, values
         )
 
     shapes = jax.eval_shape(features, prefix, key, jnp.int32(0), jnp.arange(chunk), images)
-    cache = jax.tree.map(lambda x: jnp.zeros((views, n, *x.shape[1:]), x.dtype), shapes)
+    cache = devices.place(jax.tree.map(lambda x: jnp.zeros((views, n, *x.shape[1:]), x.dtype), shapes), mesh)
     for view in range(views):
         for begin in range(0, n, chunk):
             begin = min(begin, n - chunk)  # the last chunk fills some rows again, so that all chunks have one shape
             cache = put(cache, prefix, key, images, jnp.int32(view), jnp.int32(begin))
+            if mesh is not None:
+                jax.block_until_ready(cache)  # see training.train: one sharded program at a time
     return cache
 
 
