@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from bend_jax import convert, data, devices, models, subset, training
+from bend_jax import convert, data, devices, models, shift, sources, subset, training
 from bend_jax.checks import SettingsError
 from bend_jax.collect.features import demand
 from bend_jax.config import Config
@@ -25,6 +25,7 @@ class Setting(NamedTuple):
     examples: training.Examples  # the training split, on the device
     model: training.Model
     chosen: subset.Subset
+    ood: dict[str, sources.Images]  # other data sets by name, like the test images
     initial: Any = None  # variables of a trained model (--init): the run starts at collect
     mesh: Mesh | None = None  # the devices that share the work; None: one
 
@@ -70,8 +71,9 @@ def prepare(
     except ValueError as error:
         raise SettingsError(f"collect.subset: {error}") from None
     demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, _vectors(config))
+    ood = shift.load_others(config.data, config.evaluate.ood, dataset.test.images)
     initial = convert.load_init(Path(init), shapes) if init else None
-    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, initial, mesh)
+    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, ood, initial, mesh)
 
 
 def _check_share(name: str, batch: int, mesh: Mesh | None) -> None:
