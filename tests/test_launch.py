@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bend_jax import models
+from tests import launching
 
 ROOT = Path(__file__).parent.parent
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -31,12 +32,19 @@ class Ended(NamedTuple):
     left: list[str]
 
 
-def launch(folder: Path, *words: str) -> Ended:
-    """Run launch.py in an empty directory, where its default work directory would be as well."""
+def launch(folder: Path, *words: str, alone: bool) -> Ended:
+    """Run launch.py in an empty directory, where its default work directory would be as well.
+
+    alone: started anew, as a user does it, and not forked.
+    """
     folder.mkdir()
-    command = [sys.executable, str(ROOT / "launch.py"), *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    return Ended(done.returncode, done.stdout, done.stderr, [str(p.relative_to(folder)) for p in folder.rglob("*")])
+    if alone:
+        command = [sys.executable, str(ROOT / "launch.py"), *words]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        code, out, err = done.returncode, done.stdout, done.stderr
+    else:
+        code, out, err = launching.launch(folder.with_name("streams") / folder.name, list(words), cwd=folder)
+    return Ended(code, out, err, [str(p.relative_to(folder)) for p in folder.rglob("*")])
 
 
 class Mistake(NamedTuple):
@@ -123,6 +131,7 @@ QUESTIONS = {
     "dry run of more": f"{DIGITS} --dry_run --config.collect.k=7 --config.members=11 --config.collect.name=bootstrap "
     "--config.collect.subset=layer3.0.bn2,fc --config.compute.memory_mb=1",
 }
+ALONE = ("unknown setting", "too few steps", "subset of nothing", "help", "dry run")  # one of each way to end
 
 
 def write_files(folder: Path) -> None:
@@ -172,7 +181,7 @@ def ended(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         commands[name] = words if is_complete else f"{DIGITS} {words}"
     with ThreadPoolExecutor(2) as pool:
         started = {
-            name: pool.submit(launch, folder / name.replace(" ", "_"), *command.split())
+            name: pool.submit(launch, folder / name.replace(" ", "_"), *command.split(), alone=name in ALONE)
             for name, command in commands.items()
         }
         yield started

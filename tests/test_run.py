@@ -22,6 +22,7 @@ import pytest
 
 from bend_jax import data, models, pipeline, setting, storage, subset
 from bend_jax.config import parse
+from tests import launching
 from tests.test_report import check_schema, check_shares
 
 ROOT = Path(__file__).parent.parent
@@ -39,23 +40,7 @@ TINY = [
 ]
 BOOTSTRAP = ["--stages=collect", "--config.collect.name=bootstrap", "--config.collect.bootstrap.epochs=12"]
 LINKS = ("base", "collect", "generate", "evaluate", "report")
-TIMEOUT = 300
-
-SPY = """
-import runpy, sys
-from bend_jax import storage
-make = storage.state_saver
-def spied(*given):
-    saver = make(*given)
-    def resume(name, state):
-        found = saver.resume(name, state)
-        print(f"resumed {name} at {int(found[0].step)}", flush=True)
-        return found
-    return saver._replace(resume=resume)
-storage.state_saver = spied
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""  # launch.py, saying where each training begins
+TIMEOUT = launching.TIMEOUT
 
 
 class Ended(NamedTuple):
@@ -74,34 +59,36 @@ class Killed(NamedTuple):
     out: str
 
 
-def command(workdir: Path, *words: str, spy: bool) -> list[str]:
-    """launch.py on the tiny setting."""
-    return [sys.executable, *(["-c", SPY] if spy else []), "launch.py", *TINY, f"--workdir={workdir}", *words]
+def launch(workdir: Path, *words: str, before: Callable[[], None] | None = None) -> Ended:
+    """Run launch.py on the tiny setting to its end."""
+    folder = workdir.with_name(f"{workdir.name}.streams")
+    return Ended(workdir, *launching.launch(folder, [*TINY, f"--workdir={workdir}", *words], before=before))
 
 
-def launch(workdir: Path, *words: str, spy: bool = False) -> Ended:
-    """Run it to its end."""
-    words_of = command(workdir, *words, spy=spy)
-    done = subprocess.run(words_of, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+def launch_alone(workdir: Path, *words: str) -> Ended:
+    """The same in an interpreter of its own, as a user starts it."""
+    command = [sys.executable, "launch.py", *TINY, f"--workdir={workdir}", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     return Ended(workdir, done.returncode, done.stdout, done.stderr)
 
 
 def kill(workdir: Path, stage: str, training: str, *words: str) -> Killed:
     """Run it, and kill it once that training has saved a state: inside its next segment."""
-    words_of = command(workdir, "--config.compute.save_seconds=0", *words, spy=True)
+    folder = workdir.with_name(f"{workdir.name}.streams")
+    words = (*TINY, f"--workdir={workdir}", "--config.compute.save_seconds=0", *words)
     states = f"store/.{stage}-*.partial/state/{training}/*"
-    process = subprocess.Popen(words_of, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    running = launching.begin(folder, list(words), before=launching.tell_starts)
     steps: list[int] = []
     give_up = time.monotonic() + TIMEOUT
-    while not steps and process.poll() is None and time.monotonic() < give_up:
+    while not steps and not launching.has_ended(running) and time.monotonic() < give_up:
         steps = [int(p.name) for p in workdir.glob(states) if p.name.isdigit()]
         time.sleep(0.002)
-    process.kill()
-    out, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, f"{stage} ended before a state of {training} was seen: {out}"
-    assert steps, f"no state of {training} was seen: {out}"
+    running.process.kill()
+    ended = launching.finish(running)
+    assert ended.code == -signal.SIGKILL, f"{stage} ended before a state of {training} was seen: {ended}"
+    assert steps, f"no state of {training} was seen: {ended}"
     assert not any(storage.is_complete(p) for p in workdir.glob(f"store/{stage}-*"))
-    return Killed(max(steps), out)
+    return Killed(max(steps), ended.out)
 
 
 def copy(source: Path, target: Path, *stages: str) -> Path:
@@ -118,7 +105,7 @@ def copy(source: Path, target: Path, *stages: str) -> Path:
 
 def finish(folder: Path) -> Ended:
     """The uninterrupted run."""
-    return launch(folder / "finished")
+    return launch_alone(folder / "finished")
 
 
 def interrupt(folder: Path) -> tuple[Ended, dict[str, int]]:
@@ -127,7 +114,7 @@ def interrupt(folder: Path) -> tuple[Ended, dict[str, int]]:
     words = ["--stages=base,collect,generate", "--config.generate.nulls="]
     trainings = {"base": "base", "trajectory": "collect", "diffusion": "generate"}
     killed = {name: kill(workdir, stage, name, *words) for name, stage in trainings.items()}
-    ended = launch(workdir, *words, spy=True)
+    ended = launch(workdir, *words, before=launching.tell_starts)
     out = "".join(k.out for k in killed.values()) + ended.out
     return ended._replace(out=out), {name: k.step for name, k in killed.items()}
 
@@ -137,7 +124,7 @@ def interrupt_bootstrap(folder: Path, finished: Path) -> tuple[Ended, Ended, Kil
     whole = launch(copy(finished, folder / "bootstrap", "base"), *BOOTSTRAP)
     workdir = copy(finished, folder / "bootstrap_killed", "base")
     killed = kill(workdir, "collect", "bootstrap", *BOOTSTRAP)
-    return whole, launch(workdir, *BOOTSTRAP, spy=True), killed
+    return whole, launch(workdir, *BOOTSTRAP, before=launching.tell_starts), killed
 
 
 def change(folder: Path, finished: Path) -> tuple[Ended, Ended]:
