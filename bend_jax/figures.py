@@ -87,6 +87,8 @@ def by_members(runs: Runs) -> Figure | None:
         lines(below, under, "members m", "test NLL, nats")
         widen(above, "y", 0.5)
         widen(below, "y", 0.01)
+        below.set_xscale("log")
+        below.xaxis.set_major_formatter("{x:g}")
         legend(figure, above)
 
     sentence = (
