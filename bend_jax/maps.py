@@ -54,7 +54,7 @@ def components(points: Float[np.ndarray, "n z"]) -> tuple[Float[np.ndarray, "n t
 def _by_components(stacked: Any, ends: Any) -> Figure:
     def draw(figure: Any) -> None:
         points, shares = components(stacked)
-        texts = [f"principal component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
+        texts = [f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
         _scatter(figure, np.split(points, ends), texts)
 
     sentence = (

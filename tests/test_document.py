@@ -180,7 +180,7 @@ def test_inlined_figures_take_the_pages_colours(twice: list[Path]) -> None:
     text = (twice[0] / "report.html").read_text()
     body = text[text.index("<main>") :]
     alone = (twice[0] / "figures" / "first.svg").read_text()
-    for colour in (drawing.INK, drawing.PAPER, drawing.GRID):
+    for colour in (drawing.INK, drawing.PAPER, drawing.GRID, drawing.COLOURS[0]):
         assert colour not in body
         assert colour in alone
     assert "var(--ink)" in body
