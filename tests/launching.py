@@ -83,8 +83,8 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, number)
         os.close(handle)
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in ((0, "r"), (1, "w"), (2, "w")))
-    sys.stderr.reconfigure(line_buffering=True)
+    sys.stdin, sys.stdout = os.fdopen(0, "r"), os.fdopen(1, "w")
+    sys.stderr = os.fdopen(2, "w", buffering=1)  # by lines
     os.chdir(cwd)
     sys.argv, sys.path[0] = ["launch.py", *words], str(ROOT)
     if before is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "bend_jax"
 # each row may import from the rows above it
 ROWS = [
-    {"checks"},
+    {"checks", "drawing", "page", "published"},
     {"settings", "rng", "devices"},
     {"config"},
     {"sources"},
@@ -18,12 +18,14 @@ ROWS = [
     {"collect", "generate", "ensemble"},
     {"predict"},
     {"curves"},
-    {"scoring", "report", "artefact"},
+    {"scoring", "document", "artefact"},
+    {"report", "figures", "maps"},
+    {"sections"},
     {"setting", "watching"},
     {"stages"},
     {"budget"},
     {"pipeline", "estimate", "api"},
-    {"compare"},
+    {"compare", "beside"},
 ]
 
 

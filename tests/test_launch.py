@@ -117,6 +117,7 @@ MISTAKES = {
     ),
     "averages of too few": Mistake("--config.generate.nulls=average16 --config.collect.k=10", ("average16", "k=10")),
     "stages of a comparison": Mistake("--config={root}/configs/compare_digits.py --stages=base", ("--stages",)),
+    "a comparison of runs with settings": Mistake("--compare=a,b", ("--compare", "takes --workdir alone", "--config")),
     "a seed too large": Mistake("--seed=99999999999999999999 --dry_run", ("--seed",)),
     "no such flag file": Mistake("--flagfile=nowhere", ("nowhere",)),
 }
