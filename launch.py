@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
 from typing import Any, NoReturn
@@ -45,6 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "init", "", "A trained model to start from: .safetensors or .pth of PyTorch, or an orbax folder."
     )
+    flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's event files under <workdir>/tensorboard as well.")
     flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
     flags.DEFINE_bool("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.")
 
@@ -57,7 +59,7 @@ def parse_flags(argv: list[str]) -> None:
         fail(str(error))
     words = [word.split("=")[0].lstrip("-") for word in argv[1:] if word.startswith("-")]
     if {"help", "h", "helpfull", "helpshort"} & set(words):
-        own = ["config", "workdir", "stages", "seed", "init", "print_config", "dry_run"]
+        own = ["config", "workdir", "stages", "seed", "init", "tensorboard", "print_config", "dry_run"]
         print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in own), sep="\n")
         raise SystemExit(0)
     known = flat(config_file(argv).to_dict())
@@ -135,6 +137,8 @@ def check_flags(config: Config) -> tuple[Path, tuple[str, ...], list[int]]:
         raise SettingsError(
             "--stages and --seed need at least one value each, and seeds must be different, from 0 to 2**32 - 1"
         )
+    if config.compute.tensorboard and find_spec("tensorboardX") is None:
+        raise SettingsError("--tensorboard needs tensorboardX, which is not installed: pip install tensorboardX")
     workdir = Path(FLAGS.workdir or Path("runs") / config.task).resolve()
     nearest = next(p for p in (workdir, *workdir.parents) if p.exists())
     try:
@@ -165,7 +169,7 @@ def run_comparison(rows: list[Any], workdir: Path, seeds: list[int]) -> None:
         return
     content = compare.run(rows, name, seeds, workdir, lambda line: print(line, flush=True), FLAGS.init)
     print(f"\n{compare.terminal(content)}\n")
-    print(f"Everything is in {workdir}: report/report.md, report/report.json")
+    print(where(workdir, STAGES[:-1]))
 
 
 def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
@@ -187,7 +191,16 @@ def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]
     if "report" in stages:
         path = pipeline.summarise(settings, plans, print) if len(seeds) > 1 else plans[0]["report"].path
         print(f"\n{report.terminal(storage.read_json(path / 'report.json'))}\n")
-    print(f"Everything is in {workdir}" + (": report/report.md, report/report.json" if "report" in stages else ""))
+    print(where(workdir, stages))
+
+
+def where(workdir: Path, stages: tuple[str, ...]) -> str:
+    """The last line of a run: what to open."""
+    files = [*(workdir / "report").glob("report.*")] if "report" in stages else []
+    files += [*(workdir / "export").glob("ensemble.*")] if "export" in stages else []
+    names = [str(path.relative_to(workdir)) for path in sorted(files)]
+    board = [f"tensorboard --logdir {workdir / 'tensorboard'}"] if FLAGS.config.compute.tensorboard else []
+    return "; ".join([f"Everything is in {workdir}" + (": " if names else "") + ", ".join(names), *board])
 
 
 def main(argv: list[str]) -> None:
@@ -195,6 +208,9 @@ def main(argv: list[str]) -> None:
     parse_flags(argv)
     try:
         config = parse(FLAGS.config)
+        if FLAGS.tensorboard:
+            FLAGS.config.compute.tensorboard = True
+            config = parse(FLAGS.config)
         workdir, stages, seeds = check_flags(config)
         if FLAGS.print_config:
             print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")

@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+TENSORBOARD = ["tensorboardX>=2.6.5"]
 EXPORT = ["flatbuffers>=25.12", "safetensors>=0.8"]
 TEST = [
     "basedpyright>=1.40",  # pyright with a node of its own
@@ -39,6 +40,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2"],
         "digits": ["scikit-learn>=1.9"],
         "export": EXPORT,
-        "test": TEST + EXPORT,
+        "tensorboard": TENSORBOARD,
+        "test": TEST + EXPORT + TENSORBOARD,
     },
 )

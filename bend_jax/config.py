@@ -104,10 +104,11 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Compute:
-    """What changes speed and memory, never a number."""
+    """What changes speed, memory and what can be watched, never a number."""
 
     memory_mb: int = 16384  # of intermediates in one program, and of cached features
     save_seconds: float = 30.0  # a running stage saves its state at segment ends, this far apart at least
+    tensorboard: bool = False  # event files of all trainings under <workdir>/tensorboard; --tensorboard sets it
 
     def __post_init__(self) -> None:
         at_least(self, 1, "memory_mb")
