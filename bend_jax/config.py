@@ -19,7 +19,7 @@ SHARED = ("k", "views", "batch", "cache_dtype")  # settings that collectors have
 class Data:
     """The images, their split and their augmentation."""
 
-    name: str = "cifar10"
+    name: str = "cifar10"  # the set; npz:PATH: a file of your own with x_train, y_train, x_test, y_test
     dir: str = field(default="", metadata=RUN_ONLY)  # where sets are prepared; empty: TFDS_DATA_DIR, or TFDS's default
     imbalance: float = 1.0  # largest class over smallest in a long-tailed training set; class sizes fall geometrically
     noise: float = 0.0  # sd of Gaussian pixel noise on [0, 1], added once to every split
@@ -30,7 +30,7 @@ class Data:
     flip: bool = True
     rotation: float = 0.0  # random turns by up to so many degrees
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)  # of the training images, by channel
 
     def __post_init__(self) -> None:
         at_least(self, 0, "noise", "crop", "rotation")
@@ -47,7 +47,7 @@ class Data:
 class Backbone:
     """The network; empty widths and blocks mean the published ones."""
 
-    name: str = "resnet50"
+    name: str = "resnet50"  # the network
     widths: tuple[int, ...] = ()
     blocks: tuple[int, ...] = ()
     dtype: str = "float32"
@@ -62,8 +62,8 @@ class Backbone:
 class Collect:
     """Which collector, of which subset of the parameters."""
 
-    name: str
-    subset: tuple[str, ...]
+    name: str  # the collector
+    subset: tuple[str, ...]  # the parameters, by the names of their layers
     settings: Collector
 
 
@@ -71,8 +71,8 @@ class Collect:
 class Generate:
     """The main generator first, then the nulls on the same checkpoints."""
 
-    name: str
-    nulls: tuple[str, ...]
+    name: str  # the generator that the report is about
+    nulls: tuple[str, ...]  # generators on the same checkpoints, to compare it with
     settings: dict[str, Generator]
     tune: tuple[float, ...]  # values of each generator's knob of which the best on validation is taken
     statistics: int  # training images for the BN statistics of members whose subset holds them
