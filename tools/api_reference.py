@@ -25,7 +25,8 @@ class Section(NamedTuple):
 HEAD = """# API
 
 Written by `python tools/api_reference.py` from the docstrings: edit those. Shapes stand in brackets: n
-images, m members, k checkpoints, dim numbers in a vector. An annotation like `Float[Array, "m n classes"]` is a shape too (jaxtyping).
+images, m members, k checkpoints, dim numbers in a vector. An annotation like `Float[Array, "m n classes"]` is a
+shape too (jaxtyping).
 [tutorial.md](tutorial.md) shows them at work, [settings.md](settings.md) has every field of the settings.
 """
 SECTIONS = (
@@ -55,8 +56,9 @@ CONTRACTS = ("bend_jax.collect", "bend_jax.generate")
 
 def text() -> str:
     """The whole page."""
-    parts = [HEAD, exported()]
-    for section in SECTIONS:
+    parts = [HEAD]
+    for i, section in enumerate(SECTIONS):
+        parts += [exported()] if i == 1 else []
         tree = parsed(section.module)
         public = {x.name: x for x in tree.body if isinstance(x, ast.FunctionDef | ast.ClassDef) and x.name[0] != "_"}
         parts += [f"## {section.title}\n", plain(section.words or ast.get_docstring(tree) or "") + "\n"]
@@ -120,7 +122,8 @@ def signature(node: ast.FunctionDef, line: int = 100) -> str:
     given = [x for x in node.args.args if x.arg != "self"]
     none = [None] * (len(given) - len(node.args.defaults))
     words = [argument(a, d) for a, d in zip(given, [*none, *node.args.defaults], strict=True)]
-    words += ["*"] if node.args.kwonlyargs else []
+    rest = node.args.vararg
+    words += [f"*{ast.unparse(rest)}"] if rest else ["*"] if node.args.kwonlyargs else []
     words += [argument(a, d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
     back = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     one = f"{node.name}({', '.join(words)}){back}"
