@@ -1,6 +1,7 @@
 """What the documents tell a reader to type is what works."""
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -83,3 +84,28 @@ def test_every_name_of_the_api_page_exists_and_every_public_one_is_there() -> No
     for name in names:
         module, _, last = name.rpartition(".")
         assert hasattr(importlib.import_module(module), last), name
+
+
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+SCRIPT = (ROOT / "examples" / "tutorial.py").read_text()
+
+
+def test_the_tutorials_blocks_are_its_script() -> None:
+    """Title by title, all of it and in order."""
+    parts = [part.split("\n", 1) for part in SCRIPT.split("# %% ")[1:]]
+    sections = [part.split("\n", 1) for part in TUTORIAL.split("\n## ")[1:]]
+    blocks = re.compile(r"```python\n(.*?)```", re.DOTALL)
+    found = [(title, block) for title, body in sections for block in blocks.findall(body)]
+    assert [title for title, _ in found] == [title for title, _ in parts]
+    for (_, block), (title, code) in zip(found, parts, strict=True):
+        assert block.strip() == code.strip(), title
+
+
+def test_the_tutorial_prints_what_it_shows() -> None:
+    """But for numbers, which another machine may round otherwise."""
+    words = [sys.executable, "examples/tutorial.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = "".join(re.findall(r"```text\n(.*?)```", TUTORIAL, re.DOTALL))
+    assert [re.sub(r"\d+", "0", x) for x in done.stdout.split()] == [re.sub(r"\d+", "0", x) for x in shown.split()]

@@ -1,6 +1,7 @@
 """metrics.jsonl over kills and resumes, curves, TensorBoard's files, and bars that keep quiet."""
 
 import dataclasses
+import importlib
 import json
 import re
 import struct
@@ -145,8 +146,7 @@ def test_curves_are_thinned_evenly_and_keep_the_last() -> None:
 
 def events(folder: Path) -> list[tuple[str, int, float]]:
     """Tag, step and value of every scalar of the one event file of a folder."""
-    from tensorboardX.proto.event_pb2 import Event
-
+    Event = importlib.import_module("tensorboardX.proto.event_pb2").Event
     (path,) = folder.iterdir()
     content, found = path.read_bytes(), []
     while content:
