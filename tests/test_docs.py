@@ -105,7 +105,7 @@ def test_the_tutorial_prints_what_it_shows() -> None:
     """But for numbers, which another machine may round otherwise."""
     words = [sys.executable, "examples/tutorial.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     shown = "".join(re.findall(r"```text\n(.*?)```", TUTORIAL, re.DOTALL))
     assert [re.sub(r"\d+", "0", x) for x in done.stdout.split()] == [re.sub(r"\d+", "0", x) for x in shown.split()]
