@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
 from typing import Any, NoReturn
@@ -26,6 +27,10 @@ from ml_collections import ConfigDict, config_flags
 from bend_jax.config import Config, SettingsError, did_you_mean, parse
 
 STAGES = ("base", "collect", "generate", "evaluate", "report", "export")
+OWN = (  # flags, in the order of --help
+    *("config", "workdir", "stages", "seed", "init", "compare"),
+    *("distributed", "tensorboard", "print_config", "dry_run"),
+)
 FLAGS = flags.FLAGS
 COMPARISON: list[Any] = []  # the get_rows of a configuration file that is a comparison
 
@@ -54,6 +59,7 @@ def define_flags() -> None:
         "cluster's environment says. All of them need the same work directory.",
     )
     flags.DEFINE_list("compare", [], "Work directories of finished runs, to put side by side; computes nothing.")
+    flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's event files under <workdir>/tensorboard as well.")
     flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
     flags.DEFINE_bool("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.")
 
@@ -66,8 +72,7 @@ def parse_flags(argv: list[str]) -> None:
         fail(str(error))
     words = [word.split("=")[0].lstrip("-") for word in argv[1:] if word.startswith("-")]
     if {"help", "h", "helpfull", "helpshort"} & set(words):
-        own = ["config", "workdir", "stages", "seed", "init", "compare", "distributed", "print_config", "dry_run"]
-        print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in own), sep="\n")
+        print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in OWN), sep="\n")
         raise SystemExit(0)
     known = {} if "compare" in words else flat(config_file(argv).to_dict())
     if "compare" in words and set(words) - {"compare", "workdir"}:
@@ -147,6 +152,8 @@ def check_flags(config: Config) -> tuple[Path, tuple[str, ...], list[int]]:
         raise SettingsError(
             "--stages and --seed need at least one value each, and seeds must be different, from 0 to 2**32 - 1"
         )
+    if config.compute.tensorboard and find_spec("tensorboardX") is None:
+        raise SettingsError("--tensorboard needs tensorboardX, which is not installed: pip install tensorboardX")
     return check_workdir(Path("runs") / config.task), tuple(FLAGS.stages), seeds
 
 
@@ -190,7 +197,7 @@ def run_comparison(rows: list[Any], workdir: Path, seeds: list[int]) -> None:
         return
     content = compare.run(rows, name, seeds, workdir, say, FLAGS.init)
     say(f"\n{compare.terminal(content)}\n")
-    say(f"Everything is in {workdir}: report/report.md, report/report.json")
+    say(where(workdir, STAGES[:-1]))
 
 
 def put_side_by_side() -> None:
@@ -199,7 +206,7 @@ def put_side_by_side() -> None:
 
     workdir = check_workdir(Path("runs") / "compared")
     beside.run(FLAGS.compare, workdir)
-    print(f"Everything is in {workdir}: report/report.html, report/report.md, report/report.json, report/results.csv")
+    print(where(workdir, STAGES[:-1]))
 
 
 def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
@@ -221,7 +228,21 @@ def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]
     if "report" in stages:
         path = pipeline.summarise(settings, plans, say) if len(seeds) > 1 else plans[0]["report"].path
         say(f"\n{report.terminal(storage.read_json(path / 'report.json'))}\n")
-    say(f"Everything is in {workdir}" + (": report/report.md, report/report.json" if "report" in stages else ""))
+    say(where(workdir, stages))
+
+
+def where(workdir: Path, stages: tuple[str, ...]) -> str:
+    """The last line of a run: what to open."""
+    files = [*(workdir / "report").glob("*.*")] if "report" in stages else []
+    files += [*(workdir / "export").glob("ensemble.*")] if "export" in stages else []
+    names = [str(path.relative_to(workdir)) for path in sorted(files) if path.name != "manifest.json"]
+    board = [f"tensorboard --logdir {workdir / 'tensorboard'}"] if tensorboard() else []
+    return "; ".join([f"Everything is in {workdir}" + (": " if names else "") + ", ".join(names), *board])
+
+
+def tensorboard() -> bool:
+    """Whether TensorBoard's files were asked for."""
+    return not FLAGS["compare"].present and FLAGS.config.compute.tensorboard
 
 
 def main(argv: list[str]) -> None:
@@ -232,6 +253,9 @@ def main(argv: list[str]) -> None:
             put_side_by_side()
             return
         config = parse(FLAGS.config)
+        if FLAGS.tensorboard:
+            FLAGS.config.compute.tensorboard = True
+            config = parse(FLAGS.config)
         workdir, stages, seeds = check_flags(config)
         if FLAGS.print_config:
             print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")

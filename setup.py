@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+TENSORBOARD = ["tensorboardX>=2.6.5"]
 EXPORT = ["flatbuffers>=25.12", "safetensors>=0.8"]
 REPORT = ["matplotlib>=3.10"]
 TEST = [
@@ -41,6 +42,7 @@ setup(
         "digits": ["scikit-learn>=1.9"],
         "export": EXPORT,
         "report": REPORT,
-        "test": TEST + EXPORT + REPORT,
+        "tensorboard": TENSORBOARD,
+        "test": TEST + EXPORT + REPORT + TENSORBOARD,
     },
 )

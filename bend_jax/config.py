@@ -20,7 +20,7 @@ SHARED = ("k", "views", "batch", "cache_dtype")  # settings that collectors have
 class Data:
     """The images, their split and their augmentation."""
 
-    name: str = "cifar10"
+    name: str = "cifar10"  # the set; npz:PATH: a file of your own with x_train, y_train, x_test, y_test
     dir: str = field(default="", metadata=RUN_ONLY)  # where sets are prepared; empty: TFDS_DATA_DIR, or TFDS's default
     imbalance: float = 1.0  # largest class over smallest in a long-tailed training set; class sizes fall geometrically
     noise: float = 0.0  # sd of Gaussian pixel noise on [0, 1], added once to every split
@@ -31,7 +31,7 @@ class Data:
     flip: bool = True
     rotation: float = 0.0  # random turns by up to so many degrees
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)  # of the training images, by channel
 
     def __post_init__(self) -> None:
         at_least(self, 0, "noise", "crop", "rotation")
@@ -48,7 +48,7 @@ class Data:
 class Backbone:
     """The network; empty widths and blocks mean the published ones."""
 
-    name: str = "resnet50"
+    name: str = "resnet50"  # the network
     widths: tuple[int, ...] = ()
     blocks: tuple[int, ...] = ()
     dtype: str = "float32"
@@ -63,8 +63,8 @@ class Backbone:
 class Collect:
     """Which collector, of which subset of the parameters."""
 
-    name: str
-    subset: tuple[str, ...]
+    name: str  # the collector
+    subset: tuple[str, ...]  # the parameters, by the names of their layers
     settings: Collector
 
 
@@ -72,8 +72,8 @@ class Collect:
 class Generate:
     """The main generator first, then the nulls on the same checkpoints."""
 
-    name: str
-    nulls: tuple[str, ...]
+    name: str  # the generator that the report is about
+    nulls: tuple[str, ...]  # generators on the same checkpoints, to compare it with
     settings: dict[str, Generator]
     tune: tuple[float, ...]  # values of each generator's knob of which the best on validation is taken
     statistics: int  # training images for the BN statistics of members whose subset holds them
@@ -114,10 +114,11 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Compute:
-    """What changes speed and memory, never a number."""
+    """What changes speed, memory and what can be watched, never a number."""
 
     memory_mb: int = 16384  # of intermediates in one program, and of cached features
     save_seconds: float = 30.0  # a running stage saves its state at segment ends, this far apart at least
+    tensorboard: bool = False  # event files of all trainings under <workdir>/tensorboard; --tensorboard sets it
 
     def __post_init__(self) -> None:
         at_least(self, 1, "memory_mb")

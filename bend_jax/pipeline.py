@@ -15,7 +15,7 @@ from bend_jax.settings import KNOBS
 from bend_jax.stages import WORK, Task
 from bend_jax.statistics import must_measure
 from bend_jax.training import NonFiniteError
-from bend_jax.watching import Clock, watching
+from bend_jax.watching import Clock, replay, watching
 
 Say = Callable[[str], None]
 
@@ -113,16 +113,18 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
     if storage.is_complete(job.path):
         then, now = storage.verify(job.path)["versions"], storage.versions()
         other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+        if s.config.compute.tensorboard:
+            replay(job.path, _events(s, job))
         say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
         return
     manifest: dict[str, Any] = {"stage": job.stage, "name": job.name, "seed": s.seed, "settings": job.settings}
     manifest["inputs"] = {name: jobs[name].digest for name in job.inputs}
     with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
-        clock = Clock({}, {}, {})
+        clock = Clock({}, {}, {}, {})
         inputs = {name: jobs[name].path for name in job.inputs}
         started = time.perf_counter()
         try:
-            with watching(s.config, partial.state, clock, s.mesh) as watch:
+            with watching(s.config, partial, clock, _events(s, job), s.mesh) as watch:
                 task = Task(inputs, partial.output, watch, clock, job.generator)
                 alone = job.stage in ("report", "export")  # work for one process
                 summary = WORK[job.stage](s, task) if devices.is_first() or not alone else ""
@@ -130,6 +132,11 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
             raise StoppedError(f"{job.name} stopped: {error}; {_advice(job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started
     say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
+
+
+def _events(s: Setting, job: Job) -> Path:
+    """Where TensorBoard's files of a stage go: other settings and seeds are other curves."""
+    return s.workdir / "tensorboard" / job.stage / f"{job.generator}-{job.digest}".lstrip("-")
 
 
 def _advice(job: Job, training: str) -> str:

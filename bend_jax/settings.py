@@ -24,15 +24,15 @@ DTYPES = ("float32", "bfloat16")
 class Base:
     """Training of the base: SGD with coupled weight decay, as p-diff's release trains it."""
 
-    epochs: int = 100
-    batch: int = 64
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    schedule: str = "step"
+    epochs: int = 100  # passes over the training images
+    batch: int = 64  # images a step
+    lr: float = 0.1  # learning rate at the start, after the warm-up
+    momentum: float = 0.9  # of SGD
+    nesterov: bool = False  # whether that momentum looks ahead
+    weight_decay: float = 5e-4  # coupled: added to the gradient, as PyTorch's SGD does
+    schedule: str = "step"  # of the learning rate: steps at the milestones, or half a cosine
     milestones: tuple[int, ...] = (30, 60, 90)  # epochs after which the step schedule multiplies by decay
-    decay: float = 0.2
+    decay: float = 0.2  # what the step schedule multiplies by
     warmup: int = 0  # epochs of linear warm-up
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Trajectory:
 
     k: int = 200
     views: int = 4  # augmented views whose features are cached; epoch e reads view e mod views [ours]
-    batch: int = 64
+    batch: int = 64  # images a step
     cache_dtype: str = "float32"  # of the cached features; bfloat16 on an accelerator [ours]
     lr: float = 1.6e-4  # the base's rate after its last step, 0.1 * 0.2**4
     momentum: float = 0.9
@@ -70,7 +70,7 @@ class Bootstrap:
     batch: int = 64
     cache_dtype: str = "float32"
     epochs: int = 2
-    lr: float = 0.05
+    lr: float = 0.05  # learning rate of each fine-tuning
     momentum: float = 0.9
     weight_decay: float = 5e-4
     resample: bool = True  # False: every fine-tuning sees the whole training set
@@ -127,7 +127,7 @@ class Boosting:
     cache_dtype: str = "float32"
     epochs: int = 2  # between two checkpoints
     eta: float = 0.1  # damping of the weights' update; 1 is SAMME, which leaves a few images all the weight [ours]
-    lr: float = 0.01
+    lr: float = 0.01  # learning rate between two checkpoints
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
@@ -173,14 +173,14 @@ def _check_fine_tuning(settings: Trajectory | Bootstrap | Cyclical | Boosting) -
 class Autoencoder:
     """Encoder and decoder between standardised vectors and latents."""
 
-    kind: str = "mlp"  # or "conv" (1-D convolutions, as published), "pca" (whitened principal components, no training)
+    kind: str = "mlp"  # 4 + 4 layers; "conv": 1-D convolutions, as published; "pca": principal components, no training
     latent: int = 64
-    hidden: int = 256
+    hidden: int = 256  # width of mlp's hidden layers
     fold: int = 5  # stride and kernel of the published convolutions (medium; small: 3), each divides the length by it
-    steps: int = 500  # longer training pulls what lies between the vectors towards their mean [ours]
+    steps: int = 500  # on all vectors; longer training pulls what lies between the vectors towards their mean [ours]
     segment: int = 250  # steps between two checks
-    lr: float = 3e-4
-    weight_decay: float = 2e-6
+    lr: float = 3e-4  # of AdamW, at the start; half a cosine from there to 0
+    weight_decay: float = 2e-6  # of AdamW
     input_noise: float = 1e-3  # x <- noise * eps + (1 - noise) * x
     latent_noise: float = 0.1  # z <- noise * eps + (1 - noise) * z
 
@@ -197,23 +197,23 @@ class Autoencoder:
 class Diffusion:
     """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020)."""
 
-    timesteps: int = 1000
+    timesteps: int = 1000  # T, from data to noise
     beta_start: float = 1e-4  # both ends scale with 1000 / timesteps
-    beta_end: float = 0.02
+    beta_end: float = 0.02  # the noise of the last timestep
     prediction: str = "eps"  # what the net predicts: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0
     sampler: str = "ddpm"  # ancestral, all timesteps; or "ddim", deterministic in ddim_steps
-    ddim_steps: int = 50
+    ddim_steps: int = 50  # timesteps that ddim visits
     variance: str = "beta"  # beta_t as in eq. 3: exact for whitened latents, which a Gaussian would be
-    width: int = 64
-    blocks: int = 3
-    steps: int = 2000
+    width: int = 64  # of the denoiser; a large one that is trained long makes copies [ours]
+    blocks: int = 3  # residual blocks of the denoiser
+    steps: int = 2000  # at most: the held-out loss may end it before
     segment: int = 250  # steps between two looks at the held-out loss
     patience: int = 2  # segments without a better held-out loss before it stops
     holdout: float = 0.1  # share of the vectors held out, none below 20 vectors
     batch: int = 256  # (vector, timestep, noise) triples a step
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    ema: float = 0.9999
+    lr: float = 1e-3  # of AdamW
+    weight_decay: float = 0.0  # of AdamW
+    ema: float = 0.9999  # decay, after a warm-up, of the average of the parameters that samples
 
     def __post_init__(self) -> None:
         one_of(self, "variance", VARIANCES)

@@ -34,7 +34,7 @@ from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
 from bend_jax.setting import Setting
 from bend_jax.settings import KNOBS
-from bend_jax.watching import Clock
+from bend_jax.watching import Clock, loss_curves
 
 IMAGES = 1000  # test images, at most, that the evaluate stage writes beside its predictions, for whoever loads them
 
@@ -289,8 +289,8 @@ def render(s: Setting, task: Task) -> str:
 
 
 def _write_result(task: Task, values: dict[str, Any]) -> None:
-    """result.json: what the stage measured, with its seconds and compilations by training."""
-    clock = {"seconds": task.clock.seconds, "compile": task.clock.compile}
+    """result.json: what the stage measured, with seconds, compilations and loss curves by training."""
+    clock = {"seconds": task.clock.seconds, "compile": task.clock.compile, "training": loss_curves(task.clock.lines)}
     storage.write_json(task.output / "result.json", {**values, **clock})
 
 

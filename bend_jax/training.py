@@ -74,7 +74,7 @@ class State(NamedTuple):
     """Everything a training needs to go on: the same state gives the same bits.
 
     extra: what the loss carries along (BN statistics, order of images, saved vectors); ema: the average of params, or
-    None; best, best_loss, since: the EMA of least held-out loss, that loss, and segments since.
+    None; best, best_loss, since: the EMA of least held-out loss, that loss, and segments since; held_loss: the last.
     """
 
     step: Int[Array, ""]
@@ -85,6 +85,7 @@ class State(NamedTuple):
     best: Any = None
     best_loss: Any = None
     since: Any = None
+    held_loss: Any = None
 
 
 def start(params: Any, optimizer: optax.GradientTransformation, extra: Any = None) -> State:
@@ -94,8 +95,9 @@ def start(params: Any, optimizer: optax.GradientTransformation, extra: Any = Non
 
 def start_with_ema(params: Any, optimizer: optax.GradientTransformation) -> State:
     """As `start`, with an average of the parameters and the best of it so far."""
+    none = jnp.float32(jnp.inf)
     return start(params, optimizer)._replace(
-        ema=params, best=params, best_loss=jnp.float32(jnp.inf), since=jnp.int32(0)
+        ema=params, best=params, best_loss=none, since=jnp.int32(0), held_loss=none
     )
 
 

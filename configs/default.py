@@ -165,10 +165,11 @@ def evaluate() -> dict[str, Any]:
 
 
 def compute() -> dict[str, Any]:
-    """Speed and memory."""
+    """Speed, memory, and what can be watched."""
     return dict(
         memory_mb=16384,  # of intermediates in one program, and of cached features: a GPU's; changes no number
         save_seconds=30.0,  # a running stage saves its state this far apart at least
+        tensorboard=False,  # event files of all trainings; the flag --tensorboard sets it
     )
 
 

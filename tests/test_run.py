@@ -1,5 +1,6 @@
 """The whole road on a tiny setting of the digits: what lies on disk, what is reused, what a kill or a fault does."""
 
+import json
 import os
 import re
 import runpy
@@ -439,6 +440,27 @@ def test_killed_bootstraps_end_with_the_same_bytes(runs: Runs, finished: Path) -
     assert os.readlink(whole.workdir / "collect") == os.readlink(again.workdir / "collect")
     assert os.readlink(whole.workdir / "collect") != os.readlink(finished / "collect")
     assert subset.from_json(storage.read_json(again.workdir / "collect" / "subset.json")).dim == DIM
+
+
+def test_metrics_of_a_killed_run_are_those_of_one_that_was_not(runs: Runs, finished: Path) -> None:
+    """A line for every segment, none lost and none twice; result.json has them as curves."""
+    ended, _ = runs.interrupted.result()
+    last = {"base": {"base": EPOCHS * PER_EPOCH}, "collect": {"trajectory": K * PER_EPOCH}}
+    last["generate"] = {"autoencoder": 250, "diffusion": 250}
+    for stage, trainings in last.items():
+        lines = [json.loads(x) for x in (finished / stage / "metrics.jsonl").read_text().splitlines()]
+        again = [json.loads(x) for x in (ended.workdir / stage / "metrics.jsonl").read_text().splitlines()]
+        timeless = [[{**x, "seconds": 0, "rate": 0} for x in own] for own in (lines, again)]
+        assert timeless[0] == timeless[1]
+        curves = storage.read_json(finished / stage / "result.json")["training"]
+        assert curves.keys() == trainings.keys()
+        for name, steps in trainings.items():
+            own = [x for x in lines if x["training"] == name]
+            assert own[-1]["steps"] == steps
+            assert own[-1]["step"] == steps or name == "diffusion"  # which may stop early
+            assert curves[name]["step"] == [x["step"] for x in own]
+            assert curves[name]["loss"] == [x["loss"] for x in own]
+    assert storage.read_json(finished / "evaluate" / "result.json")["training"] == {}
 
 
 # faults

@@ -124,6 +124,7 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
             best=jax.tree.map(lambda new, old: jnp.where(is_better, new, old), state.ema, state.best),
             best_loss=jnp.minimum(value, state.best_loss),
             since=jnp.where(is_better, 0, state.since + 1),
+            held_loss=value,
         )
 
     params = net.init(key_init, latents[:1], jnp.zeros(1, jnp.int32))
