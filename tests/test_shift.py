@@ -170,7 +170,7 @@ def asked() -> tuple[Setting, stages.Task, dict[str, Any]]:
     examples = training.Examples(jnp.asarray(images), jnp.asarray(split.labels), plain, plain)
     model = training.Model(apply)
     setting = Setting(config.parse(raw), "digits", 0, Path("/nowhere"), dataset, examples, model, SUBSET, others)
-    task = stages.Task({}, Path("/nowhere"), training.SILENT, Clock({}, {}, {}))
+    task = stages.Task({}, Path("/nowhere"), training.SILENT, Clock({}, {}, {}, {}))
     sets = {"base": VECTORS[:1], "bend": VECTORS}
     return setting, task, sets
 
