@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import common
+from benchmarks.members import CASES
 from bend_jax import budget, training
 from bend_jax.collect import COLLECT
 from bend_jax.collect.features import CHUNK
 from bend_jax.rng import stream
 from bend_jax.setting import Setting
-from benchmarks import common
-from benchmarks.members import CASES
 
 BAR = 1.3
 K = 200
 HOW = ("trajectory cached", "trajectory streamed", "bootstrap cached", "bootstrap streamed")
-# images; of a minibatch; checkpoints that are timed, cached and streamed; epochs of the base; checkpoints for the parity
+# images; of a minibatch; checkpoints that are timed, cached and streamed; epochs of the base; k of the parity
 SIZES = {"tiny": (16, 8, 2, 2, 1, 2), "small": (32, 16, 20, 5, 1, 3), "full": (4096, 64, K, 20, 4, 3)}
 
 
@@ -107,7 +107,7 @@ def prepared(case: str, how: str, size: str, dtype: str, views: int) -> Setting:
     images, batch, *_ = SIZES[size]
     changes = {"collect.name": how.split()[0], "collect.subset": patterns, "backbone.dtype": dtype}
     changes |= {"collect.batch": batch, "base.batch": batch, "collect.cache_dtype": dtype, "collect.views": views}
-    return common.prepare(task, changes, images)
+    return common.prepare(task, changes, (images, 10, 10))
 
 
 def base_seconds(s: Setting, epochs: int) -> float:
@@ -124,7 +124,7 @@ def prefix_flops(s: Setting, ops: Any) -> float:
     n = len(s.dataset.train.labels)
     chunk = min(CHUNK, n)
     image = jax.eval_shape(s.examples.plain, s.examples.images[:1])
-    variables = s.model.init(jax.random.key(0))  # pyright: ignore[reportOptionalCall]
+    variables = common.fresh(s)
     parts = budget.cut(
         lambda v, x: s.model.apply(budget.insert(s.chosen, variables, v), x[None])[0],
         jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32),
@@ -145,7 +145,7 @@ def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[st
         views = memory // (budget.cache_bytes(s, ops) // 4) + 1
         s = prepared(case, how, size, dtype, views)
     settings, n = s.config.collect.settings, len(s.dataset.train.labels)
-    variables = s.model.init(jax.random.key(0))  # pyright: ignore[reportOptionalCall]
+    variables = common.fresh(s)
     ratios, runs = [], []
     floor = floor_epochs(ops, *work(how, k, settings))
     for _ in range(repeats):
@@ -186,7 +186,7 @@ def parity(case: str, how: str, size: str) -> dict[str, Any]:
     the vectors, and how far the training moved them."""
     *_, k = SIZES[size]
     s = prepared(case, f"{how} cached", size, "float32", 2)
-    variables = s.model.init(jax.random.key(0))  # pyright: ignore[reportOptionalCall]
+    variables = common.fresh(s)
     cache = budget.cache_bytes(s, budget.operations(s))
     with jax.default_matmul_precision("highest"):
         pair = [np.asarray(collected(s, how, variables, k, memory)["vectors"]) for memory in (2 * cache, cache - 1)]
@@ -223,7 +223,9 @@ def main(argv: list[str] | None = None) -> None:
             same.append(parity(case, how, args.size))
             common.write(args, {"bar": BAR, "rows": rows, "parity": same})
     common.show(f"k = {K}; bar {BAR} times the floor", *table(rows))
-    differences = [[r["case"], r["how"], *[f"{r[key]:.1e}" for key in ("largest_difference", "largest_move")]] for r in same]
+    differences = [
+        [r["case"], r["how"], *[f"{r[key]:.1e}" for key in ("largest_difference", "largest_move")]] for r in same
+    ]
     common.show("cached against streamed, float32", ["case", "collector", "difference", "moved by"], differences)
 
 

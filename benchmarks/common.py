@@ -31,10 +31,10 @@ PEAKS = {
 COMPILING: list[tuple[float, float]] = []  # (begin, end) of every trace, lowering and compilation of this process
 
 
-def _note(event: str, seconds: float, **details: Any) -> None:
+def _note(event: str, duration_secs: float, **details: Any) -> None:
     if event.startswith("/jax/core/compile/"):
         now = time.perf_counter()
-        COMPILING.append((now - seconds, now))
+        COMPILING.append((now - duration_secs, now))
 
 
 jax.monitoring.register_event_duration_secs_listener(_note)
@@ -49,14 +49,15 @@ def arguments(doc: str, name: str, argv: list[str] | None, **more: dict[str, Any
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc)
     parser.add_argument("--size", choices=SIZES, help="small on a CPU, full on an accelerator where none is given")
     parser.add_argument("--repeats", type=int, default=5, help="of every timing; the median counts")
-    parser.add_argument("--out", type=Path, help="the JSON; benchmarks/results/<name>-<device>.json")
+    parser.add_argument("--out", type=Path, help="the JSON, or its folder; benchmarks/results/<name>-<device>.json")
     for word, keywords in more.items():
         parser.add_argument(f"--{word}", **keywords)
     found = parser.parse_args(argv)
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="bend_jax_benchmark_"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     found.size = found.size or ("small" if jax.default_backend() == "cpu" else "full")
-    found.out = found.out or ROOT / "benchmarks" / "results" / f"{name}-{device_name()}.json"
+    folder = found.out or ROOT / "benchmarks" / "results"
+    found.out = folder if folder.suffix == ".json" else folder / f"{name}-{device_name()}.json"
     return found
 
 
@@ -110,20 +111,27 @@ def load(task: str, changes: dict[str, Any]) -> config.Config:
     return config.parse(raw)
 
 
-def prepare(task: str, changes: dict[str, Any], images: int, classes: int = 10, side: int = 32) -> setting.Setting:
-    """A run's setting on synthetic images: noise on a pattern for each class, `images` of each split."""
+def prepare(
+    task: str, changes: dict[str, Any], images: tuple[int, int, int], classes: int = 10, side: int = 32
+) -> setting.Setting:
+    """A run's setting on so many synthetic images of each split: noise on a pattern for each class."""
     read = load(task, changes)
-    channels = len(read.data.mean)
     generator = np.random.default_rng(0)
-    patterns = generator.integers(0, 256, (classes, side, side, channels))
+    patterns = generator.integers(0, 256, (classes, side, side, len(read.data.mean)), dtype=np.int16)
 
-    def split() -> data.Split:
-        labels = np.arange(images, dtype=np.int32) % classes
-        noise = generator.normal(0, 40, (images, side, side, channels))
+    def split(count: int) -> data.Split:
+        labels = np.arange(count, dtype=np.int32) % classes
+        noise = generator.integers(-60, 61, (count, *patterns.shape[1:]), dtype=np.int16)
         return data.Split(np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels)
 
-    dataset = data.Dataset(split(), split(), split(), classes)
-    return setting.prepare(read, task, 0, Path(), dataset)
+    train, validation, test = (split(count) for count in images)
+    return setting.prepare(read, task, 0, Path(), data.Dataset(train, validation, test, classes))
+
+
+def fresh(s: setting.Setting) -> Any:
+    """Untrained variables."""
+    assert s.model.init is not None
+    return s.model.init(jax.random.key(0))
 
 
 def interleaved(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks import common
 from bend_jax.generate import autoencoder, bend
 from bend_jax.generate.latents import decode, encode
 from bend_jax.settings import Autoencoder, Bend
-from benchmarks import common
 
 SECONDS = 60.0  # what our default may take
 DRAW = 2.0  # seconds for the members
@@ -125,7 +125,14 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """What the README shows."""
     header = ["d", "generator", "s an AE step", "/ floor", "AE steps", "s a DDPM step", "fit (s)", "draw (s)"]
     header += ["error", "error, new", "spread, AE", "spread", "bar"]
-    keys = ["autoencoder_iteration", "iteration_over_floor", "autoencoder_steps", "diffusion_iteration", "seconds", "draw"]
+    keys = [
+        "autoencoder_iteration",
+        "iteration_over_floor",
+        "autoencoder_steps",
+        "diffusion_iteration",
+        "seconds",
+        "draw",
+    ]
     keys += ["error", "error_new", "reconstruction_spread", "members_spread"]
     cells = []
     for r in rows:

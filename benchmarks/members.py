@@ -5,14 +5,14 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bend_jax import budget, ensemble, subset
 from benchmarks import common
+from bend_jax import budget, ensemble, subset
 
 CASES = {
     "resnet18 bn2": ("res18_cifar10", "layer4.1.bn2"),
@@ -43,7 +43,7 @@ def in_torch(name: str, vectors: np.ndarray, images: Any, passes: int) -> Callab
     """`passes` full passes of the same network in PyTorch, the vector copied into it before each; None without it."""
     if not importlib.util.find_spec("torch") or not name.startswith("resnet18"):
         return None  # the tests' nets in PyTorch have no ResNet-50
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from tests import torch_nets
 
@@ -68,74 +68,107 @@ def in_torch(name: str, vectors: np.ndarray, images: Any, passes: int) -> Callab
     return run
 
 
-def measure(name: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
-    """One row: seconds of each variant, ratios to the forward pass and to the floors, memory, labels."""
+class Case(NamedTuple):
+    """One network with its members."""
+
+    ops: budget.Operations
+    apply: Callable[..., Any]
+    variables: Any
+    chosen: subset.Subset
+    vectors: Any
+    images: Any
+    single: Callable[..., Any]  # (variables, vector, images): one full pass
+    classes: int
+
+
+def prepare(name: str, dtype: str, size: str) -> Case:
+    """Untrained, with members far enough apart to differ in their labels."""
     task, patterns = CASES[name]
-    n, m, passes, trees, memories = SIZES[size]
-    s = common.prepare(task, {"collect.subset": patterns, "backbone.dtype": dtype}, max(n, 64))
-    assert s.model.init is not None
-    apply, chosen, ops = s.model.apply, s.chosen, budget.operations(s)
-    variables = s.model.init(jax.random.key(0))
-    images = s.examples.plain(jnp.asarray(s.dataset.test.images[:n]))
+    n, m, *_ = SIZES[size]
+    s = common.prepare(task, {"collect.subset": patterns, "backbone.dtype": dtype}, (64, 64, n))
+    variables, chosen, apply = common.fresh(s), s.chosen, s.model.apply
     base = subset.flatten(chosen, variables)
     vectors = base[None] + 0.5 * jax.random.normal(jax.random.key(1), (m, chosen.dim))
-    forward = jax.jit(apply).lower(variables, images).compile()
     single = jax.jit(lambda variables, vector, x: apply(subset.insert(chosen, variables, vector), x))
-    stacked = jax.vmap(partial(subset.insert, chosen, variables))(vectors[:trees])
-    whole = jax.jit(jax.vmap(apply, (0, None)))
-    parts = ops.parts._replace(suffix_bytes=n * ops.parts.suffix_bytes)
-    chunks = {memory: min(ensemble.chunk_size(parts, memory), m) for memory in memories}
-    compiled = {
-        chunk: ensemble.member_logits.lower(apply, variables, chosen, vectors, images, chunk=chunk).compile()
-        for chunk in set(chunks.values())
-    }
-    variants: dict[str, Callable[[], Any]] = {"forward": lambda: forward(variables, images)}
-    for chunk, run in compiled.items():
-        variants[f"chunk {chunk}"] = partial(run, variables, vectors, images)
-    variants["loop"] = lambda: [single(variables, vector, images) for vector in vectors[:passes]]
+    images = s.examples.plain(jnp.asarray(s.dataset.test.images))
+    return Case(budget.operations(s), apply, variables, chosen, vectors, images, single, s.dataset.num_classes)
+
+
+def programs(case: Case, memories: tuple[int, ...]) -> dict[int, tuple[int, Any]]:
+    """(chunk, compiled member_logits) for each amount of memory."""
+    parts = case.ops.parts._replace(suffix_bytes=len(case.images) * case.ops.parts.suffix_bytes)
+    chunks = {memory: min(ensemble.chunk_size(parts, memory), len(case.vectors)) for memory in memories}
+    arguments = (case.apply, case.variables, case.chosen, case.vectors, case.images)
+    compiled = {c: ensemble.member_logits.lower(*arguments, chunk=c).compile() for c in set(chunks.values())}
+    return {memory: (chunk, compiled[chunk]) for memory, chunk in chunks.items()}
+
+
+def temporary_bytes(run: Any) -> int:
+    """What a compiled program takes beside its arguments and results."""
+    return run.memory_analysis().temp_size_in_bytes
+
+
+def rivals(name: str, case: Case, size: str) -> dict[str, Callable[[], Any]]:
+    """A loop of full passes, vmap over whole trees, PyTorch; the last two where they can be run."""
+    _, _, passes, trees, _ = SIZES[size]
+    found = {"loop": lambda: [case.single(case.variables, v, case.images) for v in case.vectors[:passes]]}
     if name in BARS:
-        variants["vmap"] = lambda: whole(stacked, images)
-    torch_run = in_torch(name, np.asarray(vectors), images, passes)
-    if torch_run is not None:
-        variants["torch"] = torch_run
-    seconds = common.interleaved(variants, repeats)
-    own = f"chunk {chunks[memories[0]]}"
-    times = common.median(seconds)
-    over = partial(common.ratio, seconds)
-    rate = common.rates(repeats)
-    lowest = floor(ops, m)
-    moved = least_bytes(variables, vectors, images, s.dataset.num_classes)
-    memory = {
-        str(memory): {
-            "chunk": chunk,
-            "temporary_bytes": compiled[chunk].memory_analysis().temp_size_in_bytes,
-            "over_forward": over(f"chunk {chunk}", "forward"),
-        }
-        for memory, chunk in chunks.items()
-    }
-    row = {
+        stacked = jax.vmap(partial(subset.insert, case.chosen, case.variables))(case.vectors[:trees])
+        whole = jax.jit(jax.vmap(case.apply, (0, None)))
+        found["vmap"] = lambda: whole(stacked, case.images)
+    torch_run = in_torch(name, np.asarray(case.vectors), case.images, passes)
+    return {**found, "torch": torch_run} if torch_run is not None else found
+
+
+def measure(name: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
+    """One row: seconds of each variant, ratios to the forward pass and to the floors, memory, labels."""
+    n, m, passes, trees, memories = SIZES[size]
+    case = prepare(name, dtype, size)
+    forward = jax.jit(case.apply).lower(case.variables, case.images).compile()
+    chunked = programs(case, memories)
+    variants: dict[str, Callable[[], Any]] = {"forward": lambda: forward(case.variables, case.images)}
+    for chunk, run in chunked.values():
+        variants[f"chunk {chunk}"] = partial(run, case.variables, case.vectors, case.images)
+    seconds = common.interleaved({**variants, **rivals(name, case, size)}, repeats)
+    own, times, over = f"chunk {chunked[memories[0]][0]}", common.median(seconds), partial(common.ratio, seconds)
+    lowest, rate = floor(case.ops, m), common.rates(repeats)
+    moved = least_bytes(case.variables, case.vectors, case.images, case.classes)
+    inputs = common.size_of((case.variables, case.images))
+    device = [common.floor_seconds(n * case.ops.forward * x, y, rate, dtype) for x, y in ((1, inputs), (lowest, moved))]
+    return {
         "case": name,
         "dtype": dtype,
         "images": n,
         "members": m,
-        "seconds": seconds,
         "over_forward": over(own, "forward"),
         "floor_forwards": lowest,
         "over_floor": over(own, "forward") / lowest,
-        "over_device_floor": times[own] / common.floor_seconds(n * ops.forward * lowest, moved, rate, dtype),
-        "forward_over_device_floor": times["forward"]
-        / common.floor_seconds(n * ops.forward, common.size_of((variables, images)), rate, dtype),
+        "over_device_floor": times[own] / device[1],
+        "forward_over_device_floor": times["forward"] / device[0],
         "loop_over_own": over("loop", own) * m / passes,
         "loop_passes": passes,
         "vmap_over_own": over("vmap", own) * m / trees if "vmap" in times else None,
         "vmap_trees": trees,
         "torch_over_own": over("torch", own) * m / passes if "torch" in times else None,
-        "forward_temporary_bytes": forward.memory_analysis().temp_size_in_bytes,
-        "memory": memory,
+        "forward_temporary_bytes": temporary_bytes(forward),
+        "memory": {
+            str(memory): {
+                "chunk": chunk,
+                "temporary_bytes": temporary_bytes(run),
+                "over_forward": over(f"chunk {chunk}", "forward"),
+            }
+            for memory, (chunk, run) in chunked.items()
+        },
+        **compare(case),
+        "seconds": seconds,
         "rates": rate,
     }
-    loop = jnp.stack([single(variables, vector, images) for vector in vectors])
-    return {**row, **agreement(compiled[chunks[memories[0]]](variables, vectors, images), loop)}
+
+
+def compare(case: Case) -> dict[str, Any]:
+    """member_logits against the loop of all members."""
+    own = ensemble.member_logits(case.apply, case.variables, case.chosen, case.vectors, case.images)
+    return agreement(own, jnp.stack([case.single(case.variables, v, case.images) for v in case.vectors]))
 
 
 def agreement(own: Any, loop: Any) -> dict[str, Any]:
@@ -171,7 +204,9 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
-    more: dict[str, dict[str, Any]] = {"dtype": {"default": "float32", "help": "float32, bfloat16, or both, with a comma"}}
+    more: dict[str, dict[str, Any]] = {
+        "dtype": {"default": "float32", "help": "float32, bfloat16, or both, with a comma"}
+    }
     more["cases"] = {"default": ",".join(CASES), "help": "some of these"}
     args: argparse.Namespace = common.arguments(str(__doc__), "members", argv, **more)
     rows: list[dict[str, Any]] = []
