@@ -52,7 +52,7 @@ def in_torch(name: str, vectors: np.ndarray, images: Any, passes: int) -> Callab
     block = net.layer4[1]
     layers = [block.bn2] if name.endswith("bn2") and "+" not in name else [block.bn1, block.bn2]
     x = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy()).to(device)
-    rows = torch.from_numpy(vectors).to(device)
+    rows = torch.from_numpy(vectors.copy()).to(device)
 
     def run() -> Any:
         labels = []
