@@ -13,8 +13,8 @@ PARTS = (
     ("check", 0.15, ()),
     ("members", 0.3, ("--dtype", "float32,bfloat16")),
     ("train", 0.35, ()),
-    ("collect", 0.45, ()),
-    ("cost", 0.6, ()),
+    ("collect", 0.5, ("--repeats", "2")),
+    ("cost", 0.75, ()),
     ("generate", 1.0, ("--published_seconds", "20")),
 )
 ROOT = Path(__file__).parents[1]

@@ -134,9 +134,9 @@ def prefix_flops(s: Setting, ops: Any) -> float:
     return math.ceil(n / chunk) * float((lowered.compile().cost_analysis() or {})["flops"])
 
 
-def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
-    """One row: operations and seconds over the floor of k = 200."""
-    _, _, cached, streamed, epochs, _ = SIZES[size]
+def measure(case: str, how: str, dtype: str, size: str, epoch: float, repeats: int) -> dict[str, Any]:
+    """One row: operations and seconds over the floor; epoch: seconds of one of the base's training."""
+    _, _, cached, streamed, *_ = SIZES[size]
     k = cached if how.endswith("cached") else streamed
     s = prepared(case, how, size, dtype, 4)
     ops = budget.operations(s)
@@ -146,12 +146,9 @@ def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[st
         s = prepared(case, how, size, dtype, views)
     settings, n = s.config.collect.settings, len(s.dataset.train.labels)
     variables = common.fresh(s)
-    ratios, runs = [], []
     floor = floor_epochs(ops, *work(how, k, settings))
-    for _ in range(repeats):
-        epoch = base_seconds(s, epochs)
-        runs.append(collected(s, how, variables, k, memory))
-        ratios.append(runs[-1]["seconds"] / epoch)
+    runs = [collected(s, how, variables, k, memory) for _ in range(repeats)]
+    seconds = statistics.median(run["seconds"] for run in runs)
     step_flops, steps = counted(s, how, variables, K, memory)
     fill = settings.views * prefix_flops(s, ops) if how.endswith("cached") else 0.0  # pyright: ignore[reportAttributeAccessIssue]
     least = floor_epochs(ops, *work(how, K, settings))
@@ -165,14 +162,14 @@ def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[st
         "how": how,
         "dtype": dtype,
         "images": n,
-        "over_device_floor": statistics.median(run["seconds"] for run in runs) / device,
+        "over_device_floor": seconds / device,
         "rates": rate,
         "k_timed": k,
         "floor_epochs": least,
         "floor_epochs_timed": floor,
         "flops_over_floor": (fill + steps * step_flops) / (least * n * ops.step),
-        "seconds_over_floor": statistics.median(ratios) / floor,
-        "epochs": ratios,
+        "seconds_over_floor": seconds / epoch / floor,
+        "epoch_seconds": epoch,
         "seconds": [run["seconds"] for run in runs],
         "seconds_in_steps": [run["in_steps"] for run in runs],
         "microseconds_a_step": 1e6 * statistics.median(run["in_steps"] / run["steps"] for run in runs),
@@ -215,8 +212,9 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     same: list[dict[str, Any]] = []
     for case in args.cases.split(","):
+        epoch = base_seconds(prepared(case, HOW[0], args.size, dtype, 1), SIZES[args.size][4])
         for how in args.how.split(","):
-            rows.append(measure(case, how, dtype, args.size, args.repeats))
+            rows.append(measure(case, how, dtype, args.size, epoch, args.repeats))
             common.write(args, {"bar": BAR, "rows": rows, "parity": same})
             print(*table(rows)[1][-1], flush=True)
         for how in sorted({how.split()[0] for how in args.how.split(",")}):

@@ -27,7 +27,7 @@ CIFAR = (45_000, 5_000, 10_000)
 SIZES = {
     "tiny": (16, 8, 1, 2, 4, ("digits",)),
     "small": (32, 16, 2, 3, 8, tuple(TASKS)),
-    "full": (4096, 0, 3, 5, 500, tuple(TASKS)),
+    "full": (16_384, 0, 3, 5, 500, tuple(TASKS)),
 }
 
 
