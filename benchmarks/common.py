@@ -1,9 +1,11 @@
 """What the benchmarks share: settings, synthetic images, clocks, operations and rates, tables and JSON."""
 
 import argparse
+import atexit
 import json
 import os
 import platform
+import shutil
 import statistics
 import tempfile
 import time
@@ -53,7 +55,9 @@ def arguments(doc: str, name: str, argv: list[str] | None, **more: dict[str, Any
     for word, keywords in more.items():
         parser.add_argument(f"--{word}", **keywords)
     found = parser.parse_args(argv)
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="bend_jax_benchmark_"))
+    programs = tempfile.mkdtemp(prefix="bend_jax_benchmark_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     found.size = found.size or ("small" if jax.default_backend() == "cpu" else "full")
     folder = found.out or ROOT / "benchmarks" / "results"
@@ -77,7 +81,7 @@ def machine() -> dict[str, Any]:
         "platform": jax.default_backend(),
         "cpu": models[0] if models else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],  # of the last minute, before the run: other work on the machine
+        "load": os.getloadavg()[0],  # average of the last minute, this run's own included
         "python": platform.python_version(),
         "jax": jax.__version__,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
