@@ -3,6 +3,7 @@
 from setuptools import find_packages, setup
 
 EXPORT = ["flatbuffers>=25.12", "safetensors>=0.8"]
+REPORT = ["matplotlib>=3.10"]
 TEST = [
     "basedpyright>=1.40",  # pyright with a node of its own
     "beartype>=0.23",
@@ -39,6 +40,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10.2"],
         "digits": ["scikit-learn>=1.9"],
         "export": EXPORT,
-        "test": TEST + EXPORT,
+        "report": REPORT,
+        "test": TEST + EXPORT + REPORT,
     },
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "bend_jax"
 # each row may import from the rows above it
 ROWS = [
-    {"checks"},
+    {"checks", "drawing", "page"},
     {"settings", "rng"},
     {"config"},
     {"sources"},
@@ -17,7 +17,8 @@ ROWS = [
     {"statistics"},
     {"collect", "generate", "ensemble"},
     {"predict"},
-    {"scoring", "report", "artefact"},
+    {"scoring", "document", "artefact"},
+    {"report"},
     {"setting", "watching"},
     {"stages"},
     {"budget"},

@@ -1,0 +1,73 @@
+"""One matplotlib figure to PNG and SVG, the same bytes every time; matplotlib is an extra, imported only here."""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+INK, PAPER, GRID = "#1b1f24", "#ffffff", "#d0d7de"  # text and axes, background, grid lines
+# Okabe and Ito's colours, told apart by the colour-blind, without their black (that is the ink) and yellow (too pale)
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":")
+SIZE = (5.4, 3.5)  # inches; narrow, so that its letters can still be read on a phone
+STYLE: dict[str, Any] = {
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",  # letters stay letters: small files, and a reader's own font
+}
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(work: Callable[[Any], None], name: str, folder: Path) -> str:
+    """Write <name>.png and <name>.svg into the folder, and return the SVG as it goes into a page (`inlined`).
+
+    work(figure) draws on an empty matplotlib figure of SIZE, which it may resize.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):  # pyright: ignore[reportArgumentType]
+        figure = Figure(figsize=SIZE, layout="constrained")  # no pyplot: no window, no state shared with a user's plots
+        work(figure)
+        figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(folder / f"{name}.svg", metadata=nothing)
+    return inlined((folder / f"{name}.svg").read_text(), name)
+
+
+def inlined(svg: str, name: str) -> str:
+    """The <svg> element alone: ids of its own, as wide as its place, and the page's colours for ink, paper and grid."""
+    text = svg[svg.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(?:width|height|version|xmlns(?::\w+)?)="[^"]*"', "", head)
+    rest = re.sub(r'\bid="', f'id="{name}-', rest)
+    rest = re.sub(r"url\(#", f"url(#{name}-", rest).replace('xlink:href="#', f'href="#{name}-')
+    for colour, variable in ((INK, "ink"), (PAPER, "paper"), (GRID, "grid")):
+        rest = rest.replace(colour, f"var(--{variable})")
+    rest = re.sub(r"font-family: [^;\"]*;? ?", "", rest)
+    return f"{head}>{rest}".strip()
