@@ -6,21 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bend_jax import compare, document, pipeline, report, storage
 from bend_jax.checks import SettingsError
 from bend_jax.document import Document, Figure, Heading, Table, Text
+from bend_jax.drawing import COLOURS, MARKERS
 from bend_jax.setting import Setting
 
 VOTE = "sbend"  # whose members a combination's cost counts: all of them
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
-MARKS = "osD^vPX"
 
 
 class Line(NamedTuple):
-    """One line of a figure: where it is, and its values with their sd (None with one seed), None where a row stopped."""
+    """One line of a figure: where it is, and its values with their sd (None with one seed)."""
 
     label: str
     x: list[float]
@@ -129,7 +126,7 @@ def measured(s: Setting, jobs: dict[str, pipeline.Job]) -> dict[str, Any]:
     results = {name: storage.read_json(job.path / "result.json") for name, job in wanted.items()}
     whole = report.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
     whole["setup"] |= {"epochs": s.config.base.epochs, "temperatures": results["evaluate"]["temperatures"]}
-    return {**whole, "curves": results["evaluate"]["curves"]}
+    return {**whole, "curves": results["evaluate"].get("curves")}
 
 
 def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -143,7 +140,7 @@ def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 def publish(content: dict[str, Any], made: Document, workdir: Path) -> None:
     """Write the document into the store and link it as the work directory's report."""
-    digest = storage.digest_of({"format": storage.FORMAT, "content": content, "title": made.title})
+    digest = storage.digest_of({"format": storage.FORMAT, "content": content, "rendering": document.rendering()})
     path = storage.entry(workdir / "store", "sweep", digest)
     if not storage.is_complete(path):
         manifest = {"stage": "sweep", "seeds": content["seed"], "inputs": [row["name"] for row in content["rows"]]}
@@ -178,6 +175,13 @@ def at(tree: Any, path: tuple[str, ...]) -> float | None:
     for key in path:
         tree = tree[key]
     return tree
+
+
+def number(tree: Any, path: tuple[str, ...]) -> float:
+    """The same of one that is always defined."""
+    value = at(tree, path)
+    assert value is not None
+    return value
 
 
 def cell(row: dict[str, Any], path: tuple[str, ...], factor: float = 100, digits: int = 2) -> str:
@@ -234,8 +238,7 @@ def make(content: dict[str, Any]) -> Document:
         Heading("What it says"),
         Text("\n".join(f"- {line}" for line in says(content))),
     ]
-    if rows:
-        blocks.append(Figure("sweep", f"Against {', '.join(paths)}", sentence(rows, paths), lambda f: draw(f, rows)))
+    blocks += figures(rows) if rows else []
     return Document(f"{content['task']}: {', '.join(paths)}", tuple(blocks))
 
 
@@ -245,17 +248,22 @@ def says(content: dict[str, Any]) -> list[str]:
     rows = [row for row in content["rows"] if not row["failed"]]
     if not rows:
         return [*lines, "No combination came to its end."]
-    for what, path, factor, digits in (
-        ("sBEND's accuracy in %", ("table", "sbend"), 100, 2),
-        ("the mean vote's scaled NLL", ("votes", "mean", "nll_ts"), 1, 4),
-        ("the base's accuracy in %", ("votes", "base", "accuracy"), 100, 2),
-    ):
-        low, high = (choose(rows, key=lambda row: at(row, path)) for choose in (min, max))
-        ends = [f"{cell(row, path, factor, digits)} ({row['name']})" for row in (low, high)]
-        same = at(low, path) == at(high, path)
-        lines.append(f"Over the combinations {what} " + (f"is {ends[0]}." if same else f"goes from {' to '.join(ends)}."))
-    lines.append("These are test images: to take the best row of this table would be to choose on them.")
+    lines += [
+        span(rows, "sBEND's accuracy in %", *COLUMNS["sBEND %"]),
+        span(rows, "the mean vote's scaled NLL", *COLUMNS["mean vote NLL"]),
+        span(rows, "the base's accuracy in %", *COLUMNS["base %"]),
+        "These are test images: to take the best row of this table would be to choose on them.",
+    ]
     return lines
+
+
+def span(rows: list[dict[str, Any]], what: str, path: tuple[str, ...], factor: float, digits: int) -> str:
+    """From the least to the greatest of a number, and whose they are."""
+    ordered = sorted(rows, key=lambda row: number(row, path))
+    low, high = (f"{cell(row, path, factor, digits)} ({row['name']})" for row in (ordered[0], ordered[-1]))
+    if number(ordered[0], path) == number(ordered[-1], path):
+        return f"Over the combinations {what} is {cell(ordered[0], path, factor, digits)} everywhere."
+    return f"Over the combinations {what} goes from {low} to {high}."
 
 
 def numeric(values: list[Any]) -> bool:
@@ -275,35 +283,39 @@ def layout(rows: list[dict[str, Any]]) -> tuple[str, str]:
     return along, next(p for p in paths if p != along)
 
 
-def sentence(rows: list[dict[str, Any]], paths: list[str]) -> str:
-    """What to see in the figure."""
-    along, groups = layout(rows)
-    where = f"Each point is a combination; along x: {along or 'the combinations in the order of the table'}"
-    lines = f", a line for each {groups}: the members' mean vote" if groups else ", a line for each vote"
-    return f"{where}{lines}. Where lines are level, {' and '.join(paths)} changed nothing. Bars: sd over seeds."
-
-
 ACCURACY = {name: COLUMNS[name][0] for name in ("base %", "sBEND %", "mean vote %", "members %", "checkpoints %")}
 NLL = {name: COLUMNS[name][0] for name in ("base NLL", "mean vote NLL")}
+
+
+def figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Accuracy and NLL against what was swept."""
+    along, groups = layout(rows)
+    where = f"Along x: {along or 'the combinations in the order of the table'}; "
+    who = f"a line for each {groups}, the members' mean vote" if groups else "a line for each vote, or mean of nets"
+    text = f"{where}{who}; bars: sd over seeds. Where a line is level, the setting changed nothing."
+    return [
+        Figure("accuracy", "Accuracy", text, lambda f: draw(f, rows, ACCURACY, 100, "test accuracy, %")),
+        Figure("nll", "NLL", text, lambda f: draw(f, rows, NLL, 1, "NLL after temperature scaling, nats")),
+    ]
 
 
 def lines_of(rows: list[dict[str, Any]], measures: dict[str, tuple[str, ...]], factor: float) -> list[Line]:
     """A line for each measure, or with groups one for each value of the group: of the mean vote."""
     along, groups = layout(rows)
     ticks = labels(rows, along)
-    x = [row["settings"][along] if not ticks else ticks.index(_label(row, along)) for row in rows]
-    chosen = {label: [i for i in range(len(rows))] for label in measures}
+    x = [ticks.index(_label(row, along)) if ticks else row["settings"][along] for row in rows]
     if groups:
         own = [_text(row["settings"][groups]) for row in rows]
         path = next(path for name, path in measures.items() if name.startswith("mean vote"))
-        chosen = {f"{groups} = {g}": [i for i, o in enumerate(own) if o == g] for g in dict.fromkeys(own)}
-        measures = dict.fromkeys(chosen, path)
+        chosen = [(f"{groups} = {g}", path, [i for i, o in enumerate(own) if o == g]) for g in dict.fromkeys(own)]
+    else:
+        chosen = [(name.rsplit(" ", 1)[0], path, list(range(len(rows)))) for name, path in measures.items()]
     result = []
-    for label, which in chosen.items():
+    for label, path, which in chosen:
         which = sorted(which, key=lambda i: x[i])
-        y = [factor * (at(rows[i], measures[label]) or 0.0) for i in which]
-        sd = [factor * (at(rows[i]["sd"], measures[label]) or 0.0) for i in which] if rows[0]["sd"] else None
-        result.append(Line(label.removesuffix(" %").removesuffix(" NLL"), [x[i] for i in which], y, sd))
+        y = [factor * number(rows[i], path) for i in which]
+        sd = [factor * number(rows[i]["sd"], path) for i in which] if rows[0]["sd"] else None
+        result.append(Line(label, [x[i] for i in which], y, sd))
     return result
 
 
@@ -318,21 +330,19 @@ def labels(rows: list[dict[str, Any]], along: str) -> list[str]:
     return list(dict.fromkeys(_label(row, along) for row in rows))
 
 
-def draw(figure: Any, rows: list[dict[str, Any]]) -> None:
-    """Accuracy and NLL against what was swept."""
+def draw(figure: Any, rows: list[dict[str, Any]], measures: dict[str, Any], factor: float, title: str) -> None:
+    """One measure of every row."""
     along, _ = layout(rows)
     ticks = labels(rows, along)
-    for axes, measures, factor, title in zip(
-        figure.subplots(1, 2), (ACCURACY, NLL), (100, 1), ("test accuracy, %", "NLL, scaled, nats"), strict=True
-    ):
-        plot(axes, lines_of(rows, measures, factor))
-        axes.set_ylabel(title)
-        axes.set_xlabel(along or "combination")
-        if ticks:
-            axes.set_xticks(range(len(ticks)), ticks, rotation=20, ha="right", fontsize="small")
-        elif spans_decades([row["settings"][along] for row in rows]):
-            axes.set_xscale("log")
-    figure.axes[0].legend(fontsize="small")
+    axes = figure.subplots()
+    plot(axes, lines_of(rows, measures, factor))
+    axes.set_ylabel(title)
+    axes.set_xlabel(along or "combination")
+    if ticks:
+        axes.set_xticks(range(len(ticks)), ticks, rotation=20, ha="right", fontsize="small")
+    elif spans_decades([row["settings"][along] for row in rows]):
+        axes.set_xscale("log")
+    figure.legend(loc="outside upper center", ncols=3)
 
 
 def spans_decades(values: list[float]) -> bool:
@@ -341,11 +351,10 @@ def spans_decades(values: list[float]) -> bool:
 
 
 def plot(axes: Any, lines: list[Line]) -> None:
-    """Lines with marks and colours that can be told apart."""
+    """Lines with colours and marks that can be told apart."""
     for i, line in enumerate(lines):
-        style: dict[str, Any] = dict(color=COLOURS[i % 7], marker=MARKS[i % 7], markersize=5, label=line.label)
-        axes.errorbar(line.x, line.y, yerr=line.sd, capsize=3, linewidth=1.5, **style)
-    axes.grid(alpha=0.3)
+        colour, mark = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.errorbar(line.x, line.y, yerr=line.sd, capsize=3, color=colour, marker=mark, label=line.label)
 
 
 def terminal(made: Document) -> str:
@@ -353,7 +362,9 @@ def terminal(made: Document) -> str:
     parts = []
     for block in made.blocks:
         if isinstance(block, Table):
-            parts.append("\n".join([report.text_table(block.header, block.rows), *([block.note] if block.note else [])]))
+            parts.append(
+                "\n".join([report.text_table(block.header, block.rows), *([block.note] if block.note else [])])
+            )
         elif not isinstance(block, Figure):
             parts.append(block.text)
     return "\n\n".join(parts)

@@ -24,6 +24,8 @@ ROWS = [
     {"budget"},
     {"pipeline", "estimate", "api"},
     {"compare"},
+    {"sweep"},
+    {"papers"},
 ]
 
 

@@ -22,10 +22,8 @@ def load(name: str) -> ConfigDict:
 
 def start(paper: str, scale: str, full: str = "res50_cifar10") -> ConfigDict:
     """The configuration that a paper's rows change: of digits, of cifar10_small, or the published one."""
-    if scale == "full":
-        config = load(full)
-    else:
-        config = load(scale)
+    config: Any = load(full if scale == "full" else scale)
+    if scale != "full":
         config.update_from_flattened_dict(small(full.split("_")[0]))
     config.task = f"{paper}_{scale}"
     config.generate.nulls = ""
@@ -46,7 +44,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def task(config: ConfigDict, scale: str, net: str, data: str) -> dict[str, Any]:
+def task(config: Any, scale: str, net: str, data: str) -> dict[str, Any]:
     """The settings in which a network on a data set differs from that configuration."""
     if scale != "full":
         return small(net)
@@ -56,7 +54,7 @@ def task(config: ConfigDict, scale: str, net: str, data: str) -> dict[str, Any]:
     return {name: value for name, value in other.items() if value != now[name] and name not in kept}
 
 
-def tasks(config: ConfigDict, scale: str, nets: tuple[str, ...] = tuple(SMALL)) -> dict[str, dict[str, Any]]:
+def tasks(config: Any, scale: str, nets: tuple[str, ...] = tuple(SMALL)) -> dict[str, dict[str, Any]]:
     """The papers' tasks by name, such as res18-cifar10; at a small scale each network once, on that scale's data."""
     if scale != "full":
         return {f"{net}-{config.data.name}": task(config, scale, net, "") for net in nets}
