@@ -209,7 +209,7 @@ def read_rows(stages: tuple[str, ...], scale: str) -> list[Any]:
     return compare.read_rows(raw, FOUND["get_rows"](FLAGS.config, *([scale] if scale else [])))
 
 
-def run_rows(rows: list[Any], name: str, workdir: Path, seeds: list[int]) -> None:
+def run_rows(rows: list[Any], name: str, scale: str, workdir: Path, seeds: list[int]) -> None:
     """Every row of a sweep, of a paper's table or of a comparison with every seed, or only what each would cost."""
     from bend_jax import compare, papers, sweep
 
@@ -219,7 +219,7 @@ def run_rows(rows: list[Any], name: str, workdir: Path, seeds: list[int]) -> Non
     say = partial(print, flush=True)
     stopped: list[str] = []
     if FLAGS.sweep or "PAPER" in FOUND:
-        make = sweep.make if FLAGS.sweep else papers.DOCUMENTS[FOUND["PAPER"]]
+        make = sweep.make if FLAGS.sweep else partial(papers.document, FOUND["PAPER"], FOUND["PUBLISHED"], scale)
         content, made = sweep.run(rows, name, seeds, workdir, say, make, FLAGS.init)
         text, stopped = sweep.terminal(made), sweep.stopped(content)
     else:
@@ -267,7 +267,7 @@ def main(argv: list[str]) -> None:
 
         try:
             if rows:
-                run_rows(rows, name, workdir, seeds)
+                run_rows(rows, name, scale, workdir, seeds)
             else:
                 run(config, name, workdir, stages, seeds)
         except (pipeline.StoppedError, storage.DamagedError) as error:

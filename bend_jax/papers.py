@@ -1,3 +1,0 @@
-"""stub"""
-
-DOCUMENTS = {}
