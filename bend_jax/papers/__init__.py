@@ -48,8 +48,8 @@ def document(paper: str, published: Published, scale: str, content: dict[str, An
     if scale != "full":
         lines.append(
             "Other data, a smaller network and a shorter training than the paper's: the differences say how far "
-            "this small experiment is from the published one, not how well that one was repeated. `--scale=full` is its "
-            "setup."
+            "this small experiment is from the published one, not how well that one was repeated; `--scale=full` has "
+            "its setup."
         )
     lines.append("Differences are ours minus published." + (" ±: sd over seeds." if len(content["seed"]) > 1 else ""))
     blocks += [Heading("Notes"), Text("\n".join(f"- {line}" for line in lines))]
