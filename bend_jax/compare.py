@@ -21,7 +21,6 @@ STAGES = ("base", "collect", "generate", "evaluate")
 ALONE = {"base": "base", "swa": "swa"}  # votes of one net, and the set that they belong to
 CHECKPOINTS = {"checkpoints_mean": "mean", "checkpoints_best": "best"}
 MEMBERS = ("mean", "sbend", "best", "greedy", "weighted", "single")
-DRAWS = 2000  # of the paired bootstrap
 KEYS = ("name", "vote", "settings", "against")
 
 
@@ -199,8 +198,7 @@ def measure(row: Row, s: Setting, jobs: dict[str, pipeline.Job]) -> Cell:
     p, scored = tree["votes"][place][vote], result["votes"][row.vote]
     scaled = np.asarray(metrics.scale_temperature(jnp.asarray(p), result["temperatures"][place][vote]))
     loss = -np.log(np.maximum(scaled[np.arange(len(labels)), labels], metrics.TINY))
-    scores = {key: scored[key] for key in ("accuracy", "nll", "nll_ts", "ece")}
-    scores["ece_ts"] = float(metrics.ece(jnp.asarray(scaled), jnp.asarray(labels), s.config.evaluate.bins))
+    scores = {key: scored[key] for key in ("accuracy", "nll", "nll_ts", "ece", "ece_ts")}
     return Cell(p.argmax(axis=1) == labels, loss, {**scores, "disagreement": spread, "knob": knob})
 
 
@@ -224,11 +222,11 @@ def _summary(row: Row, cells: dict[str, list[Cell]], price: dict[str, float]) ->
 def difference(own: list[Cell], other: list[Cell]) -> dict[str, Any]:
     """Mean difference and 95% interval of accuracy and of the scaled NLL."""
     right = np.stack([a.right.astype(float) - b.right for a, b in zip(own, other, strict=True)])
-    result: dict[str, Any] = {"accuracy": metrics.paired_bootstrap(right, DRAWS)._asdict(), "nll_ts": None}
+    result: dict[str, Any] = {"accuracy": metrics.paired_bootstrap(right, metrics.DRAWS)._asdict(), "nll_ts": None}
     losses = [(a.loss, b.loss) for a, b in zip(own, other, strict=True)]
     if all(a is not None and b is not None for a, b in losses):
         gaps = np.stack([a - b for a, b in losses])  # pyright: ignore[reportOptionalOperand]
-        result["nll_ts"] = metrics.paired_bootstrap(gaps, DRAWS)._asdict()
+        result["nll_ts"] = metrics.paired_bootstrap(gaps, metrics.DRAWS)._asdict()
     return result
 
 

@@ -12,6 +12,7 @@ from bend_jax.settings import COLLECTORS, DTYPES, GENERATORS, Base, Collector, G
 
 RUN_ONLY = {"digest": False}  # changes speed or memory, never a number: not part of a stage's digest
 VIEWS = ("identity", "flip", "left", "right", "up", "down")  # of an image, the last four moved by a pixel
+CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "pixelate", "jpeg")  # of test images
 SHARED = ("k", "views", "batch", "cache_dtype")  # settings that collectors have in common
 
 
@@ -91,6 +92,8 @@ class Evaluate:
     bins: int = 15  # of the calibration error
     views: str = "identity"  # of each image, comma-separated; every vote runs over members x views
     greedy: int = 0  # members that the greedy vote chooses on validation, with replacement; 0: no such vote
+    ood: str = ""  # data sets that the net was not trained on, comma-separated, to be told from the test images
+    corruptions: str = ""  # of the test images, comma-separated, each at five severities
     batch: int = field(default=500, metadata=RUN_ONLY)  # images a program
 
     def __post_init__(self) -> None:
@@ -100,6 +103,13 @@ class Evaluate:
         unknown = [view for view in views if view not in VIEWS]
         if unknown or not views or len(set(views)) < len(views):
             raise SettingsError(f"views takes different ones of {', '.join(VIEWS)}; got {self.views!r}")
+        for name in names(self.corruptions):
+            if name not in CORRUPTIONS:
+                near = did_you_mean(name, CORRUPTIONS)
+                raise SettingsError(f"corruptions: unknown {name!r}{near}; there are {', '.join(CORRUPTIONS)}")
+        for word in ("ood", "corruptions"):
+            if len(set(names(getattr(self, word)))) < len(names(getattr(self, word))):
+                raise SettingsError(f"{word} names something twice: {getattr(self, word)!r}")
 
 
 @dataclass(frozen=True)

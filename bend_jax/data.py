@@ -32,8 +32,8 @@ def load(settings: Data) -> Dataset:
         train, test = _stratified(generator, train, round(len(train.labels) / 2))
     _check(settings, test)
     train = _long_tailed(generator, train, settings.imbalance)
-    train = train._replace(images=_add_noise(generator, train.images, settings.noise))
-    test = test._replace(images=_add_noise(generator, test.images, settings.noise))
+    train = train._replace(images=add_noise(generator, train.images, settings.noise))
+    test = test._replace(images=add_noise(generator, test.images, settings.noise))
     count = min(settings.validation_most, round(settings.validation * len(train.labels)))
     train, validation = _stratified(generator, train, count)
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
@@ -66,7 +66,7 @@ def _check_classes(settings: Data, name: str, split: Split, num_classes: int) ->
         )
 
 
-def _add_noise(generator: np.random.Generator, images: Images, sd: float) -> Images:
+def add_noise(generator: np.random.Generator, images: Images, sd: float) -> Images:
     """Gaussian pixel noise of this sd on [0, 1], clipped and rounded back to 8 bits."""
     if sd == 0:
         return images

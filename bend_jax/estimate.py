@@ -6,7 +6,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from bend_jax import budget
+from bend_jax import budget, shift
+from bend_jax.config import names
 from bend_jax.ensemble import chunk_size
 from bend_jax.setting import Setting
 
@@ -46,11 +47,13 @@ def _seconds(s: Setting, ops: budget.Operations) -> str:
     c, n = s.config, len(s.dataset.train.labels)
     many = len(s.dataset.test.labels) + len(s.dataset.validation.labels)
     voters = c.collect.settings.k + c.members * (1 + len(c.generate.nulls))
+    shifted = len(names(c.evaluate.corruptions)) * len(shift.SEVERITIES) * len(s.dataset.test.labels)
+    shifted += sum(len(images) for images in s.ood.values())
     rate = EFFICIENCY * _matrix_rate()
     parts_of = {
         "base": c.base.epochs * n * ops.step,
         "collect": budget.collect_epochs(s, ops) * n * ops.step,
-        "evaluate": many * (ops.forward + voters * ops.suffix),
+        "evaluate": many * (ops.forward + voters * ops.suffix) + shifted * (ops.forward + c.members * ops.suffix),
     }
     texts = [f"{name} {_duration(flops / rate)}" for name, flops in parts_of.items()]
     basis = f"by operations, at {rate / 1e9:.0f} GFLOP/s: {EFFICIENCY:.0%} of a matrix product here"

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 TINY = 1e-12  # the least probability whose logarithm is taken
+DRAWS = 2000  # of a paired bootstrap
 
 
 def accuracy(predictions: Int[Array, " n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
@@ -29,12 +30,39 @@ def brier(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) ->
 
 def ece(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"], bins: int = 15) -> Float[Array, ""]:
     """Expected calibration error over `bins` equal-width bins (lo, hi] of the confidence (Guo et al. 2017)."""
+    index, confidence, right = _binned(probabilities, labels, bins)
+    gap = jnp.zeros(bins).at[index].add(right - confidence)
+    return jnp.sum(jnp.abs(gap)) / labels.shape[0]
+
+
+class Reliability(NamedTuple):
+    """Of each bin: mean confidence and accuracy of its images (NaN where it has none), and its share of all images."""
+
+    confidence: Float[Array, " bins"]
+    accuracy: Float[Array, " bins"]
+    share: Float[Array, " bins"]
+
+
+def reliability(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"], bins: int = 15) -> Reliability:
+    """The reliability diagram over the bins of `ece`, which is the sum of share * |accuracy - confidence|."""
+    index, confidence, right = _binned(probabilities, labels, bins)
+    count = jnp.bincount(index, length=bins)
+    return Reliability(
+        jnp.bincount(index, weights=confidence, length=bins) / count,
+        jnp.bincount(index, weights=right.astype(jnp.float32), length=bins) / count,
+        count / labels.shape[0],
+    )
+
+
+def _binned(
+    probabilities: Float[Array, "n classes"], labels: Int[Array, " n"], bins: int
+) -> tuple[Int[Array, " n"], Float[Array, " n"], Bool[Array, " n"]]:
+    """Bin, confidence, and whether the label is right, of every image."""
     confidence = jnp.max(probabilities, axis=1)
     right = jnp.argmax(probabilities, axis=1) == labels
     edges = jnp.linspace(0.0, 1.0, bins + 1)
     index = jnp.clip(jnp.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    gap = jnp.zeros(bins).at[index].add(right - confidence)
-    return jnp.sum(jnp.abs(gap)) / labels.shape[0]
+    return index, confidence, right
 
 
 def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
@@ -124,9 +152,14 @@ def ensemble_iou(predictions: Int[Array, "m n"], labels: Int[Array, " n"]) -> fl
     """Mean over members of the largest error IoU to another member (p-diff); None for one member."""
     if predictions.shape[0] < 2:
         return None
+    return float(jnp.mean(others_iou(predictions, labels)))
+
+
+def others_iou(predictions: Int[Array, "m n"], labels: Int[Array, " n"], block: int = 1) -> Float[Array, " m"]:
+    """For each row its largest error IoU to a row of another block of `block` rows (a member's views are one)."""
     wrong = predictions != labels[None]
-    matrix = _iou_matrix(wrong, wrong)
-    return float(jnp.mean(jnp.max(jnp.where(jnp.eye(matrix.shape[0], dtype=bool), -1.0, matrix), axis=1)))
+    owner = jnp.arange(predictions.shape[0]) // block
+    return jnp.max(jnp.where(owner[:, None] == owner[None, :], -1.0, _iou_matrix(wrong, wrong)), axis=1)
 
 
 def max_iou(members: Int[Array, "m n"], checkpoints: Int[Array, "k n"], labels: Int[Array, " n"]) -> Float[Array, " m"]:
@@ -216,12 +249,18 @@ class Interval(NamedTuple):
 def paired_bootstrap(differences: Float[np.ndarray, "seeds n"], draws: int, seed: int = 0) -> Interval:
     """Mean of paired differences (one for each seed and image) and the percentile interval over resamples: images are
     drawn with replacement, the same ones for every seed, and seeds with replacement as blocks."""
-    seeds, n = differences.shape
+    return paired_bootstraps(differences[None], draws, seed)[0]
+
+
+def paired_bootstraps(differences: Float[np.ndarray, "q seeds n"], draws: int, seed: int = 0) -> list[Interval]:
+    """`paired_bootstrap` of several quantities, all over the same resamples."""
+    q, seeds, n = differences.shape
     generator = np.random.default_rng(seed)
-    means = np.empty(draws)
+    means = np.empty((draws, q))
     for i in range(draws):
         counts = np.bincount(generator.integers(0, n, n), minlength=n)
         blocks = generator.integers(0, seeds, seeds)
-        means[i] = (differences[blocks].mean(axis=0) @ counts) / n
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(differences.mean()), float(low), float(high))
+        means[i] = (differences[:, blocks].mean(axis=1) @ counts) / n
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    middle = differences.mean(axis=(1, 2))
+    return [Interval(*map(float, three)) for three in zip(middle, low, high, strict=True)]

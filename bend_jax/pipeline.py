@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bend_jax import data, report, storage
+from bend_jax import data, report, shift, storage
 from bend_jax.checks import SettingsError
 from bend_jax.config import settings_json
 from bend_jax.setting import Setting
@@ -56,7 +56,8 @@ def plan(s: Setting) -> dict[str, Job]:
         add("generate", _generate_settings(s, name), ("base", "collect"), name)
     generated = tuple(name for name in jobs if name.startswith("generate "))
     measured = {"statistics": c.generate.statistics} if must_measure(s.chosen, "average") else {}  # of the average
-    add("evaluate", {"main": c.generate.name, **of(c.evaluate), **measured}, ("base", "collect", *generated))
+    others = {"others": shift.content_digest(s.ood)} if s.ood else {}
+    add("evaluate", {"main": c.generate.name, **of(c.evaluate), **measured, **others}, ("base", "collect", *generated))
     add("report", {"task": c.task, "config": s.config_name}, tuple(jobs))
     add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
     return jobs

@@ -10,24 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bend_jax import ensemble
+from bend_jax import ensemble, ranking
 from bend_jax.split import cut
 from bend_jax.subset import Subset, insert
 
 Weights = dict[str, Float[np.ndarray, " m"]]  # by the name of a vote
 
 
+class Running(NamedTuple):
+    """The mean vote of a set's first members, for several numbers of them: its label, its probability of the true one.
+
+    These are the [steps, n] numbers that curves against m need; the [voters, n, classes] probabilities stay on the
+    device, a batch at a time.
+    """
+
+    members: tuple[int, ...]
+    predictions: Int[np.ndarray, "steps n"]
+    likelihoods: Float[np.ndarray, "steps n"]
+
+
 class Outputs(NamedTuple):
     """What a set of m vectors says of n images; a voter is a member at a view, the views of a member side by side.
 
     predictions: the label of each voter; mean: of the voters' probabilities; weighted: other averages of them by the
-    name of their weights; probabilities: of each voter, where they were asked for.
+    name of their weights; probabilities: of each voter, where they were asked for; information: the voters' mutual
+    information (`ranking.mutual_information`); running: where it was asked for.
     """
 
     predictions: Int[np.ndarray, "voters n"]
     mean: Float[np.ndarray, "n classes"]
     weighted: dict[str, Float[np.ndarray, "n classes"]]
     probabilities: Float[np.ndarray, "voters n classes"] | None = None
+    information: Float[np.ndarray, " n"] | None = None
+    running: Running | None = None
 
 
 def predict(
@@ -43,17 +58,25 @@ def predict(
     views: tuple[str, ...] = ("identity",),
     weights: dict[str, Weights] | None = None,
     keep: bool = False,
+    running: dict[str, tuple[int, ...]] | None = None,
+    labels: Int[np.ndarray, " n"] | None = None,
     progress: Callable[[int], None] = lambda done: None,
     compiled: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Outputs]:
     """Run every vector of every set on n images and each of their views.
 
     images(slice, view) gives them as `apply` takes them; the last batch is filled up with the last images again.
-    weights: further averages to take, by set and name; keep: also return every voter's probabilities.
+    weights: further averages to take, by set and name; keep: also return every voter's probabilities; running: of which
+    sets, and for how many of their first members, to return `Running`, for which the true labels are needed.
     """
     vectors = jnp.concatenate(list(sets.values()))
     counts = [len(v) for v in sets.values()]
     stacked = [_stack(len(v), len(views), (weights or {}).get(name, {})) for name, v in sets.items()]
+    steps = running or {}
+    if steps and labels is None:
+        raise ValueError(f"running votes of {', '.join(steps)} need the true labels")
+    firsts = [_firsts(len(v), len(views), steps[name]) if name in steps else None for name, v in sets.items()]
+    true = np.zeros(n, np.int32) if labels is None else labels
     size = min(batch, n)
     first = images(slice(0, size), views[0])
     parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], first)
@@ -68,10 +91,13 @@ def predict(
         rows = slice(begin, begin + size)
         logits = [run(variables, vectors, images(rows, view)) for view in views]
         fresh = slice(done - begin, None)
-        found.append(_host(_summaries(logits, stacked, tuple(counts), keep), fresh))
+        found.append(_host(_summaries(logits, stacked, firsts, true[rows], tuple(counts), keep), fresh))
         done = begin + size
         progress(done)
-    return {name: _outputs([batch[i] for batch in found], stacked[i], weights, name) for i, name in enumerate(sets)}
+    return {
+        name: _outputs([batch[i] for batch in found], (weights or {}).get(name, {}), steps.get(name))
+        for i, name in enumerate(sets)
+    }
 
 
 def _stack(members: int, views: int, weights: Weights) -> Float[np.ndarray, "votes voters"]:
@@ -88,19 +114,41 @@ def over_voters(weights: Float[np.ndarray, " m"], views: int) -> Float[np.ndarra
     return (np.repeat(weights / weights.sum(), views) / views).astype(np.float32)
 
 
+def _firsts(members: int, views: int, steps: tuple[int, ...]) -> Float[np.ndarray, "steps voters"]:
+    """A row for each number of first members: their plain mean, over voters."""
+    return np.stack([over_voters((np.arange(members) < m).astype(float), views) for m in steps])
+
+
 @partial(jax.jit, static_argnames=("counts", "keep"))
 def _summaries(
-    logits: list[Float[Array, "m b classes"]], stacked: list[Any], counts: tuple[int, ...], keep: bool
+    logits: list[Float[Array, "m b classes"]],
+    stacked: list[Any],
+    firsts: list[Any],
+    true: Int[Array | np.ndarray, " b"],
+    counts: tuple[int, ...],
+    keep: bool,
 ) -> list[tuple[Any, ...]]:
-    """For each set: labels [voters, b], averages [votes, b, classes], probabilities [voters, b, classes] or None."""
+    """For each set: labels [voters, b], averages [votes, b, classes], probabilities [voters, b, classes] or None,
+    mutual information [1, b], and the running mean's labels and likelihoods [steps, b] or None."""
     every = jnp.stack(logits, axis=1)  # [m, views, b, classes]
     result = []
-    for part, rows in zip(jnp.split(every, list(np.cumsum(counts)[:-1])), stacked, strict=True):
+    for part, rows, first in zip(jnp.split(every, list(np.cumsum(counts)[:-1])), stacked, firsts, strict=True):
         voters = part.reshape(-1, *part.shape[2:])
         p = jax.nn.softmax(voters, axis=-1)
         labels = jnp.argmax(voters, axis=-1).astype(jnp.int32)
-        result.append((labels, jnp.tensordot(rows, p, axes=1, precision="highest"), p if keep else None))
+        averages = jnp.tensordot(rows, p, axes=1, precision="highest")
+        information = ranking.mutual_information(p)[None]
+        result.append((labels, averages, p if keep else None, information, *_running(first, p, true)))
     return result
+
+
+def _running(first: Any, p: Float[Array, "voters b classes"], true: Int[Array | np.ndarray, " b"]) -> tuple[Any, Any]:
+    """Labels and likelihoods of the mean of the first members, [steps, b] each, where there are rows for them."""
+    if first is None:
+        return None, None
+    means = jnp.tensordot(first, p, axes=1, precision="highest")
+    likelihoods = jnp.take_along_axis(means, true[None, :, None], axis=2)[:, :, 0]
+    return jnp.argmax(means, axis=2).astype(jnp.int32), likelihoods
 
 
 def _host(summaries: list[tuple[Any, ...]], fresh: slice) -> tuple[Any, ...]:
@@ -108,9 +156,9 @@ def _host(summaries: list[tuple[Any, ...]], fresh: slice) -> tuple[Any, ...]:
     return tuple(tuple(None if x is None else np.asarray(x)[:, fresh] for x in summary) for summary in summaries)
 
 
-def _outputs(batches: list[Any], rows: Any, weights: dict[str, Weights] | None, name: str) -> Outputs:
-    labels, averages, probabilities = zip(*batches, strict=True)
-    mean, *others = np.concatenate(averages, axis=1)
-    names = (weights or {}).get(name, {})
-    kept = None if probabilities[0] is None else np.concatenate(probabilities, axis=1)
-    return Outputs(np.concatenate(labels, axis=1), mean, dict(zip(names, others, strict=True)), kept)
+def _outputs(batches: list[Any], weights: Weights, steps: tuple[int, ...] | None) -> Outputs:
+    columns = zip(*batches, strict=True)
+    whole: list[Any] = [None if parts[0] is None else np.concatenate(parts, axis=1) for parts in columns]
+    labels, (mean, *others), kept, information, running, likelihoods = whole
+    first = None if steps is None else Running(steps, running, likelihoods)
+    return Outputs(labels, mean, dict(zip(weights, others, strict=True)), kept, information[0], first)

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax import ensemble, metrics
+from bend_jax import ensemble, metrics, ranking
 from bend_jax.config import Evaluate
+from bend_jax.curves import SINGLE
 from bend_jax.predict import Outputs, Weights, over_voters
-
-SINGLE = ("base", "swa", "checkpoints")  # sets that are no generator's
 
 
 def accuracies(predictions: Int[np.ndarray, "m n"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
@@ -72,14 +71,19 @@ def temperatures(votes: dict[str, dict[str, Vote]], labels: Labels) -> dict[str,
 def vote_row(
     probabilities: Float[np.ndarray, "n classes"], temperature: float, labels: Int[np.ndarray, " n"], bins: int
 ) -> dict[str, float]:
-    """Accuracy and calibration on test images; nll_ts: with this temperature."""
+    """Accuracy and calibration on test images, "_ts": with this temperature; aurc: by the largest probability."""
     p, y = jnp.asarray(probabilities), jnp.asarray(labels)
+    scaled = metrics.scale_temperature(p, temperature)
+    right = probabilities.argmax(axis=1) == labels
     return {
-        "accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+        "accuracy": float(right.mean()),
         "nll": float(metrics.nll(p, y)),
-        "nll_ts": float(metrics.nll(metrics.scale_temperature(p, temperature), y)),
+        "nll_ts": float(metrics.nll(scaled, y)),
         "brier": float(metrics.brier(p, y)),
+        "brier_ts": float(metrics.brier(scaled, y)),
         "ece": float(metrics.ece(p, y, bins)),
+        "ece_ts": float(metrics.ece(scaled, y, bins)),
+        "aurc": ranking.aurc(probabilities.max(axis=1), ~right),
     }
 
 
@@ -121,13 +125,72 @@ def all_votes(
         before = validation[name]
         result[name] = {"mean": Vote(before.mean, own.mean)}
         if name not in ("base", "swa"):
-            shares = (
-                np.asarray(ensemble.vote_probabilities(jnp.asarray(o.predictions), num_classes)) for o in (before, own)
-            )
-            result[name]["sbend"] = Vote(*shares)
+            result[name]["sbend"] = Vote(shares(before, num_classes), shares(own, num_classes))
         for vote, row in weights.get(name, {}).items():
             result[name][vote] = Vote(_average(before, row), own.weighted[vote])
     return result
+
+
+def shares(outputs: Outputs, num_classes: int) -> Float[np.ndarray, "n classes"]:
+    """sBEND's probabilities."""
+    return np.asarray(ensemble.vote_probabilities(jnp.asarray(outputs.predictions), num_classes))
+
+
+def three(main: str) -> dict[str, tuple[str, str]]:
+    """Set and vote of those that get curves and are asked about other images: the base's, and two of the members."""
+    return {"base": ("base", "mean"), "mean": (main, "mean"), "sbend": (main, "sbend")}
+
+
+def probabilities_of_three(
+    found: dict[str, Outputs], main: str, num_classes: int
+) -> dict[str, Float[np.ndarray, "n classes"]]:
+    """What these votes say."""
+    return {"base": found["base"].mean, "mean": found[main].mean, "sbend": shares(found[main], num_classes)}
+
+
+def uncertainties(
+    found: dict[str, Outputs], main: str, num_classes: int
+) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
+    """By vote and score, how unsure each image leaves it: the larger, the less like what it was trained on.
+
+    max_probability is minus the largest probability, entropy the probabilities' own. The members' vote disagreement and
+    mutual information belong to both of their votes; the base, one net, has neither.
+    """
+    result = {
+        vote: {"max_probability": -p.max(axis=1), "entropy": np.asarray(ranking.entropy(jnp.asarray(p)))}
+        for vote, p in probabilities_of_three(found, main, num_classes).items()
+    }
+    counts = metrics.counts(jnp.asarray(found[main].predictions), num_classes)
+    information = found[main].information
+    assert information is not None
+    for vote in ("mean", "sbend"):
+        result[vote]["vote_disagreement"] = np.asarray(ranking.vote_disagreement(counts))
+        result[vote]["mutual_information"] = information
+    return result
+
+
+def detection(inside: dict[str, dict[str, Any]], outside: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How well each score of `uncertainties` tells other images (positives) from test images (negatives)."""
+
+    def of(negatives: Any, positives: Any) -> dict[str, float]:
+        return {"auroc": ranking.auroc(negatives, positives), "fpr95": ranking.fpr95(negatives, positives)}
+
+    return {
+        vote: {score: of(values, outside[vote][score]) for score, values in own.items()} for vote, own in inside.items()
+    }
+
+
+def corrupted_rows(
+    found: dict[str, Outputs],
+    scale: dict[str, dict[str, float]],
+    labels: Int[np.ndarray, " n"],
+    main: str,
+    num_classes: int,
+    bins: int,
+) -> dict[str, dict[str, float]]:
+    """Rows of the three votes on corrupted test images, with the temperatures of clean validation images."""
+    votes = probabilities_of_three(found, main, num_classes)
+    return {vote: vote_row(votes[vote], scale[a][b], labels, bins) for vote, (a, b) in three(main).items()}
 
 
 def _average(outputs: Outputs, weights: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n classes"]:
@@ -215,7 +278,37 @@ def scores(
         "novelty": own["novelty"],
         "generators": generators,
         "test": tests,
+        "differences": differences(every, scale, labels, main, others),
     }
+
+
+def differences(
+    every: dict[str, dict[str, Vote]],
+    scale: dict[str, dict[str, float]],
+    labels: Int[np.ndarray, " n"],
+    main: str,
+    others: list[str],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean and 95% interval (paired bootstrap over test images) of the main generator's votes minus the base's and each
+    null's: of the accuracy, and of the mean vote's NLL after temperature scaling."""
+
+    def right(name: str, vote: str) -> Float[np.ndarray, "1 n"]:
+        return (every[name][vote].test.argmax(axis=1) == labels).astype(float)[None]
+
+    def loss(name: str) -> Float[np.ndarray, "1 n"]:
+        p = np.asarray(metrics.scale_temperature(jnp.asarray(every[name]["mean"].test), scale[name]["mean"]))
+        return -np.log(np.maximum(p[np.arange(len(labels)), labels], metrics.TINY)).astype(float)[None]
+
+    gaps: dict[tuple[str, str], Any] = {}
+    for name in others:
+        gaps[f"sbend_vs_{name}", "accuracy"] = right(main, "sbend") - right(name, "mean" if name == "base" else "sbend")
+        gaps[f"mean_vs_{name}", "accuracy"] = right(main, "mean") - right(name, "mean")
+        gaps[f"mean_vs_{name}", "nll_ts"] = loss(main) - loss(name)
+    intervals = metrics.paired_bootstraps(np.stack(list(gaps.values())), metrics.DRAWS)
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for (pair, measure), interval in zip(gaps, intervals, strict=True):
+        result.setdefault(pair, {})[measure] = interval._asdict()
+    return result
 
 
 def novelty(

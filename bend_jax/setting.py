@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bend_jax import convert, data, models, subset, training
+from bend_jax import convert, data, models, shift, sources, subset, training
 from bend_jax.checks import SettingsError
 from bend_jax.collect.features import demand
 from bend_jax.config import Config
@@ -24,6 +24,7 @@ class Setting(NamedTuple):
     examples: training.Examples  # the training split, on the device
     model: training.Model
     chosen: subset.Subset
+    ood: dict[str, sources.Images]  # other data sets by name, like the test images
     initial: Any = None  # variables of a trained model (--init): the run starts at collect
 
 
@@ -65,8 +66,9 @@ def prepare(
     except ValueError as error:
         raise SettingsError(f"collect.subset: {error}") from None
     demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, _vectors(config))
+    ood = shift.load_others(config.data, config.evaluate.ood, dataset.test.images)
     initial = convert.load_init(Path(init), shapes) if init else None
-    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, initial)
+    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, ood, initial)
 
 
 def _vectors(config: Config) -> int:

@@ -11,7 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bend_jax import artefact, data, metrics, predict, report, scoring, statistics, storage, subset, training
+from bend_jax import (
+    artefact,
+    curves,
+    data,
+    metrics,
+    predict,
+    report,
+    scoring,
+    shift,
+    statistics,
+    storage,
+    subset,
+    training,
+)
 from bend_jax.collect import COLLECT
 from bend_jax.config import names
 from bend_jax.generate import GENERATE
@@ -76,7 +89,8 @@ def collect(s: Setting, task: Task) -> str:
 
 
 def generate(s: Setting, task: Task) -> str:
-    """Fit one generator to the checkpoints and draw m members. Writes members/, stacked/ and subset.json."""
+    """Fit one generator to the checkpoints and draw m members. Writes members/, stacked/ and subset.json; latents/ too
+    where the generator has any."""
     name, c = task.generator, s.config.generate
     vectors = jnp.asarray(storage.load_tree(task.inputs["collect"] / "checkpoints")["vectors"])
     module = GENERATE[name]
@@ -96,6 +110,14 @@ def generate(s: Setting, task: Task) -> str:
     storage.save_tree(task.output / "members", {"vectors": members})
     storage.save_tree(task.output / "stacked", subset.stack(s.chosen, members))
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
+    if hasattr(module, "encode"):
+        key = stream(s.seed, "generate", name, "noised")
+        noised = module.noised(fitted, key, vectors)
+        latents = {
+            "checkpoints": module.encode(fitted, vectors),
+            "members": module.encode(fitted, jnp.asarray(members)),
+        }
+        storage.save_tree(task.output / "latents", {**latents, "noised": noised})
     trained = {f"t_{part}": task.clock.seconds.get(part) for part in ("autoencoder", "diffusion")}
     _write_result(task, {**trained, "t_sample": seconds, "knob": knob})
     return f"{len(members)} members" + ("" if knob is None else f", {KNOBS[name]} {knob:g} by validation NLL")
@@ -139,12 +161,18 @@ def evaluate(s: Setting, task: Task) -> str:
     members = {name: len(vectors) for name, vectors in sets.items()}
     labels = scoring.Labels(s.dataset.validation.labels, s.dataset.test.labels)
     weights = scoring.choose(validation, labels.validation, members, collected.get("weights"), settings.greedy)
-    test = _predict(s, task, variables, sets, s.dataset.test, weights=weights)
+    running = {name: curves.steps(members[name]) for name in (main, "checkpoints")}  # identity's run as checkpoints
+    asked = {"weights": weights, "running": running, "labels": labels.test}
+    test = _predict(s, task, variables, sets, s.dataset.test, **asked)
     seconds = time.perf_counter() - started - sum(task.clock.compile.values())
     votes = scoring.all_votes(validation, test, weights, s.dataset.num_classes)
     scale = scoring.temperatures(votes, labels)
     key = stream(s.seed, "evaluate", "abend")
     result = scoring.scores(test, sets, votes, scale, labels.test, main, s.dataset.num_classes, key, settings)
+    views, three = len(names(settings.views)), scoring.three(main).items()
+    shown = {vote: (votes[a][b].test, scale[a][b]) for vote, (a, b) in three}
+    result["curves"] = curves.curves(test, shown, labels.test, main, views, settings.bins, s.dataset.num_classes)
+    result["shift"] = _shift(s, task, variables, sets, test, scale)
     images = s.dataset.test.images[:IMAGES]
     predictions: dict[str, Any] = {"base": test["base"].predictions[0], "checkpoints": test["checkpoints"].predictions}
     predictions |= {"members": test[main].predictions, "labels": labels.test, "images": images}
@@ -155,6 +183,38 @@ def evaluate(s: Setting, task: Task) -> str:
     _write_result(task, {**result, **more})
     row = result["table"]
     return f"sBEND {row['sbend']:.2%}, base {result['votes']['base']['accuracy']:.2%} on {len(labels.test)} test images"
+
+
+def _shift(
+    s: Setting,
+    task: Task,
+    variables: Any,
+    sets: dict[str, Any],
+    test: dict[str, predict.Outputs],
+    scale: dict[str, dict[str, float]],
+) -> dict[str, Any] | None:
+    """Base and main generator's members on other data sets and on corrupted test images; None where none is asked for.
+
+    One data set or severity at a time, in batches: of each only labels and averages are kept.
+    """
+    main, settings, classes = s.config.generate.name, s.config.evaluate, s.dataset.num_classes
+    wanted = names(settings.corruptions)
+    if not s.ood and not wanted:
+        return None
+    asked = {name: sets[name] for name in ("base", main)}
+    clean = scoring.uncertainties(test, main, classes)
+    ood: dict[str, Any] = {}
+    for name, images in s.ood.items():
+        found = _predict(s, task, variables, asked, data.Split(images, np.zeros(len(images), np.int32)))
+        ood[name] = scoring.detection(clean, scoring.uncertainties(found, main, classes))
+    rows: dict[str, dict[str, Any]] = {name: {} for name in wanted}
+    labels = s.dataset.test.labels
+    for name in wanted:
+        for severity in shift.SEVERITIES:
+            images = shift.corrupt(s.dataset.test.images, name, severity)
+            found = _predict(s, task, variables, asked, data.Split(images, labels))
+            rows[name][str(severity)] = scoring.corrupted_rows(found, scale, labels, main, classes, settings.bins)
+    return {"ood": ood, "corruptions": rows}
 
 
 def _sets(s: Setting, task: Task, variables: Any, vectors: Any) -> dict[str, Any]:

@@ -158,6 +158,8 @@ def evaluate() -> dict[str, Any]:
         bins=15,  # of the calibration error
         views="identity",  # of each image: flip, left, right, up, down (by a pixel); every vote is over members x views
         greedy=0,  # members that a greedy vote chooses on validation, with replacement; 0: no such vote
+        ood="",  # data sets to be told from the test images: mnist, fashion_mnist, npz:PATH; none, each takes time
+        corruptions="",  # noise,blur,contrast,brightness,pixelate,jpeg; none, each is five more test sets
         batch=500,  # images a program; changes no number
     )
 

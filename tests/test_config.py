@@ -161,7 +161,10 @@ def test_nothing_else_is_left_out_of_digests() -> None:
 def test_a_digest_covers_everything_but_what_is_marked() -> None:
     """Also in nested settings, as JSON."""
     c = parse(load("default.py"))
-    assert settings_json(c.evaluate) == {"draws": 10, "bins": 15, "views": "identity", "greedy": 0}
+    assert settings_json(c.evaluate) == {
+        **{"draws": 10, "bins": 15, "views": "identity", "greedy": 0},
+        **{"ood": "", "corruptions": ""},
+    }
     assert settings_json(Evaluate(batch=7)) == settings_json(Evaluate())
     bend = settings_json(c.generate.settings["bend"])
     assert set(bend) == {"autoencoder", "diffusion", "temperature"}

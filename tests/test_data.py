@@ -55,7 +55,7 @@ def test_the_split_is_the_same_every_time_and_disjoint() -> None:
 def test_noise_has_its_size_and_other_noise_another_digest() -> None:
     """On mid-grey pixels, which clipping leaves alone, the standard deviation is the setting's."""
     images = np.full((50, 20, 20, 1), 128, np.uint8)
-    noisy = data._add_noise(np.random.default_rng(0), images, 0.1)
+    noisy = data.add_noise(np.random.default_rng(0), images, 0.1)
     assert abs(noisy.std() / 255 - 0.1) < 0.002
     pytest.importorskip("sklearn")
     assert data.content_digest(data.load(DIGITS)) != data.content_digest(

@@ -110,6 +110,23 @@ def test_ece_is_the_loop_over_bins(bins: int) -> None:
     assert float(metrics.ece(p, labels, bins=bins)) == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_reliability_diagram_is_scikit_learns() -> None:
+    """Accuracy and confidence of the bins that have images, NaN in the others; its gaps are the calibration error."""
+    calibration: Any = pytest.importorskip("sklearn.calibration")
+    p, labels = random_probabilities()
+    confidence, right = np.max(p, axis=1), np.argmax(p, axis=1) == np.asarray(labels)
+    accuracy, mean = calibration.calibration_curve(right, confidence, n_bins=12)
+    found = metrics.Reliability(*map(np.asarray, metrics.reliability(p, labels, bins=12)))
+    used = found.share > 0
+    assert 0 < used.sum() < 12
+    np.testing.assert_array_equal(np.isnan(found.accuracy), ~used)
+    np.testing.assert_allclose(found.accuracy[used], accuracy, rtol=1e-5)
+    np.testing.assert_allclose(found.confidence[used], mean, rtol=1e-5)
+    assert found.share.sum() == pytest.approx(1.0)
+    gaps = found.share[used] * abs(found.accuracy[used] - found.confidence[used])
+    assert gaps.sum() == pytest.approx(float(metrics.ece(p, labels, bins=12)), rel=1e-4)
+
+
 def test_fit_temperature_recovers_the_sharpening() -> None:
     """Labels drawn from softmax(z), probabilities softmax(T z): found T is within 4 standard errors of log T."""
     z = jax.random.normal(jax.random.key(0), (4000, 5))
@@ -252,6 +269,20 @@ def test_max_iou_is_to_the_most_similar_checkpoint() -> None:
     checkpoints = jnp.array([[1, 1, 0, 0], [0, 0, 0, 1]])
     members = jnp.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]])
     np.testing.assert_allclose(metrics.max_iou(members, checkpoints, labels), [1.0, 1 / 3, 0.0], rtol=1e-6)
+
+
+def test_the_iou_to_another_member_leaves_out_a_members_own_views() -> None:
+    """Rows 0 and 1 are one member's, 2 and 3 another's: as the loop over the other member's rows has it."""
+    rng = np.random.default_rng(4)
+    labels, rows = jnp.zeros(12, int), rng.integers(0, 2, (4, 12))
+    other = {0: (2, 3), 1: (2, 3), 2: (0, 1), 3: (0, 1)}
+    expected = [max(metrics.error_iou(jnp.array(rows[i]), jnp.array(rows[j]), labels) for j in other[i]) for i in other]
+    np.testing.assert_allclose(metrics.others_iou(jnp.array(rows), labels, 2), expected, rtol=1e-6)
+    alone = [
+        max(metrics.error_iou(jnp.array(rows[i]), jnp.array(rows[j]), labels) for j in range(4) if j != i)
+        for i in range(4)
+    ]
+    np.testing.assert_allclose(metrics.others_iou(jnp.array(rows), labels), alone, rtol=1e-6)
 
 
 CHECKPOINTS = np.random.default_rng(0).normal(size=(30, 50)).astype(np.float32) * 2 + 5

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from bend_jax import config, data, ensemble, metrics, scoring
 from bend_jax.predict import Outputs, predict
@@ -43,17 +44,29 @@ def test_every_vote_runs_over_members_and_views(batch: int) -> None:
     """Voters are members times views, side by side; batches that do not divide n change nothing."""
     views = ("identity", "flip", "up")
     weights = {"a": {"greedy": np.array([0.0, 3.0, 1.0])}}
+    labels, steps = np.arange(N, dtype=np.int32) % CLASSES, (1, 2, 3)
     found = predict(
-        apply, VARIABLES, SUBSET, SETS, images, N, batch=batch, memory=2**30, views=views, weights=weights, keep=True
+        *(apply, VARIABLES, SUBSET, SETS, images, N),
+        **{"batch": batch, "memory": 2**30, "views": views, "weights": weights, "keep": True},
+        **{"running": {"a": steps}, "labels": labels},
     )
     for name, vectors in SETS.items():
         p = np.stack([by_hand(vector, view) for vector in vectors for view in views])
         np.testing.assert_allclose(found[name].probabilities, p, atol=1e-5)
         np.testing.assert_array_equal(found[name].predictions, p.argmax(axis=2))
         np.testing.assert_allclose(found[name].mean, p.mean(axis=0), atol=1e-5)
+        information = stats.entropy(p.mean(axis=0), axis=1) - stats.entropy(p, axis=2).mean(axis=0)
+        np.testing.assert_allclose(found[name].information, information, atol=1e-5)
+        if name == "a":
+            first, own = [p[: m * len(views)].mean(axis=0) for m in steps], found[name].running
+            assert own is not None
+            assert own.members == steps
+            np.testing.assert_array_equal(own.predictions, [q.argmax(axis=1) for q in first])
+            np.testing.assert_allclose(own.likelihoods, [q[np.arange(N), labels] for q in first], atol=1e-5)
     one, two = (np.stack([by_hand(SETS["a"][i], view) for view in views]).mean(axis=0) for i in (1, 2))
     np.testing.assert_allclose(found["a"].weighted["greedy"], 0.75 * one + 0.25 * two, atol=1e-5)
     assert found["b"].weighted == {}
+    assert found["b"].running is None
 
 
 def test_weights_that_do_not_match_members_are_refused() -> None:
@@ -70,6 +83,8 @@ def test_weights_that_do_not_match_members_are_refused() -> None:
             memory=2**30,
             weights={"a": {"greedy": np.array([0.5, 0.5])}},
         )
+    with pytest.raises(ValueError, match="need the true labels"):
+        predict(apply, VARIABLES, SUBSET, SETS, images, N, batch=N, memory=2**30, running={"a": (1,)})
     with pytest.raises(ValueError, match=r"weights of shape \[2\] came for 3 members"):
         ensemble.weighted_vote(jnp.zeros((3, N, CLASSES)), jnp.ones(2))
 
@@ -184,6 +199,8 @@ def test_the_bootstrap_interval_of_paired_differences() -> None:
     assert found.low == pytest.approx(sample.mean() - half, abs=0.12 * half)
     assert found.high == pytest.approx(sample.mean() + half, abs=0.12 * half)
     assert metrics.paired_bootstrap(np.full((3, 5), 0.5), 50) == (0.5, 0.5, 0.5)
+    several = metrics.paired_bootstraps(np.stack([sample, 0 * sample]), 2000)
+    np.testing.assert_allclose(several, [found, (0, 0, 0)], rtol=1e-12)
 
 
 def test_seeds_are_blocks() -> None:

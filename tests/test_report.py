@@ -36,7 +36,7 @@ TABLE = {
     *("sbend", "abend", "abend_std", "max", "mean", "median"),
     *("orig_max", "orig_mean", "orig_median", "potential"),
 }
-VOTE = {"accuracy", "nll", "nll_ts", "brier", "ece"}
+VOTE = {"accuracy", "nll", "nll_ts", "brier", "brier_ts", "ece", "ece_ts", "aurc"}
 DIVERSITY = {
     *("members", "checkpoints", "cross", "eq14_members", "eq14_checkpoints", "eq15"),
     *("iou_members", "iou_checkpoints", "iou_cross"),

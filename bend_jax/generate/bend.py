@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from bend_jax.generate import diffusion
+from bend_jax.generate import latents as coding
 from bend_jax.generate.latents import Latents, decode, fit_latents, rank
 from bend_jax.settings import Bend, Diffusion
 from bend_jax.training import SILENT, Watch
@@ -37,3 +38,13 @@ def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]
     latents = fitted.latents
     white = diffusion.sample(fitted.denoiser, key, m, rank(latents), fitted.settings, fitted.temperature)
     return decode(latents, white)
+
+
+def encode(fitted: Fitted, vectors: Float[Array, "n dim"]) -> Float[Array, "n latent"]:
+    """The latents that the DDPM is trained on and draws: whitened, so that the checkpoints' have unit variance."""
+    return coding.encode(fitted.latents, vectors)
+
+
+def noised(fitted: Fitted, key: Key[Array, ""], vectors: Float[Array, "n dim"]) -> Float[Array, "n latent"]:
+    """The same with the noise that the autoencoder is trained with (`latents.noised`): p-diff's "adding noise"."""
+    return coding.noised(fitted.latents, key, vectors)

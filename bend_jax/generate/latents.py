@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -44,6 +45,16 @@ def encode(latents: Latents, vectors: Float[Array, "n dim"]) -> Float[Array, "n 
     """Whitened latents of vectors."""
     scaled = (vectors - latents.affine.mean[None]) / latents.affine.scale[None]
     return to_white(latents.whitening, autoencoder.encode(latents.coder, scaled, latents.settings))
+
+
+def noised(latents: Latents, key: Key[Array, ""], vectors: Float[Array, "n dim"]) -> Float[Array, "n rank"]:
+    """Whitened latents of vectors as the decoder sees them while the autoencoder is trained: with latent_noise * eps on
+    the latents that `encode` whitens. The noise knows nothing of the diffusion; pca, which is not trained, gets it too.
+    """
+    settings = latents.settings
+    scaled = (vectors - latents.affine.mean[None]) / latents.affine.scale[None]
+    found = autoencoder.encode(latents.coder, scaled, settings)
+    return to_white(latents.whitening, found + settings.latent_noise * jax.random.normal(key, found.shape))
 
 
 def decode(latents: Latents, white: Float[Array, "n rank"]) -> Float[Array, "n dim"]:

@@ -7,7 +7,8 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from bend_jax.generate import identity
-from bend_jax.generate.latents import Latents, decode, encode, fit_latents
+from bend_jax.generate import latents as coding
+from bend_jax.generate.latents import Latents, decode, fit_latents
 from bend_jax.settings import Reconstruction
 from bend_jax.training import SILENT, Watch
 
@@ -30,4 +31,4 @@ def fit(
 @partial(jax.jit, static_argnames="m")
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "members dim"]:
     """min(m, k) reconstructions."""
-    return decode(fitted.latents, encode(fitted.latents, identity.sample(fitted.vectors, key, m)))
+    return decode(fitted.latents, coding.encode(fitted.latents, identity.sample(fitted.vectors, key, m)))

@@ -1,0 +1,164 @@
+"""Other images than those that a net was trained on: corrupted test images, and other data sets.
+
+The corruptions are ours, after Hendrycks & Dietterich (2019) and their CIFAR-10-C: the same kinds, of which these need
+no download, with severities of our own, so that their numbers do not compare with published ones.
+"""
+
+import hashlib
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from bend_jax import data, sources
+from bend_jax.checks import SettingsError
+from bend_jax.config import Data, names
+from bend_jax.sources import Images
+
+SEVERITIES = (1, 2, 3, 4, 5)
+BLOCK = 256  # images that are corrupted at once; the noise is drawn by block, so that it depends on no batch
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
+Image = UInt8[np.ndarray, "h w c"]
+
+
+def _noise(images: Images, sd: float, generator: np.random.Generator) -> Images:
+    """Gaussian pixel noise, sd on [0, 1]."""
+    return data.add_noise(generator, images, sd)
+
+
+def _blur(images: Images, sigma: float, generator: np.random.Generator) -> Images:
+    """A Gaussian blur, sigma in pixels, edges repeated."""
+    from scipy.ndimage import gaussian_filter
+
+    return _bytes(gaussian_filter(images / 255, (0, sigma, sigma, 0), mode="nearest"))
+
+
+def _contrast(images: Images, share: float, generator: np.random.Generator) -> Images:
+    """Each channel's distance to its mean over the image, times this share."""
+    x = images / 255
+    mean = x.mean(axis=(1, 2), keepdims=True)
+    return _bytes(mean + share * (x - mean))
+
+
+def _brightness(images: Images, more: float, generator: np.random.Generator) -> Images:
+    """Every channel brighter by this much on [0, 1]."""
+    return _bytes(images / 255 + more)
+
+
+def _pixelate(images: Images, share: float, generator: np.random.Generator) -> Images:
+    """Down to this share of the width and height (means of boxes), and up again by nearest pixels."""
+    from PIL import Image as Pillow
+
+    height, width = images.shape[1:3]
+    small = max(1, round(share * width)), max(1, round(share * height))
+
+    def one(plane: Any) -> Any:
+        down = Pillow.fromarray(plane).resize(small, Pillow.Resampling.BOX)
+        return down.resize((width, height), Pillow.Resampling.NEAREST)
+
+    return _by_plane(images, one)
+
+
+def _jpeg(images: Images, quality: int, generator: np.random.Generator) -> Images:
+    """Through JPEG of this quality, as the installed Pillow writes it: colour for three channels, else one by one."""
+    from PIL import Image as Pillow
+
+    def one(picture: Any) -> Any:
+        buffer = io.BytesIO()
+        Pillow.fromarray(picture).save(buffer, "JPEG", quality=quality)
+        return Pillow.open(buffer)
+
+    return np.stack([np.asarray(one(x)) for x in images]) if images.shape[3] == 3 else _by_plane(images, one)
+
+
+CORRUPT: dict[str, tuple[Callable[..., Images], tuple[float, ...]]] = {  # and its number at each severity
+    "noise": (_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "blur": (_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "pixelate": (_pixelate, (0.9, 0.75, 0.62, 0.5, 0.38)),  # five different sizes of 8 pixels too
+    "jpeg": (_jpeg, (80, 65, 58, 50, 40)),
+}
+
+
+def corrupt(images: Images, name: str, severity: int) -> Images:
+    """The images with a corruption of CORRUPT at a severity from 1 to 5; the same ones every time."""
+    function, numbers = CORRUPT[name]
+    blocks = []
+    for begin in range(0, len(images), BLOCK):
+        generator = np.random.default_rng((zlib.crc32(name.encode()), severity, begin))
+        blocks.append(function(images[begin : begin + BLOCK], numbers[severity - 1], generator))
+    return np.concatenate(blocks)
+
+
+def _bytes(x: np.ndarray) -> Images:
+    return np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)
+
+
+def _by_plane(images: Images, one: Callable[[Any], Any]) -> Images:
+    """Every channel of every image on its own, through Pillow."""
+    planes = [[np.asarray(one(image[..., c])) for c in range(image.shape[2])] for image in images]
+    return np.asarray(planes).transpose(0, 2, 3, 1)
+
+
+def load_others(settings: Data, wanted: str, test: Images) -> dict[str, Images]:
+    """The out-of-distribution sets of a comma-separated setting by name, each like the run's own test images.
+
+    A set's test split, or all of it where it has none, in their size and channels (`like`) and with the pixel noise of
+    the settings. Raises SettingsError for a set that is not known, not to be had, or the one that the run trains on.
+    """
+    found = {}
+    for name in names(wanted):
+        if _file(name) == _file(settings.name):
+            raise SettingsError(f"evaluate.ood: {name} is the data set that the run is about (data.name): name another")
+        try:
+            images = like(_read(replace(settings, name=name)), test.shape[1:])
+        except SettingsError as error:
+            raise SettingsError(str(error).replace("data.name", "evaluate.ood")) from None
+        generator = np.random.default_rng(settings.split_seed)
+        found[name] = data.add_noise(generator, images, settings.noise)
+        if np.array_equal(found[name], test):
+            raise SettingsError(f"evaluate.ood: the images of {name} are the run's own test images: name another set")
+    return found
+
+
+def _file(name: str) -> Path | str:
+    """The file that an npz:PATH names, however it is written; else the name."""
+    return Path(name[4:]).resolve() if name.startswith("npz:") else name
+
+
+@lru_cache(maxsize=4)  # the seeds of a run and the rows of a comparison ask for the same sets
+def _read(settings: Data) -> Images:
+    train, test = sources.read(settings)
+    return (train if test is None else test).images
+
+
+def like(images: Images, shape: tuple[int, ...]) -> Images:
+    """Images in this height, width and number of channels: resized bilinearly (over boxes where they shrink); grey
+    becomes colour by repetition, colour becomes grey by its luminance. Raises SettingsError for other channels."""
+    from PIL import Image as Pillow
+
+    height, width, channels = shape
+    own = images.shape[3]
+    if own not in (1, channels) and (own, channels) != (3, 1):
+        raise SettingsError(f"evaluate.ood: images of {own} channels cannot be made ones of {channels}; 1 or 3 can")
+    if own == 3 and channels == 1:
+        images = _bytes(images / 255 @ np.array(LUMINANCE)[:, None])
+    if images.shape[1:3] != (height, width):
+
+        def one(plane: Any) -> Any:
+            return Pillow.fromarray(plane).resize((width, height), Pillow.Resampling.BILINEAR)
+
+        images = _by_plane(images, one)
+    return images if images.shape[3] == channels else np.repeat(images, channels, axis=3)
+
+
+def content_digest(others: dict[str, Images]) -> dict[str, str]:
+    """SHA-256 of each set's images."""
+    return {name: hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest() for name, images in others.items()}
