@@ -5,6 +5,7 @@
   python launch.py --config=configs/compare_digits.py --seed=0,1,2 many systems in one table
   python launch.py --config=configs/digits.py --sweep=collect.k=2,10,50 --sweep=members=10,100    a grid of runs
   python launch.py --config=configs/paper/table3.py --scale=digits a table of the papers, or =cifar10_small, =full
+  python launch.py --compare=runs/digits,runs/other                finished runs side by side, without computing
   python launch.py --config=configs/digits.py --print_config       every setting and its value
   python launch.py --config=configs/digits.py --dry_run            dimensions, memory, a rough time
 
@@ -52,6 +53,7 @@ def define_flags() -> None:
         "sweep", [], "setting=value,value: a run for each, in one table; several: a grid. ; between values with commas."
     )
     flags.DEFINE_string("scale", "", "Of a paper's configuration: digits (where none is given), cifar10_small or full.")
+    flags.DEFINE_list("compare", [], "Work directories of finished runs, to put side by side; computes nothing.")
     flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
     flags.DEFINE_bool("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.")
 
@@ -64,11 +66,14 @@ def parse_flags(argv: list[str]) -> None:
         fail(str(error))
     words = [word.split("=")[0].lstrip("-") for word in argv[1:] if word.startswith("-")]
     if {"help", "h", "helpfull", "helpshort"} & set(words):
-        own = ["config", "workdir", "stages", "seed", "init", "sweep", "scale", "print_config", "dry_run"]
+        own = ["config", "workdir", "stages", "seed", "init", "sweep", "scale", "compare", "print_config", "dry_run"]
         print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in own), sep="\n")
         raise SystemExit(0)
-    path, scale, config = config_file(argv)
+    path, scale, config = (Path(), "", ConfigDict()) if "compare" in words else config_file(argv)
     known = flat(config.to_dict())
+    if "compare" in words and set(words) - {"compare", "workdir"}:
+        more = ", ".join(f"--{word}" for word in words if word not in ("compare", "workdir"))
+        fail(f"--compare puts finished runs side by side and takes --workdir alone; got {more}")
     check_overrides(known, [word for word in words if word.startswith("config.")])
     try:
         rest = FLAGS(with_scale(argv, path, scale) if scale else argv)
@@ -165,13 +170,18 @@ def check_flags(config: Config) -> tuple[Path, tuple[str, ...], list[int]]:
         raise SettingsError(
             "--stages and --seed need at least one value each, and seeds must be different, from 0 to 2**32 - 1"
         )
-    workdir = Path(FLAGS.workdir or Path("runs") / config.task).resolve()
+    return check_workdir(Path("runs") / config.task), tuple(FLAGS.stages), seeds
+
+
+def check_workdir(default: Path) -> Path:
+    """The work directory. Raises SettingsError for one that cannot be written."""
+    workdir = Path(FLAGS.workdir or default).resolve()
     nearest = next(p for p in (workdir, *workdir.parents) if p.exists())
     try:
         os.rmdir(tempfile.mkdtemp(dir=nearest))  # the one sure test
     except OSError as error:
         raise SettingsError(f"--workdir: cannot write into {workdir}: {nearest}: {error.strerror}") from None
-    return workdir, tuple(FLAGS.stages), seeds
+    return workdir
 
 
 def use_compilation_cache() -> None:
@@ -230,6 +240,15 @@ def run_rows(rows: list[Any], name: str, scale: str, workdir: Path, seeds: list[
         fail(f"{len(stopped)} of {len(rows)} stopped, the others are in the report: {'; '.join(stopped)}", 1)
 
 
+def put_side_by_side() -> None:
+    """The reports of finished runs in one document."""
+    from bend_jax import beside
+
+    workdir = check_workdir(Path("runs") / "compared")
+    beside.run(FLAGS.compare, workdir)
+    print(f"Everything is in {workdir}: report/report.html, report/report.md, report/report.json, report/results.csv")
+
+
 def run(config: Config, name: str, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
     """Check everything, then run the stages for each seed, or only say what they would need."""
     from bend_jax import data, estimate, pipeline, report, storage
@@ -255,6 +274,9 @@ def main(argv: list[str]) -> None:
     """Flags, checks, stages; every expected failure is one line."""
     parse_flags(argv)
     try:
+        if FLAGS["compare"].present:
+            put_side_by_side()
+            return
         config = parse(FLAGS.config)
         workdir, stages, seeds = check_flags(config)
         name, _, scale = config_flags.get_config_filename(FLAGS["config"]).partition(":")

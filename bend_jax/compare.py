@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bend_jax import budget, data, metrics, pipeline, report, storage
+from bend_jax import budget, data, document, figures, metrics, pipeline, report, storage
 from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.config import Config, Data, names, parse
 from bend_jax.setting import Setting, prepare
@@ -106,13 +106,12 @@ def run(
         digests.append(jobs["evaluate"].digest)
     content = {"task": rows[0].config.task, "config": config_name, "seed": seeds}
     content["rows"] = [_summary(row, cells, price) for row, price in zip(rows, cost, strict=True)]
-    digest = storage.digest_of({"format": storage.FORMAT, "content": content})
+    digest = storage.digest_of({"format": storage.FORMAT, "content": content, "rendering": document.rendering()})
     path = storage.entry(workdir / "store", "compare", digest)
     if not storage.is_complete(path):
         manifest = {"stage": "compare", "seeds": seeds, "inputs": digests}
         with storage.building(workdir / "store", "compare", digest, manifest) as partial:
-            storage.write_json(partial.output / "report.json", content)
-            (partial.output / "report.md").write_text(markdown(content))
+            document.write(page(content), partial.output, content, rows_csv(content))
     storage.link(workdir, "report", path)
     return content
 
@@ -286,15 +285,22 @@ def _interval(found: dict[str, float], factor: int, digits: int) -> str:
     return f"{factor * found['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
-def markdown(content: dict[str, Any]) -> str:
-    """report.md of a comparison."""
-    seeds = ", ".join(map(str, content["seed"]))
-    lines = [f"# {content['task']}", "", f"`{content['config']}`, seed {seeds}. Mean ± sd over seeds.", ""]
-    lines += [report.markdown_table(*table(content)), "", NOTE, ""]
-    against = against_rows(content)
+def page(content: dict[str, Any]) -> document.Document:
+    """The report of a comparison."""
+    seeds, header, against = ", ".join(map(str, content["seed"])), table(content), against_rows(content)
+    spread = " Mean ± sd over seeds." if len(content["seed"]) > 1 else ""
+    blocks = [document.Text(f"`{content['config']}`, seed {seeds}.{spread}"), document.Table(*header, NOTE)]
+    blocks += figures.against_cost(content["rows"])
     if against:
-        lines += ["## Against another row", "", *(f"- {line}" for line in against), ""]
-    return "\n".join(lines)
+        lines = "\n".join(f"- {line}" for line in against)
+        blocks += [document.Heading("Against another row"), document.Text(lines)]
+    return document.Document(content["task"], tuple(blocks))
+
+
+def rows_csv(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """results.csv: a line for each row, numbers in full; undefined: empty."""
+    header = [key for key, value in content["rows"][0].items() if not key.startswith("vs_") and key != "against"]
+    return header, [["" if row[key] is None else str(row[key]) for key in header] for row in content["rows"]]
 
 
 NOTE = (

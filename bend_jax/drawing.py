@@ -2,9 +2,9 @@
 
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 INK, PAPER, GRID = "#1b1f24", "#ffffff", "#d0d7de"  # text and axes, background, grid lines
 # Okabe and Ito's colours, told apart by the colour-blind, without their black (that is the ink) and yellow (too pale)
@@ -71,3 +71,56 @@ def inlined(svg: str, name: str) -> str:
         rest = rest.replace(colour, f"var(--{variable})")
     rest = re.sub(r"font-family: [^;\"]*;? ?", "", rest)
     return f"{head}>{rest}".strip()
+
+
+class Line(NamedTuple):
+    """One curve. Curves of one label (the same thing with several seeds) share their place in the legend."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float | None]  # None: no point there
+    colour: str
+    dash: str = "-"
+    marker: str = ""
+
+
+def lines(axes: Any, curves: list[Line], x: str, y: str) -> None:
+    """Draw curves, with the axes' labels (with their units); fainter where several share a label."""
+    for i, curve in enumerate(curves):
+        repeated = sum(other.label == curve.label for other in curves) > 1
+        first = all(other.label != curve.label for other in curves[:i])
+        axes.plot(
+            curve.x,
+            [float("nan") if value is None else value for value in curve.y],
+            color=curve.colour,
+            linestyle=curve.dash,
+            marker=curve.marker,
+            label=curve.label if first else None,
+            alpha=0.65 if repeated else 1.0,
+        )
+    label(axes, x, y)
+
+
+def label(axes: Any, x: str, y: str) -> None:
+    """The axes' labels, and numbers that can be read without adding an offset."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    for axis in (axes.xaxis, axes.yaxis):
+        if hasattr(axis.get_major_formatter(), "set_useOffset"):
+            axis.get_major_formatter().set_useOffset(False)
+
+
+def widen(axes: Any, axis: str, least: float) -> None:
+    """At least so wide a range, so that next to no difference looks like next to none."""
+    low, high = getattr(axes, f"get_{axis}lim")()
+    if high - low < least:
+        middle = (low + high) / 2
+        getattr(axes, f"set_{axis}lim")(middle - least / 2, middle + least / 2)
+
+
+def legend(figure: Any, axes: Any) -> None:
+    """Below the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = min(len(labels), 3 if max(map(len, labels)) < 24 else 2)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)

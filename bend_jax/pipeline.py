@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bend_jax import data, report, shift, storage
+from bend_jax import data, document, report, sections, shift, storage
 from bend_jax.checks import SettingsError
 from bend_jax.config import settings_json
 from bend_jax.setting import Setting
@@ -58,7 +58,7 @@ def plan(s: Setting) -> dict[str, Job]:
     measured = {"statistics": c.generate.statistics} if must_measure(s.chosen, "average") else {}  # of the average
     others = {"others": shift.content_digest(s.ood)} if s.ood else {}
     add("evaluate", {"main": c.generate.name, **of(c.evaluate), **measured, **others}, ("base", "collect", *generated))
-    add("report", {"task": c.task, "config": s.config_name}, tuple(jobs))
+    add("report", {"task": c.task, "config": s.config_name, "rendering": sections.rendering()}, tuple(jobs))
     add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
     return jobs
 
@@ -153,9 +153,9 @@ def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) ->
             "inputs": [j["report"].digest for j in plans],
         }
         with storage.building(s.workdir / "store", "report", digest, manifest) as partial:
-            content = report.combine(reports)
-            storage.write_json(partial.output / "report.json", content)
-            (partial.output / "report.md").write_text(report.markdown(content))
+            folders = {str(x.seed): jobs["report"].path.name for x, jobs in zip(settings, plans, strict=True)}
+            content = {**report.combine(reports), "folders": folders}
+            document.write(sections.document(content), partial.output, content, sections.rows_csv(content))
     storage.link(s.workdir, "report", path)
     say(f"report over seeds {', '.join(str(x.seed) for x in settings)}: store/{path.name}")
     return path

@@ -1,9 +1,10 @@
-"""report.json from what the stages measured, and its faces: a terminal table and report.md."""
+"""report.json from what the stages measured, the rows of its tables, what they say, and its face on a terminal."""
 
+import json
 import math
 from typing import Any
 
-from bend_jax.config import Config
+from bend_jax.config import Config, settings_json
 
 TABLE = {
     "sbend": "sBEND",
@@ -56,7 +57,38 @@ def assemble(
     content |= {name: found[name] for name in ("table", "votes", "diversity", "novelty", "generators")}
     content["cost"] = cost(config, results)
     content["test"] = found["test"]
+    main = f"generate {config.generate.name}"
+    content["temperatures"] = found["temperatures"]
+    content["tuned"] = {n.removeprefix("generate "): r["knob"] for n, r in results.items() if n.startswith("generate ")}
+    content["curves"], content["shift"] = found.get("curves"), found.get("shift")  # a store made before has none
+    content["training"] = {
+        name if stage in ("base", "collect", main) else f"{name} of {stage.removeprefix('generate ')}": curve
+        for stage, result in results.items()
+        for name, curve in result.get("training", {}).items()
+    }
+    content["settings"] = settings_of(config)
     return content
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Every setting that a number depends on, by its dotted name; of collectors and generators those that were used."""
+    collect, generate = config.collect, config.generate
+    nested: dict[str, Any] = {"task": config.task, "members": config.members}
+    nested |= {name: settings_json(getattr(config, name)) for name in ("data", "backbone", "base")}
+    own = settings_json(collect.settings)
+    own.pop("base", None)  # the base's recipe, borrowed
+    nested["collect"] = {"name": collect.name, "subset": collect.subset, collect.name: own}
+    nested["generate"] = {"name": generate.name, "nulls": generate.nulls, "tune": generate.tune}
+    nested["generate"] |= {name: settings_json(s) for name, s in generate.settings.items()}
+    nested["evaluate"] = settings_json(config.evaluate)
+    return json.loads(json.dumps(_flat(nested)))  # as it will be read from report.json
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result = {}
+    for name, value in values.items():
+        result |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return result
 
 
 def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
@@ -84,10 +116,12 @@ def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float 
 
 def combine(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """One report over several seeds: every number the mean, "sd" the same tree of standard deviations (n - 1)."""
-    keys = ("table", "votes", "diversity", "novelty", "generators", "cost")
+    averaged = ("table", "votes", "diversity", "novelty", "generators", "cost", "temperatures", "tuned", "shift")
+    keys = [key for key in averaged if key in reports[0]]
     mean, sd = _moments([{key: r[key] for key in keys} for r in reports])
     first = {key: value for key, value in reports[0].items() if key not in keys}
-    first["test"] = dict.fromkeys(reports[0]["test"])  # p-values have no mean: they are in "runs"
+    first["test"] = dict.fromkeys(reports[0]["test"])  # p-values have no mean: they are in "runs", as are curves
+    first |= dict.fromkeys(("curves", "training", "stages"))
     return {**first, "seed": [r["seed"] for r in reports], **mean, "sd": sd, "runs": reports}
 
 
@@ -124,22 +158,44 @@ def _generators(content: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     return parts
 
 
+COLUMNS = {  # of a vote besides its accuracy; those that a report holds are shown
+    "nll": "NLL",
+    "nll_ts": "NLL, scaled",
+    "brier": "Brier",
+    "brier_ts": "Brier, scaled",
+    "ece": "ECE",
+    "ece_ts": "ECE, scaled",
+    "aurc": "AURC",
+}
+
+
+def columns(content: dict[str, Any]) -> dict[str, str]:
+    """COLUMNS without those that a report of an earlier version has not."""
+    return {key: text for key, text in COLUMNS.items() if key in content["votes"]["base"]}
+
+
 def rows_votes(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Every vote: accuracy in percent, the others plain."""
-    rows = []
+    rows, keys = [], columns(content)
     for name, part, spread in _generators(content):
         for vote, label in VOTES.items():
             if vote in part["votes"]:
                 whose = "" if vote in ("base", "swa", "checkpoints_best", "checkpoints_mean") else f"{name}: "
-                rows.append([whose + label, *_vote_cells(part["votes"][vote], spread and spread["votes"][vote])])
-    return ["vote", "accuracy %", "NLL", "NLL, scaled", "Brier", "ECE"], rows
+                own = vote_cells(part["votes"][vote], spread and spread["votes"][vote], list(keys))
+                rows.append([whose + label, *own])
+    return ["vote", "accuracy %", *keys.values()], rows
 
 
-def _vote_cells(row: dict[str, float], sd: dict[str, float] | None) -> list[str]:
-    cells = [_percent(row["accuracy"], sd["accuracy"] if sd else None)]
-    for key in ("nll", "nll_ts", "brier", "ece"):
-        cells.append(f"{row[key]:.4f}" + (f" ± {sd[key]:.4f}" if sd else ""))
-    return cells
+def vote_cells(row: dict[str, float], sd: dict[str, float] | None, keys: list[str]) -> list[str]:
+    """Its accuracy in percent, then those keys."""
+    return [_percent(row["accuracy"], sd["accuracy"] if sd else None), *(number(row, sd, key) for key in keys)]
+
+
+def number(row: dict[str, Any], sd: dict[str, Any] | None, key: str, form: str = ".4f") -> str:
+    """A value with its standard deviation where there is one; undefined: -."""
+    if row[key] is None:
+        return "-"
+    return f"{row[key]:{form}}" + (f" ± {sd[key]:{form}}" if sd and sd[key] is not None else "")
 
 
 def _percent(value: float, sd: float | None) -> str:
@@ -195,53 +251,3 @@ def terminal(content: dict[str, Any]) -> str:
     parts = [f"Test accuracy % (k = {content['k']}, m = {content['m']}, {content['setup']['collect']})"]
     parts += [text_table(*rows_table(content)), "", text_table(*rows_votes(content)), "", *verdict(content)]
     return "\n".join(parts)
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """The same as a table of Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def markdown(content: dict[str, Any]) -> str:
-    """report.md."""
-    setup, cost_of, novelty = content["setup"], content["cost"], content["novelty"]
-    noise = f", with Gaussian pixel noise of sd {setup['noise']:g} added to every split" if setup["noise"] else ""
-    seeds = content["seed"] if isinstance(content["seed"], list) else [content["seed"]]
-    costs = [[key, "-" if value is None else f"{value:.2f}"] for key, value in cost_of.items()]
-    diversity = [[k, "-" if v is None else f"{v:.4g}"] for k, v in {**content["diversity"], **novelty}.items()]
-    return "\n".join(
-        [
-            f"# {content['task']}",
-            "",
-            f"`{content['config']}`, seed {', '.join(map(str, seeds))}: {setup['backbone']} on {setup['data']}{noise}; "
-            f"{setup['test_images']} test images. k = {content['k']} checkpoints of {setup['subset']} "
-            f"({content['dim']} numbers) by `{setup['collect']}`; m = {content['m']} members by `{setup['generate']}`. "
-            f"Views of each image in every vote: {setup['views']}.",
-            "",
-            "## What it says",
-            "",
-            *[f"- {line}" for line in verdict(content)],
-            "",
-            "## Test accuracy % (BEND's Table 3)",
-            "",
-            markdown_table(*rows_table(content)),
-            "",
-            "max, mean, med: the members alone; orig: the checkpoints alone; potential: some member is right.",
-            "",
-            "## Votes",
-            "",
-            markdown_table(*rows_votes(content)),
-            "",
-            "NLL in nats; scaled: after temperature scaling on the validation split; ECE over 15 bins.",
-            "",
-            "## Diversity and novelty",
-            "",
-            markdown_table(["measure", "value"], diversity),
-            "",
-            "## Cost",
-            "",
-            markdown_table(["part", "seconds (break_even_m: members)"], costs),
-            "",
-        ]
-    )

@@ -15,10 +15,12 @@ from bend_jax import (
     artefact,
     curves,
     data,
+    document,
     metrics,
     predict,
     report,
     scoring,
+    sections,
     shift,
     statistics,
     storage,
@@ -272,12 +274,15 @@ def export(s: Setting, task: Task) -> str:
 
 
 def render(s: Setting, task: Task) -> str:
-    """Assemble report.json and report.md from what the stages measured."""
+    """Assemble report.json from what the stages measured, and write it with all its faces."""
     results = {name: storage.read_json(path / "result.json") for name, path in task.inputs.items()}
     content = report.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
-    storage.write_json(task.output / "report.json", content)
-    (task.output / "report.md").write_text(report.markdown(content))
-    return "report.json, report.md"
+    manifests = {name: storage.read_manifest(path) for name, path in task.inputs.items()}
+    content |= sections.stages_of(manifests, {name: path.name for name, path in task.inputs.items()})
+    encoded = task.inputs[f"generate {s.config.generate.name}"] / "latents"
+    latents = storage.load_tree(encoded) if encoded.is_dir() else None  # of generators that encode
+    found = sections.document(content, latents)
+    return document.write(found, task.output, content, sections.rows_csv(content))
 
 
 def _write_result(task: Task, values: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from bend_jax.config import SettingsError
 
-FORMAT = 2  # of what lies on disk; part of every digest
+FORMAT = 3  # of what lies on disk; part of every digest
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "bend_jax"
 # each row may import from the rows above it
 ROWS = [
-    {"checks", "drawing", "page"},
+    {"checks", "drawing", "page", "published"},
     {"settings", "rng"},
     {"config"},
     {"sources"},
@@ -19,12 +19,13 @@ ROWS = [
     {"predict"},
     {"curves"},
     {"scoring", "document", "artefact"},
-    {"report"},
+    {"report", "figures", "maps"},
+    {"sections"},
     {"setting", "watching"},
     {"stages"},
     {"budget"},
     {"pipeline", "estimate", "api"},
-    {"compare"},
+    {"compare", "beside"},
     {"sweep"},
     {"papers"},
 ]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from bend_jax import report, scoring
+from bend_jax import document, report, scoring, sections
 from bend_jax.config import Config, parse
 from bend_jax.predict import Outputs
 
@@ -127,19 +127,20 @@ def measured() -> dict[str, dict[str, Any]]:
     key, evaluate = jax.random.key(0), settings().evaluate
     found = scoring.scores(test, vectors, votes, scale, labels.test, "bend", CLASSES, key, evaluate)
     times = seconds(100.0 * M)
-    return {**times, "evaluate": {**times["evaluate"], **found, "images": N}}
+    return {**times, "evaluate": {**times["evaluate"], **found, "images": N, "temperatures": scale}}
 
 
 def seconds(t_sample: float, t_pre: float = 2800.0, members: int = 100) -> dict[str, dict[str, Any]]:
     """BEND's Table 4, ResNet-50 on CIFAR-10, as the stages' results."""
-    bend = {"t_autoencoder": 931.39, "t_diffusion": 857.14, "t_sample": t_sample, "compile": {"autoencoder": 1.5}}
-    null = {"t_autoencoder": None, "t_diffusion": None, "t_sample": 0.5, "compile": {"sample": 0.25}}
+    bend = {"t_autoencoder": 931.39, "t_diffusion": 857.14, "t_sample": t_sample, "knob": None}
+    bend["compile"] = {"autoencoder": 1.5}
+    null = {"t_autoencoder": None, "t_diffusion": None, "t_sample": 0.5, "compile": {"sample": 0.25}, "knob": 1.5}
     return {
         "base": {"t_pre": t_pre, "t_epoch": t_pre / 100, "compile": {"base": 8.0}},
         "collect": {"t_collect": 5600.0, "compile": {"trajectory": 2.0}},
         "generate bend": bend,
         "generate gaussian": null,
-        "generate identity": null,
+        "generate identity": {**null, "knob": None},
         "evaluate": {"m": members, "t_evaluate": 7.0, "compile": {}},
     }
 
@@ -244,7 +245,7 @@ def test_mean_and_standard_deviation_over_seeds(content: dict[str, Any]) -> None
     assert found["cost"]["break_even_m"] is None
     assert found["sd"]["cost"]["break_even_m"] is None
     check_schema(found, {"gaussian", "identity"})
-    keys = ("table", "votes", "diversity", "novelty", "generators", "cost")
+    keys = ("table", "votes", "diversity", "novelty", "generators", "cost", "temperatures", "tuned", "shift")
     assert set(found["test"].values()) == {None}
     assert set(found["sd"]) == set(keys)
     for key in keys:
@@ -268,9 +269,14 @@ def cells(text: str, first: str) -> list[str]:
     return next(row for row in rows if row[0] == first)
 
 
+def markdown(content: dict[str, Any]) -> str:
+    """report.md."""
+    return document.markdown(sections.document(content), figures=False)
+
+
 def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
     """As markdown and on a terminal: the numbers of report.json in percent, in tables of equal width."""
-    text, shown = report.markdown(content), report.terminal(content)
+    text, shown = markdown(content), report.terminal(content)
     assert text.startswith("# digits\n")
     for part in ("`configs/digits.py`", "seed 3", f"k = {K}", f"m = {M}", f"{DIM} numbers", f"{N} test images"):
         assert part in text
@@ -288,7 +294,7 @@ def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
     assert "None" not in text + shown
     assert "nan" not in text + shown
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 4
+    assert len(tables) == 7
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
 
@@ -298,7 +304,7 @@ def test_null_is_shown_as_a_dash(content: dict[str, Any]) -> None:
     changed = copy.deepcopy(content)
     changed["cost"]["break_even_m"] = None
     changed["novelty"]["spread"] = None
-    text = report.markdown(changed)
+    text = markdown(changed)
     assert cells(text, "break_even_m")[1] == "-"
     assert cells(text, "spread")[1] == "-"
     assert report.terminal(changed)
@@ -307,7 +313,7 @@ def test_null_is_shown_as_a_dash(content: dict[str, Any]) -> None:
 def test_the_report_of_several_runs_renders(content: dict[str, Any]) -> None:
     """With mean ± sd where one run has a number."""
     combined = report.combine(three(content))
-    text = report.markdown(combined)
+    text = markdown(combined)
     assert "seed 0, 1, 2" in text
     assert cells(text, "bend")[1] == "63.33 ± 15.28"
     assert "2.3333 ± 1.5275" in text
