@@ -229,7 +229,7 @@ def run_rows(rows: list[Any], name: str, scale: str, workdir: Path, seeds: list[
     say = partial(print, flush=True)
     stopped: list[str] = []
     if FLAGS.sweep or "PAPER" in FOUND:
-        make = sweep.make if FLAGS.sweep else partial(papers.document, FOUND["PAPER"], FOUND["PUBLISHED"], scale)
+        make = sweep.make if FLAGS.sweep else partial(papers.document, FOUND["PAPER"], scale)
         content, made = sweep.run(rows, name, seeds, workdir, say, make, FLAGS.init)
         text, stopped = sweep.terminal(made), sweep.stopped(content)
     else:

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from bend_jax import compare, document, pipeline, report, storage
 from bend_jax.checks import SettingsError
 from bend_jax.document import Document, Figure, Heading, Table, Text
-from bend_jax.drawing import COLOURS, MARKERS
+from bend_jax.drawing import COLOURS, MARKERS, label, legend, widen
 from bend_jax.setting import Setting
 
 VOTE = "sbend"  # whose members a combination's cost counts: all of them
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-class Line(NamedTuple):
+class Curve(NamedTuple):
     """One line of a figure: where it is, and its values with their sd (None with one seed)."""
 
     label: str
@@ -121,21 +121,18 @@ def run(
 
 
 def measured(s: Setting, jobs: dict[str, pipeline.Job]) -> dict[str, Any]:
-    """The report of one row with one seed, and the evaluation's curves."""
+    """The report of one row with one seed."""
     wanted = {name: job for name, job in jobs.items() if job.stage in compare.STAGES}
     results = {name: storage.read_json(job.path / "result.json") for name, job in wanted.items()}
-    whole = report.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
-    whole["setup"] |= {"epochs": s.config.base.epochs, "temperatures": results["evaluate"]["temperatures"]}
-    return {**whole, "curves": results["evaluate"].get("curves")}
+    return report.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
 
 
 def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds, "sd" the same tree of standard deviations (None with one seed), and each seed's curves."""
-    curves = [r["curves"] for r in reports]
+    """Means over seeds, "sd" the same tree of standard deviations (None with one seed), and each seed's own."""
     keys = ("k", "m", "dim", "setup", "table", "votes", "diversity", "novelty", "generators", "cost")
-    several = report.combine([{k: v for k, v in r.items() if k != "curves"} for r in reports]) if reports[1:] else None
-    mean = several or reports[0]
-    return {**{key: mean[key] for key in keys}, "sd": several["sd"] if several else None, "curves": curves}
+    mean = report.combine(reports) if reports[1:] else {**reports[0], "sd": None}
+    own = (*keys, "seed", "curves", "settings")
+    return {**{key: mean[key] for key in keys}, "sd": mean["sd"], "runs": [{k: r[k] for k in own} for r in reports]}
 
 
 def publish(content: dict[str, Any], made: Document, workdir: Path) -> None:
@@ -299,7 +296,7 @@ def figures(rows: list[dict[str, Any]]) -> list[Figure]:
     ]
 
 
-def lines_of(rows: list[dict[str, Any]], measures: dict[str, tuple[str, ...]], factor: float) -> list[Line]:
+def curves_of(rows: list[dict[str, Any]], measures: dict[str, tuple[str, ...]], factor: float) -> list[Curve]:
     """A line for each measure, or with groups one for each value of the group: of the mean vote."""
     along, groups = layout(rows)
     ticks = labels(rows, along)
@@ -311,11 +308,11 @@ def lines_of(rows: list[dict[str, Any]], measures: dict[str, tuple[str, ...]], f
     else:
         chosen = [(name.rsplit(" ", 1)[0], path, list(range(len(rows)))) for name, path in measures.items()]
     result = []
-    for label, path, which in chosen:
+    for name, path, which in chosen:
         which = sorted(which, key=lambda i: x[i])
         y = [factor * number(rows[i], path) for i in which]
         sd = [factor * number(rows[i]["sd"], path) for i in which] if rows[0]["sd"] else None
-        result.append(Line(label, [x[i] for i in which], y, sd))
+        result.append(Curve(name, [x[i] for i in which], y, sd))
     return result
 
 
@@ -335,14 +332,14 @@ def draw(figure: Any, rows: list[dict[str, Any]], measures: dict[str, Any], fact
     along, _ = layout(rows)
     ticks = labels(rows, along)
     axes = figure.subplots()
-    plot(axes, lines_of(rows, measures, factor))
-    axes.set_ylabel(title)
-    axes.set_xlabel(along or "combination")
+    plot(axes, curves_of(rows, measures, factor))
+    label(axes, along or "combination", title)
+    widen(axes, "y", 0.5 if factor == 100 else 0.01)
     if ticks:
         axes.set_xticks(range(len(ticks)), ticks, rotation=20, ha="right", fontsize="small")
     elif spans_decades([row["settings"][along] for row in rows]):
         axes.set_xscale("log")
-    figure.legend(loc="outside upper center", ncols=3)
+    legend(figure, axes)
 
 
 def spans_decades(values: list[float]) -> bool:
@@ -350,11 +347,11 @@ def spans_decades(values: list[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) >= 20
 
 
-def plot(axes: Any, lines: list[Line]) -> None:
+def plot(axes: Any, curves: list[Curve]) -> None:
     """Lines with colours and marks that can be told apart."""
-    for i, line in enumerate(lines):
+    for i, curve in enumerate(curves):
         colour, mark = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        axes.errorbar(line.x, line.y, yerr=line.sd, capsize=3, color=colour, marker=mark, label=line.label)
+        axes.errorbar(curve.x, curve.y, yerr=curve.sd, capsize=3, color=colour, marker=mark, label=curve.label)
 
 
 def terminal(made: Document) -> str:

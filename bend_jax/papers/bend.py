@@ -3,8 +3,9 @@
 from functools import partial
 from typing import Any
 
+from bend_jax import figures
 from bend_jax.document import Figure, Heading, Table
-from bend_jax.drawing import COLOURS, MARKERS
+from bend_jax.drawing import label, legend, widen
 from bend_jax.papers.cells import (
     MEAN,
     ORIGINAL,
@@ -17,10 +18,11 @@ from bend_jax.papers.cells import (
     dotted,
     key_of,
     points,
+    renamed,
     signed,
 )
 from bend_jax.report import TABLE
-from bend_jax.sweep import Line, cell, number, plot, spans_decades
+from bend_jax.sweep import Curve, cell, number, plot, spans_decades
 
 SIZES = (1, 5, 10, 20, 50, 100, 200, 500)  # of ensembles, in the table of figure 5b
 
@@ -33,14 +35,14 @@ def table3(rows: Rows, published: Published) -> Blocks:
         key = key_of(row["name"], published)
         theirs = dict(zip(TABLE, published[key], strict=True))
         cells = {name: beside(row, ("table", name), theirs[name]) for name in TABLE}
-        for i, label in enumerate((f"{row['name']}, ours", f"{key}, published", "difference")):
-            lines.append([label, *(own[i] for own in cells.values())])
+        for i, text in enumerate((f"{row['name']}, ours", f"{key}, published", "difference")):
+            lines.append([text, *(own[i] for own in cells.values())])
         lines.append([f"{row['name']}, Gaussian", *(cell(row, ("generators", "gaussian", "table", n)) for n in TABLE)])
         own = points(row, SBEND, ORIGINAL)
         null = 100 * (number(row, ("generators", "gaussian", "table", "sbend")) - number(row, ORIGINAL))
         paper = theirs["sbend"] - theirs["orig_mean"]
-        for label, value in zip(series, (own, paper, null), strict=True):
-            series[label].append(value)
+        for kind, value in zip(series, (own, paper, null), strict=True):
+            series[kind].append(value)
         base = points(row, SBEND, ("votes", "base", "accuracy"))
         members = (points(row, SBEND, MEAN), theirs["sbend"] - theirs["mean"])
         gains.append([row["name"], *map(signed, (own, paper, own - paper, null, *members, base))])
@@ -176,11 +178,11 @@ def figure5a(rows: Rows, published: Published) -> Blocks:
         above = all(points(row, SBEND, ("table", n)) >= 0 for n in FOUR)
         claim = "yes" if above else f"no, {signed(min(points(row, SBEND, ('table', n)) for n in FOUR))}"
         lines.append([str(row["k"]), *(cell(row, ("table", n)) for n in names), claim, "yes"])
-    generated, original = ("max", "mean", "median"), published["pdiff"]["original"]
+    generated, original = ("max", "mean", "median"), published["original"]
     other = []
     for row in rows:
         own = [points(row, ("table", n), ORIGINAL) for n in generated]
-        theirs = published["pdiff"].get(row["k"])  # at this k, where p-diff has it
+        theirs = published.get(row["k"])  # at this k, where p-diff has it
         for name, value in zip(generated, own, strict=True):
             paper = theirs[generated.index(name)] - original if theirs else None
             gap = [signed(paper), signed(value - paper)] if paper is not None else ["-", "-"]
@@ -204,18 +206,18 @@ def against_k(rows: Rows, names: tuple[str, ...], figure: Any) -> None:
     lines = []
     for name in names:
         bars = [100 * number(row["sd"], ("table", name)) for row in rows] if all(sd) else None
-        lines.append(Line(TABLE[name], k, [100 * number(row, ("table", name)) for row in rows], bars))
+        lines.append(Curve(TABLE[name], k, [100 * number(row, ("table", name)) for row in rows], bars))
     plot(axes, lines)
-    axes.set_xlabel("k, checkpoints")
-    axes.set_ylabel("test accuracy, %")
+    label(axes, "k, checkpoints", "test accuracy, %")
+    widen(axes, "y", 0.5)
     if len(k) > 1 and spans_decades(k):
         axes.set_xscale("log")
-    figure.legend(loc="outside upper center", ncols=3)
+    legend(figure, axes)
 
 
 def over_seeds(row: dict[str, Any], name: str) -> list[float]:
     """The mean over seeds of a curve against m."""
-    curves = [own["by_members"][name] for own in row["curves"]]
+    curves = [own["curves"]["by_members"][name] for own in row["runs"]]
     return [sum(values) / len(values) for values in zip(*curves, strict=True)]
 
 
@@ -223,7 +225,7 @@ def figure5b(rows: Rows, published: Published) -> Blocks:
     """BEND's Fig. 5b: votes over the first m members of one array."""
     blocks: Blocks = []
     for row in rows:
-        sizes = [int(m) for m in row["curves"][0]["by_members"]["m"]]
+        sizes = [int(m) for m in row["runs"][0]["curves"]["by_members"]["m"]]
         found = {name: over_seeds(row, name) for name in ("sbend", "mean", "single", "nll")}
         shown = [i for i, m in enumerate(sizes) if m in SIZES or i == len(sizes) - 1]
         lines = [
@@ -245,23 +247,6 @@ def figure5b(rows: Rows, published: Published) -> Blocks:
             Heading(row["name"]),
             Table(["m", "sBEND, %", "mean vote, %", "mean member, %", "NLL of the mean vote"], lines),
             Table(["claim, points", "ours", "published (no numbers)"], claims),
-            Figure(f"m_{row['setup']['collect']}", f"Accuracy against m: {row['name']}", "Votes over the first m "
-                   "members in the order drawn. A rising line would say that more members help; one that meets the "
-                   "dashed base, that the vote is the base.", partial(against_m, row, sizes, found)),
-        ]  # fmt: skip
+            *renamed(figures.by_members(row["runs"]), row),
+        ]
     return blocks
-
-
-def against_m(row: dict[str, Any], sizes: list[int], found: dict[str, list[float]], figure: Any) -> None:
-    """Votes and single members; the base as a dashed line."""
-    axes = figure.subplots()
-    names = {"sbend": "sBEND", "mean": "mean vote", "single": "mean member"}
-    for i, (name, label) in enumerate(names.items()):
-        axes.plot(
-            sizes, [100 * v for v in found[name]], color=COLOURS[i], marker=MARKERS[i], markevery=0.1, label=label
-        )
-    axes.axhline(100 * row["votes"]["base"]["accuracy"], color=COLOURS[3], linestyle="--", label="base")
-    axes.set_xscale("log")
-    axes.set_xlabel("m, members")
-    axes.set_ylabel("test accuracy, %")
-    figure.legend(loc="outside upper center", ncols=4)

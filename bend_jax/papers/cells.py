@@ -1,14 +1,15 @@
 """Cells and figures that the papers' tables share: ours, published, the difference."""
 
+import re
 from typing import Any
 
 from bend_jax.document import Figure, Heading, Table, Text
-from bend_jax.drawing import COLOURS, MARKERS
+from bend_jax.drawing import COLOURS, MARKERS, legend, widen
 from bend_jax.sweep import at, cell, number
 
 Rows = list[dict[str, Any]]
 Blocks = list[Heading | Text | Table | Figure]
-Published = dict[str, Any]  # as a configuration of configs/paper gives them, accuracies in %
+Published = dict[Any, Any]  # one of published.py, accuracies in %
 SBEND, MEAN, ORIGINAL = ("table", "sbend"), ("table", "mean"), ("table", "orig_mean")
 
 
@@ -31,7 +32,7 @@ def signed(value: float) -> str:
 
 def key_of(name: str, published: Published) -> str:
     """The published row that stands beside a row: its own, or the same network's on CIFAR-10."""
-    return name if name in published else f"{name.split('-')[0]}-cifar10"
+    return name if name in published else f"{name.split('_')[0]}_cifar10"
 
 
 def dots(axes: Any, names: list[str], series: dict[str, list[float]], title: str) -> None:
@@ -42,9 +43,18 @@ def dots(axes: Any, names: list[str], series: dict[str, list[float]], title: str
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.invert_yaxis()
     axes.set_xlabel(title)
-    axes.figure.legend(loc="outside upper center", ncols=3)
+    widen(axes, "x", 0.5)
+    legend(axes.figure, axes)
 
 
 def dotted(name: str, title: str, sentence: str, names: list[str], series: dict[str, list[float]], x: str) -> Figure:
     """A figure of `dots`."""
     return Figure(name, title, sentence, lambda figure: dots(figure.subplots(), names, series, x))
+
+
+def renamed(figure: Figure | None, row: dict[str, Any]) -> list[Figure]:
+    """A run's figure as one of several in a document; none where the runs have no curves."""
+    if figure is None:
+        return []
+    name = re.sub(r"\W+", "_", f"{figure.name}_{row['name']}")
+    return [figure._replace(name=name, title=f"{figure.title}: {row['name']}")]

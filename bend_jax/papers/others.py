@@ -1,11 +1,8 @@
 """p-diff's tables and CBNN's claim, beside what those papers print."""
 
-from functools import partial
-from typing import Any
-
-from bend_jax.document import Figure, Heading, Table
-from bend_jax.drawing import COLOURS, MARKERS
-from bend_jax.papers.cells import ORIGINAL, Blocks, Published, Rows, beside, dotted, key_of, points, signed
+from bend_jax import figures
+from bend_jax.document import Heading, Table
+from bend_jax.papers.cells import ORIGINAL, Blocks, Published, Rows, beside, dotted, key_of, points, renamed, signed
 from bend_jax.sweep import cell, number
 
 
@@ -89,14 +86,6 @@ def pdiff_novelty(rows: Rows, published: Published) -> Blocks:
             own = [cell(row, path, 1, 3), f"{theirs:.3f}" if theirs else "-"]
             lines.append([name, *own, f"{number(row, path) - theirs:+.3f}" if theirs else "-"])
         note = "Error IoU: of the sets of wrongly labelled test images, each network's largest to another, on average."
-        scatter = Figure(
-            f"copies_{row['setup']['collect']}",
-            f"Accuracy against similarity: {row['name']}",
-            "A mark for each network: how similar its errors are to those of the nearest checkpoint (1: the same), and "
-            "its accuracy. Copies sit at 1; p-diff's claim is that generated networks spread to the left at no cost, "
-            "and noise-added ones fall.",
-            partial(similarities, row),
-        )
         own = row["novelty"]
         words = [
             f"{own[n]:.3g}" if own[n] is not None else "-" for n in ("copy_share", "spread", "nearest", "leave_one_out")
@@ -108,27 +97,9 @@ def pdiff_novelty(rows: Rows, published: Published) -> Blocks:
             Heading(row["name"]),
             Table(["error IoU", "ours", "published", "difference"], lines, note),
             table,
-            scatter,
         ]
+        blocks += renamed(figures.novelty(row["runs"]), row)
     return blocks
-
-
-def similarities(row: dict[str, Any], figure: Any) -> None:
-    """Every network of the first seed: its similarity to the checkpoints, and its accuracy."""
-    axes = figure.subplots()
-    names = {
-        "checkpoints": "originals",
-        row["setup"]["generate"]: "generated",
-        "noise": "noise-added",
-        "gaussian": "Gaussian",
-    }
-    for i, (name, label) in enumerate(names.items()):
-        own = row["curves"][0]["members"][name]
-        y = [100 * value for value in own["accuracy"]]
-        axes.plot(own["max_iou"], y, linestyle="", marker=MARKERS[i], color=COLOURS[i], alpha=0.6, label=label)
-    axes.set_xlabel("largest error IoU to a checkpoint")
-    axes.set_ylabel("test accuracy, %")
-    figure.legend(loc="outside upper center", ncols=4)
 
 
 def cbnn(rows: Rows, published: Published) -> Blocks:

@@ -55,7 +55,7 @@ def task(config: Any, scale: str, net: str, data: str) -> dict[str, Any]:
 
 
 def tasks(config: Any, scale: str, nets: tuple[str, ...] = tuple(SMALL)) -> dict[str, dict[str, Any]]:
-    """The papers' tasks by name, such as res18-cifar10; at a small scale each network once, on that scale's data."""
+    """The papers' tasks by name, such as res18_cifar10; at a small scale each network once, on that scale's data."""
     if scale != "full":
-        return {f"{net}-{config.data.name}": task(config, scale, net, "") for net in nets}
-    return {f"{net}-{data}": task(config, scale, net, data) for net in nets for data in ("cifar10", "cifar100")}
+        return {f"{net}_{config.data.name}": task(config, scale, net, "") for net in nets}
+    return {f"{net}_{data}": task(config, scale, net, data) for net in nets for data in ("cifar10", "cifar100")}

@@ -12,10 +12,6 @@ from ml_collections import ConfigDict
 PAPER = "cbnn"
 SHARED = run_path(str(Path(__file__).with_name("_scales.py")))
 SCALES = SHARED["SCALES"]
-PUBLISHED = {  # points of test error less than one network's at equal budget
-    "balanced": {"CIFAR-100, ResNet-110": 4.16, "Tiny-ImageNet, ResNet-110": 6.96},
-    "long-tailed": {"imbalanced sets, EfficientNet-B0, up to": 5.02},
-}
 # checkpoints, and epochs between two of them: half a training more, at full scale a quarter more
 BOOSTED = {"digits": (11, 2), "cifar10_small": (6, 1), "full": (11, 5)}
 IMBALANCE = {"digits": 10.0, "cifar10_small": 50.0, "full": 50.0}  # the largest class over the smallest

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 PAPER = "figure4"
 SHARED = run_path(str(Path(__file__).with_name("_scales.py")))
 SCALES = SHARED["SCALES"]
-PUBLISHED = {"order": "members > between, checkpoints"}  # section 4.4; the figure has no numbers
 
 
 def get_config(scale: str = "digits") -> ConfigDict:

@@ -12,17 +12,6 @@ from ml_collections import ConfigDict
 PAPER = "figure5a"
 SHARED = run_path(str(Path(__file__).with_name("_scales.py")))
 SCALES = SHARED["SCALES"]
-PUBLISHED = {
-    # p-diff, ResNet-18 on CIFAR-100: best, mean and median of the generated ones by k, and the original
-    "pdiff": {
-        1: (76.6, 70.7, 73.2),
-        10: (76.5, 71.2, 73.8),
-        50: (76.7, 71.3, 74.3),
-        200: (76.9, 72.4, 75.6),
-        500: (76.8, 72.3, 75.4),
-        "original": 76.7,
-    },
-}
 SMALL = (2, 10, 50, 100, 200)
 VALUES = {"digits": SMALL, "cifar10_small": SMALL, "full": (2, 10, 50, 100, 200, 350, 500)}  # seven, the last 500
 

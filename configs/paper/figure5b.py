@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 PAPER = "figure5b"
 SHARED = run_path(str(Path(__file__).with_name("_scales.py")))
 SCALES = SHARED["SCALES"]
-PUBLISHED = {"rise": "rises with m", "above": "above 0 for every m"}  # section 4.5.2; the figure has no numbers
 
 
 def get_config(scale: str = "digits") -> ConfigDict:

@@ -12,13 +12,6 @@ from ml_collections import ConfigDict
 PAPER = "pdiff_noise"
 SHARED = run_path(str(Path(__file__).with_name("_scales.py")))
 SCALES = SHARED["SCALES"]
-PUBLISHED = {  # best, mean, median of the generated ones; ResNet-18 on CIFAR-100
-    "none": (76.7, 65.8, 65.0),
-    "input": (76.7, 66.7, 67.3),
-    "latent": (76.7, 72.1, 75.3),
-    "both": (76.9, 72.4, 75.6),
-    "original": 76.7,
-}
 
 
 def get_config(scale: str = "digits") -> ConfigDict:

@@ -12,12 +12,6 @@ from ml_collections import ConfigDict
 PAPER = "pdiff_table"
 SHARED = run_path(str(Path(__file__).with_name("_scales.py")))
 SCALES = SHARED["SCALES"]
-PUBLISHED = {  # original, weight average ("ensemble"), best generated
-    "res18-cifar10": (92.5, 92.5, 92.7),
-    "res18-cifar100": (76.7, 76.7, 76.9),
-    "res50-cifar10": (91.3, 91.4, 91.3),
-    "res50-cifar100": (71.6, 71.6, 71.7),
-}
 
 
 def get_config(scale: str = "digits") -> ConfigDict:

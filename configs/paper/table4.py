@@ -12,15 +12,6 @@ from ml_collections import ConfigDict
 PAPER = "table4"
 SHARED = run_path(str(Path(__file__).with_name("_scales.py")))
 SCALES = SHARED["SCALES"]
-PUBLISHED = {  # epochs, epochs, and seconds on one A100; the break-even is m > 3.64
-    "k_pre": 100,
-    "k": 200,
-    "t_orge": 28.0,  # of an epoch
-    "t_ate": 931.39,
-    "t_ddpm": 857.14,
-    "t_sgen": 2.35,
-    "break_even": 3.64,
-}
 
 
 def get_config(scale: str = "digits") -> ConfigDict:

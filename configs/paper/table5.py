@@ -12,15 +12,6 @@ from ml_collections import ConfigDict
 PAPER = "table5"
 SHARED = run_path(str(Path(__file__).with_name("_scales.py")))
 SCALES = SHARED["SCALES"]
-PUBLISHED = {  # subset, numbers; sBEND, aBEND, orig
-    "last stage, last block, BN": ("layer4.2.bn3, bn2", 5120, 94.32, 94.33, 94.28),
-    "last stage, first block, BN": ("layer4.0.bn3, bn2", 5120, 94.27, 94.23, 94.14),
-    "stage before, last block, BN": ("layer3.5.bn3, bn2", 2560, 94.25, 94.12, 94.25),
-    "stage before, first block, BN": ("layer3.0.bn3, bn2", 2560, 94.10, 94.13, 94.14),
-    "first convolution of the first block": ("layer1.0.conv1.weight", 4096, 93.88, 93.09, 93.91),
-    "last convolution of the stage before": ("layer3.5.conv3.weight", 262144, 84.01, 83.72, 94.01),
-    "last layer": ("fc", 20490, 93.94, 89.17, 94.27),
-}
 ROLES = {  # the published subset of ResNet-50, and the one with its role in a small net of three stages
     "last stage, last block, BN": ("layer4.2.bn2,layer4.2.bn3", "layer3.1.bn2,layer3.1.bn3"),
     "last stage, first block, BN": ("layer4.0.bn2,layer4.0.bn3", "layer3.0.bn2,layer3.0.bn3"),
