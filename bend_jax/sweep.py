@@ -20,7 +20,7 @@ class Curve(NamedTuple):
     """One line of a figure: where it is, and its values with their sd (None with one seed)."""
 
     label: str
-    x: list[float]
+    x: list[Any]
     y: list[float]
     sd: list[float] | None
 
@@ -181,7 +181,7 @@ def number(tree: Any, path: tuple[str, ...]) -> float:
     return value
 
 
-def cell(row: dict[str, Any], path: tuple[str, ...], factor: float = 100, digits: int = 2) -> str:
+def cell(row: dict[str, Any], path: tuple[str, ...], factor: int = 100, digits: int = 2) -> str:
     """A number of a row with its sd over seeds, "-" where there is none."""
     value = None if row["failed"] else at(row, path)
     if value is None:
@@ -254,7 +254,7 @@ def says(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def span(rows: list[dict[str, Any]], what: str, path: tuple[str, ...], factor: float, digits: int) -> str:
+def span(rows: list[dict[str, Any]], what: str, path: tuple[str, ...], factor: int, digits: int) -> str:
     """From the least to the greatest of a number, and whose they are."""
     ordered = sorted(rows, key=lambda row: number(row, path))
     low, high = (f"{cell(row, path, factor, digits)} ({row['name']})" for row in (ordered[0], ordered[-1]))
@@ -296,7 +296,7 @@ def figures(rows: list[dict[str, Any]]) -> list[Figure]:
     ]
 
 
-def curves_of(rows: list[dict[str, Any]], measures: dict[str, tuple[str, ...]], factor: float) -> list[Curve]:
+def curves_of(rows: list[dict[str, Any]], measures: dict[str, tuple[str, ...]], factor: int) -> list[Curve]:
     """A line for each measure, or with groups one for each value of the group: of the mean vote."""
     along, groups = layout(rows)
     ticks = labels(rows, along)
@@ -327,7 +327,7 @@ def labels(rows: list[dict[str, Any]], along: str) -> list[str]:
     return list(dict.fromkeys(_label(row, along) for row in rows))
 
 
-def draw(figure: Any, rows: list[dict[str, Any]], measures: dict[str, Any], factor: float, title: str) -> None:
+def draw(figure: Any, rows: list[dict[str, Any]], measures: dict[str, Any], factor: int, title: str) -> None:
     """One measure of every row."""
     along, _ = layout(rows)
     ticks = labels(rows, along)
@@ -342,7 +342,7 @@ def draw(figure: Any, rows: list[dict[str, Any]], measures: dict[str, Any], fact
     legend(figure, axes)
 
 
-def spans_decades(values: list[float]) -> bool:
+def spans_decades(values: list[Any]) -> bool:
     """Whether a logarithmic axis shows them better."""
     return min(values) > 0 and max(values) / min(values) >= 20
 

@@ -85,9 +85,11 @@ def table4(rows: Rows, published: Published) -> Blocks:
     pre, pre_published = ours["t_pre, one training"], theirs["t_pre, one training"]
     lines, series = [], {"ours": [], "published": []}
     for part, seconds in theirs.items():
-        own, paper = ours[part] / pre, seconds / pre_published
-        lines.append([part, *(f"{v:.4g}" for v in (ours[part], seconds, own, paper)), f"{own - paper:+.4g}"])
-        series["ours"].append(max(own, 1e-7))
+        own, paper = None if ours[part] is None else ours[part] / pre, seconds / pre_published
+        gap = "-" if own is None else f"{own - paper:+.4g}"
+        figures_of_part = (ours[part], seconds, own, paper)
+        lines.append([part, *("-" if v is None else f"{v:.4g}" for v in figures_of_part), gap])
+        series["ours"].append(own or float("nan"))
         series["published"].append(paper)
     pays = (cost["break_even_m"], published["break_even"])
     more = [f"{value:.2f}" if value is not None else "never" for value in pays]

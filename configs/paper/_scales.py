@@ -26,7 +26,7 @@ def start(paper: str, scale: str, full: str = "res50_cifar10") -> ConfigDict:
     if scale != "full":
         config.update_from_flattened_dict(small(full.split("_")[0]))
     config.task = f"{paper}_{scale}"
-    config.generate.nulls = ""
+    config.generate.nulls = "gaussian"  # in place of the diffusion, on the same checkpoints
     return config
 
 

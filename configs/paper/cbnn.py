@@ -21,6 +21,7 @@ def get_config(scale: str = "digits") -> ConfigDict:
     """ResNet-18, at full scale on CIFAR-100; all of its weights are boosted."""
     config = SHARED["start"](PAPER, scale, "res18_cifar100")
     k, epochs = BOOSTED[scale]
+    config.generate.nulls = ""
     config.collect.name, config.collect.subset, config.generate.name = "boosting", "*", "identity"
     config.collect.k = config.members = k
     config.collect.boosting.epochs = epochs

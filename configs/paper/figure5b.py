@@ -18,6 +18,7 @@ def get_config(scale: str = "digits") -> ConfigDict:
     """ResNet-50, 500 members: the first m of them are every smaller ensemble."""
     config = SHARED["start"](PAPER, scale)
     config.members = 500
+    config.generate.nulls = ""
     return config
 
 
