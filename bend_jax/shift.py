@@ -24,7 +24,6 @@ from bend_jax.sources import Images
 SEVERITIES = (1, 2, 3, 4, 5)
 BLOCK = 256  # images that are corrupted at once; the noise is drawn by block, so that it depends on no batch
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
-Image = UInt8[np.ndarray, "h w c"]
 
 
 def _noise(images: Images, sd: float, generator: np.random.Generator) -> Images:
@@ -53,26 +52,26 @@ def _brightness(images: Images, more: float, generator: np.random.Generator) -> 
 
 def _pixelate(images: Images, share: float, generator: np.random.Generator) -> Images:
     """Down to this share of the width and height (means of boxes), and up again by nearest pixels."""
-    from PIL import Image as Pillow
+    from PIL import Image
 
     height, width = images.shape[1:3]
     small = max(1, round(share * width)), max(1, round(share * height))
 
     def one(plane: Any) -> Any:
-        down = Pillow.fromarray(plane).resize(small, Pillow.Resampling.BOX)
-        return down.resize((width, height), Pillow.Resampling.NEAREST)
+        down = Image.fromarray(plane).resize(small, Image.Resampling.BOX)
+        return down.resize((width, height), Image.Resampling.NEAREST)
 
     return _by_plane(images, one)
 
 
 def _jpeg(images: Images, quality: int, generator: np.random.Generator) -> Images:
     """Through JPEG of this quality, as the installed Pillow writes it: colour for three channels, else one by one."""
-    from PIL import Image as Pillow
+    from PIL import Image
 
     def one(picture: Any) -> Any:
         buffer = io.BytesIO()
-        Pillow.fromarray(picture).save(buffer, "JPEG", quality=quality)
-        return Pillow.open(buffer)
+        Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+        return Image.open(buffer)
 
     return np.stack([np.asarray(one(x)) for x in images]) if images.shape[3] == 3 else _by_plane(images, one)
 
@@ -101,14 +100,14 @@ def _bytes(x: np.ndarray) -> Images:
     return np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)
 
 
-def _by_plane(images: Images, one: Callable[[Any], Any]) -> Images:
+def _by_plane(images: Images, one: Callable[[Any], Any]) -> UInt8[np.ndarray, "n height width c"]:
     """Every channel of every image on its own, through Pillow."""
     planes = [[np.asarray(one(image[..., c])) for c in range(image.shape[2])] for image in images]
     return np.asarray(planes).transpose(0, 2, 3, 1)
 
 
-def load_others(settings: Data, wanted: str, test: Images) -> dict[str, Images]:
-    """The out-of-distribution sets of a comma-separated setting by name, each like the run's own test images.
+def load_others(settings: Data, wanted: str, test: Images) -> dict[str, Any]:
+    """The images of the out-of-distribution sets of a comma-separated setting, by name.
 
     A set's test split, or all of it where it has none, in their size and channels (`like`) and with the pixel noise of
     the settings. Raises SettingsError for a set that is not known, not to be had, or the one that the run trains on.
@@ -121,7 +120,7 @@ def load_others(settings: Data, wanted: str, test: Images) -> dict[str, Images]:
             images = like(_read(replace(settings, name=name)), test.shape[1:])
         except SettingsError as error:
             raise SettingsError(str(error).replace("data.name", "evaluate.ood")) from None
-        generator = np.random.default_rng(settings.split_seed)
+        generator = np.random.default_rng((settings.split_seed, 1))  # not the noise of the run's own images
         found[name] = data.add_noise(generator, images, settings.noise)
         if np.array_equal(found[name], test):
             raise SettingsError(f"evaluate.ood: the images of {name} are the run's own test images: name another set")
@@ -139,10 +138,10 @@ def _read(settings: Data) -> Images:
     return (train if test is None else test).images
 
 
-def like(images: Images, shape: tuple[int, ...]) -> Images:
+def like(images: Images, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n height width channels"]:
     """Images in this height, width and number of channels: resized bilinearly (over boxes where they shrink); grey
     becomes colour by repetition, colour becomes grey by its luminance. Raises SettingsError for other channels."""
-    from PIL import Image as Pillow
+    from PIL import Image
 
     height, width, channels = shape
     own = images.shape[3]
@@ -153,12 +152,12 @@ def like(images: Images, shape: tuple[int, ...]) -> Images:
     if images.shape[1:3] != (height, width):
 
         def one(plane: Any) -> Any:
-            return Pillow.fromarray(plane).resize((width, height), Pillow.Resampling.BILINEAR)
+            return Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
 
         images = _by_plane(images, one)
     return images if images.shape[3] == channels else np.repeat(images, channels, axis=3)
 
 
-def content_digest(others: dict[str, Images]) -> dict[str, str]:
+def content_digest(others: dict[str, Any]) -> dict[str, str]:
     """SHA-256 of each set's images."""
     return {name: hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest() for name, images in others.items()}

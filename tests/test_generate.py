@@ -10,6 +10,7 @@ import pytest
 from bend_jax import metrics
 from bend_jax.checks import SettingsError
 from bend_jax.generate import GENERATE, autoencoder, bend, convolutional, gaussian, identity, whitening
+from bend_jax.generate.latents import fit_latents
 from bend_jax.settings import (
     GENERATORS,
     KNOBS,
@@ -153,6 +154,18 @@ def test_bend_keeps_the_checkpoints_spread_without_copying() -> None:
     assert found.spread is not None
     assert 0.8 < found.spread < 1.25
     assert found.copy_share < 0.1
+
+
+def test_noised_latents_have_the_noise_of_the_training() -> None:
+    """Whitened principal components: N(0, latent_noise^2) on unit variance; the plain ones are those of the DDPM."""
+    vectors, settings = checkpoints(), Autoencoder(kind="pca", latent=8, latent_noise=0.3)
+    latents, white = fit_latents(vectors, jax.random.key(0), settings, SILENT)
+    fitted = bend.Fitted(latents, None, jnp.float32(1), Diffusion())
+    found = bend.encode(fitted, vectors)
+    np.testing.assert_allclose(found, white, atol=1e-3)
+    noise = np.asarray(bend.noised(fitted, jax.random.key(1), vectors) - found)
+    assert noise.std() == pytest.approx(0.3, abs=4 * 0.3 / np.sqrt(2 * noise.size))
+    assert [name for name, module in GENERATE.items() if hasattr(module, "encode")] == ["bend"]
 
 
 def test_sampling_is_a_function_of_its_key() -> None:

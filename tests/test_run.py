@@ -325,6 +325,46 @@ def test_sbend_worked_out_again_by_hand(finished: Path) -> None:
     assert len({report["table"]["sbend"], report["votes"]["base"]["accuracy"], *others}) == 4
 
 
+def test_the_curves_end_at_the_reports_figures(finished: Path) -> None:
+    """All members, all images, and the bins of the calibration error; no other images were asked for."""
+    result = storage.read_json(finished / "evaluate" / "result.json")
+    found, table, votes = result["curves"], result["table"], result["votes"]
+    last = {name: values[-1] for name, values in found["by_members"].items()}
+    assert found["by_members"]["m"] == list(range(1, M + 1))
+    assert last["sbend"] == table["sbend"]
+    assert last["single"] == pytest.approx(table["mean"])
+    assert last["mean"] == pytest.approx(votes["mean"]["accuracy"])
+    assert last["nll"] == pytest.approx(votes["mean"]["nll"], rel=1e-5)
+    assert {name: len(own["accuracy"]) for name, own in found["members"].items()} == {
+        **{"checkpoints": K, "bend": M, "gaussian": M, "identity": M},
+    }
+    assert max(found["members"]["checkpoints"]["accuracy"]) == pytest.approx(table["orig_max"])
+    assert np.mean(found["members"]["bend"]["max_iou"]) == pytest.approx(result["novelty"]["max_iou"], rel=1e-5)
+    for vote in ("base", "mean", "sbend"):
+        assert found["risk_coverage"][vote]["risk"][-1] == pytest.approx(1 - votes[vote]["accuracy"])
+        for when, key in (("before", "ece"), ("after", "ece_ts")):
+            bins = zip(*found["reliability"][vote][when].values(), strict=True)
+            gaps = [share * abs(right - sure) for sure, right, share in bins if share]
+            assert sum(gaps) == pytest.approx(votes[vote][key], abs=1e-5)
+    pairs = {f"{vote}_vs_{name}" for vote in ("sbend", "mean") for name in ("base", "gaussian", "identity")}
+    assert set(result["differences"]) == pairs
+    gap = result["differences"]["sbend_vs_base"]["accuracy"]
+    assert gap["mean"] == pytest.approx(table["sbend"] - votes["base"]["accuracy"])
+    assert gap["low"] <= gap["mean"] <= gap["high"]
+    assert result["shift"] is None
+
+
+def test_the_latents_of_checkpoints_members_and_noise_are_there(finished: Path) -> None:
+    """Of bend; the checkpoints' are white, the noised ones lie about them; a generator without latents has none."""
+    latents = restore(finished / "generate" / "latents")
+    width = latents["checkpoints"].shape[1]
+    assert {name: x.shape for name, x in latents.items()} == {
+        **{"checkpoints": (K, width), "members": (M, width), "noised": (K, width)},
+    }
+    np.testing.assert_allclose(latents["checkpoints"].std(axis=0), 1, atol=1e-2)
+    assert not (stage_of(finished, "generate gaussian") / "latents").exists()
+
+
 def test_the_report_is_whole(finished: Path) -> None:
     """Every promised key, shares of 898 images, what was asked for; report.md beside it."""
     report = storage.read_json(finished / "report" / "report.json")
