@@ -11,6 +11,7 @@ INK, PAPER, GRID = "#1b1f24", "#ffffff", "#d0d7de"  # text and axes, background,
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":")
+FEW = 12  # points of a curve that are marked one by one
 SIZE = (5.4, 3.5)  # inches; narrow, so that its letters can still be read on a phone
 STYLE: dict[str, Any] = {
     "figure.facecolor": PAPER,
@@ -53,7 +54,9 @@ def draw(work: Callable[[Any], None], name: str, folder: Path) -> str:
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):  # pyright: ignore[reportArgumentType]
         figure = Figure(figsize=SIZE, layout="constrained")  # no pyplot: no window, no state shared with a user's plots
         work(figure)
-        figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, for both files
+        figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(folder / f"{name}.svg", metadata=nothing)
     return inlined((folder / f"{name}.svg").read_text(), name)
@@ -67,7 +70,7 @@ def inlined(svg: str, name: str) -> str:
     head = re.sub(r'\s(?:width|height|version|xmlns(?::\w+)?)="[^"]*"', "", head)
     rest = re.sub(r'\bid="', f'id="{name}-', rest)
     rest = re.sub(r"url\(#", f"url(#{name}-", rest).replace('xlink:href="#', f'href="#{name}-')
-    for colour, variable in ((INK, "ink"), (PAPER, "paper"), (GRID, "grid")):
+    for colour, variable in ((INK, "ink"), (PAPER, "paper"), (GRID, "grid"), (COLOURS[0], "blue")):
         rest = rest.replace(colour, f"var(--{variable})")
     rest = re.sub(r"font-family: [^;\"]*;? ?", "", rest)
     return f"{head}>{rest}".strip()
@@ -94,7 +97,7 @@ def lines(axes: Any, curves: list[Line], x: str, y: str) -> None:
             [float("nan") if value is None else value for value in curve.y],
             color=curve.colour,
             linestyle=curve.dash,
-            marker=curve.marker,
+            marker=curve.marker or ("." if len(curve.x) <= FEW else ""),
             label=curve.label if first else None,
             alpha=0.65 if repeated else 1.0,
         )

@@ -87,6 +87,8 @@ def by_members(runs: Runs) -> Figure | None:
         lines(below, under, "members m", "test NLL, nats")
         widen(above, "y", 0.5)
         widen(below, "y", 0.01)
+        below.set_xscale("log")
+        below.xaxis.set_major_formatter("{x:g}")
         legend(figure, above)
 
     sentence = (
@@ -204,6 +206,7 @@ def novelty(runs: Runs) -> Figure | None:
         label(axes, "largest error IoU with a checkpoint (1: the same errors)", "test accuracy, %")
         widen(axes, "y", 0.5)
         widen(axes, "x", 0.02)
+        axes.set_xlim(right=min(axes.get_xlim()[1], 1.004))
         legend(figure, axes)
 
     sentence = (
@@ -233,8 +236,9 @@ def trainings(runs: Runs) -> Figure | None:
             if values and min(values) > 0 and max(values) > 3 * min(values):
                 axes.set_yscale("log")
             axes.set_title(kind, fontsize=10, loc="left")
-            if any(line.label == "held out" for line in found):
-                axes.legend(loc="upper right")
+            held = any(line.label == "held out" for line in found)
+            if held and not figure.legends:
+                legend(figure, axes)
 
     sentence = "A curve that still falls at its end would gain by more steps; a held-out one that rises overfits."
     return Figure("training", "Losses of the trainings", sentence, draw)

@@ -54,7 +54,7 @@ def components(points: Float[np.ndarray, "n z"]) -> tuple[Float[np.ndarray, "n t
 def _by_components(stacked: Any, ends: Any) -> Figure:
     def draw(figure: Any) -> None:
         points, shares = components(stacked)
-        texts = [f"principal component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
+        texts = [f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
         _scatter(figure, np.split(points, ends), texts)
 
     sentence = (
@@ -67,10 +67,12 @@ def _by_components(stacked: Any, ends: Any) -> Figure:
 def _by_tsne(stacked: Any, ends: Any) -> Figure:
     def draw(figure: Any) -> None:
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
 
         scale = max(float(stacked.std()), 1e-12)
-        perplexity = min(30.0, (len(stacked) - 1) / 3)
-        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(stacked / scale)
+        map_of = TSNE(perplexity=min(30.0, (len(stacked) - 1) / 3), init="pca", max_iter=500, random_state=0)
+        with threadpool_limits(1):  # so few points are no work to share, and the sums keep their order
+            points = map_of.fit_transform(stacked / scale)
         _scatter(figure, np.split(points, ends), ["t-SNE 1 (no unit)", "t-SNE 2 (no unit)"])
 
     sentence = (

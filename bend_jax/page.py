@@ -5,9 +5,9 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #ffffff; --grid: #d0d7de; --link: #0a5cad;
-  --band: #f6f8fa; }
+  --band: #f6f8fa; --blue: #0072b2; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9aa5b1; --paper: #12161c; --grid: #343c46;
-  --link: #7ab7ff; --band: #1a2028; } }
+  --link: #7ab7ff; --band: #1a2028; --blue: #4aa8e8; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
@@ -28,6 +28,8 @@ th, td { padding: .35rem .7rem; text-align: left; white-space: nowrap; border-to
 td.long { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
 thead th { border-top: 0; background: var(--band); }
 tbody th { font-weight: 500; }
+tbody th, thead th:first-child { position: sticky; left: 0; background: var(--paper); }
+thead th:first-child { background: var(--band); }
 .number { text-align: right; }
 .note, figcaption { color: var(--soft); font-size: .875rem; }
 .note { margin-top: .2rem; }
@@ -37,6 +39,9 @@ figure { margin: 0; min-width: 0; max-width: 38rem; }
 figure svg { display: block; width: 100%; height: auto; font-family: inherit; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption strong { display: block; color: var(--ink); font-size: 1rem; margin-bottom: .15rem; }
+@media (max-width: 40rem) { th, td { padding: .3rem .45rem; } table { font-size: .82rem; }
+  tbody th { white-space: normal; min-width: 5.5rem; max-width: 9rem; overflow-wrap: anywhere; }
+  td:not(.number) { white-space: normal; min-width: 8.5rem; overflow-wrap: anywhere; } }
 @media print { main { max-width: none; padding: 0; } figure, .scroll { break-inside: avoid; } }
 """
 NUMBER = re.compile(r"^(-|[-+−]?\d.*)?$")

@@ -223,7 +223,9 @@ def verdict(content: dict[str, Any]) -> list[str]:
             f"{novelty['copy_share']:.0%} of them are copies of a checkpoint."
         )
     change = 100 * (votes["mean"]["nll_ts"] / votes["base"]["nll_ts"] - 1)
-    lines.append(f"The members' mean vote has {change:+.1f}% of the base's NLL, both after temperature scaling.")
+    lines.append(
+        f"The NLL of the members' mean vote is {change:+.1f}% from the base's, both after temperature scaling."
+    )
     return lines
 
 

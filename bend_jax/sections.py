@@ -125,13 +125,14 @@ def _votes(content: dict[str, Any], runs: list[Any]) -> list[Block]:
     )
     blocks = [Heading("Votes: accuracy, calibration and risk"), Table(*report.rows_votes(content), note)]
     blocks += _shown(figures.reliability(runs), figures.risk_coverage(runs))
-    main, sd = content["setup"]["generate"], content.get("sd")
-    rows = []
-    for name in ("base", "checkpoints", main, *content["generators"]):
-        for vote, value in content["temperatures"].get(name, {}).items():
-            spread = {vote: sd["temperatures"][name][vote]} if sd else None
-            rows.append([name if name == "base" else f"{name}: {vote}", report.number({vote: value}, spread, vote)])
-    return [*blocks, Table(["temperature of", "fitted on validation"], rows, "Above 1 a vote was too sure of itself.")]
+    found, sd = content["temperatures"], (content.get("sd") or {}).get("temperatures")
+    votes = list(dict.fromkeys(vote for own in found.values() for vote in own))
+    rows = [
+        [name, *(report.number(own, sd and sd[name], v, ".3f") if v in own else "-" for v in votes)]
+        for name, own in found.items()
+    ]
+    note = "Of each vote, fitted on validation images; above 1 it was too sure of itself."
+    return [*blocks, Table(["temperature of", *votes], rows, note)]
 
 
 def _shift(content: dict[str, Any]) -> list[Block]:

@@ -120,6 +120,7 @@ MISTAKES = {
         "--config={root}/configs/compare_digits.py --sweep=collect.k=2,3", ("--sweep", "rows of its own")
     ),
     "a sweep to where no run can be": Mistake("--sweep=collect.k=5,1", ("row 'collect.k=1'", "at least 2; got 1")),
+    "a comparison of runs with settings": Mistake("--compare=a,b", ("--compare", "takes --workdir alone", "--config")),
     "a seed too large": Mistake("--seed=99999999999999999999 --dry_run", ("--seed",)),
     "no such flag file": Mistake("--flagfile=nowhere", ("nowhere",)),
 }

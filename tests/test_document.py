@@ -1,0 +1,205 @@
+"""A document to its faces: the known text, a page that parses and fetches nothing, the same bytes twice."""
+
+import csv
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bend_jax import document, drawing, page
+from bend_jax.document import Document, Figure, Heading, Table, Text
+
+VOID = {"meta", "br", "img", "link"}
+NASTY = "a<b & \"c\" | *d* 'e'"
+
+
+class Page(HTMLParser):
+    """Of a file: what is open, every tag with its attributes, and the text by the tag that it stands in."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Opened."""
+        self.tags.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Empty."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        """What was opened last is closed first."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Words."""
+        if self.open and data.strip():
+            self.text.setdefault(self.open[-1], []).append(data)
+
+
+def check_page(text: str) -> Page:
+    """Balanced, with a title, a language and a viewport; no script, no URL but links into the work directory."""
+    found = Page(text)
+    names = [tag for tag, _ in found.tags]
+    assert text.startswith("<!DOCTYPE html>")
+    assert found.tags[0] == ("html", {"lang": "en"})
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in found.tags
+    assert names.count("title") == names.count("h1") == 1
+    assert "prefers-color-scheme: dark" in text
+    assert not {"script", "link", "img", "iframe", "object"} & set(names)
+    assert not re.search(r"https?://|@import|src=|\son\w+=|url\((?!#)", text)
+    links = [attributes.get("href") or "" for tag, attributes in found.tags if tag == "a"]
+    assert all(link.startswith(".") for link in links)
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', text)) <= set(ids)
+    assert all("aria-label" in attributes for tag, attributes in found.tags if tag == "svg")
+    return found
+
+
+def sine(figure: Any) -> None:
+    """Two curves, a clip path and a marker."""
+    axes = figure.subplots()
+    curves = [
+        drawing.Line(f"seed <{i}>", [0, 1, 2], [1.0, None, 3.0 + i], c) for i, c in enumerate(drawing.COLOURS[:2])
+    ]
+    drawing.lines(axes, [*curves, drawing.Line("ink", [0, 1], [0, 1], drawing.INK, marker="o")], "m", "%")
+    drawing.legend(figure, axes)
+
+
+def known() -> Document:
+    """Every kind of block."""
+    return Document(
+        "T <1>",
+        (
+            Text(f"{NASTY} `x<y*` [there](../store/evaluate-1)"),
+            Heading("H & K"),
+            Text("- one\n- two *"),
+            Table(["", "a|b", "what"], [["x", "+1.00*", NASTY], ["y", "-", "w"]], "A note <."),
+            Figure("first", "One <", "See & believe.", sine),
+            Figure("second", "Two", "See.", sine),
+            Text("After."),
+        ),
+    )
+
+
+MARKDOWN = r"""# T &lt;1>
+
+a&lt;b &amp; "c" | \*d\* 'e' `x<y*` [there](../store/evaluate-1)
+
+## H &amp; K
+
+- one
+- two \*
+
+|  | a\|b | what |
+| --- | --- | --- |
+| x | +1.00\* | a&lt;b &amp; "c" \| \*d\* 'e' |
+| y | - | w |
+
+A note &lt;.
+
+![One &lt;](figures/first.png)
+
+One &lt;: See &amp; believe.
+
+![Two](figures/second.png)
+
+Two: See.
+
+After.
+"""
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The known document, written two times."""
+    pytest.importorskip("matplotlib")
+    folders = [tmp_path_factory.mktemp(name) for name in ("once", "again")]
+    for folder in folders:
+        said = document.write(known(), folder, {"x": 1}, (["vote", "n"], [['a,"b"', "0.5"]]))
+        assert said == "report.html, report.md, report.json, results.csv, 2 figures"
+    return folders
+
+
+def test_markdown_is_the_known_text(twice: list[Path]) -> None:
+    """To the letter."""
+    assert (twice[0] / "report.md").read_text() == MARKDOWN
+
+
+def test_csv_reads_back(twice: list[Path]) -> None:
+    """With its quotes and commas."""
+    with (twice[0] / "results.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["vote", "n"], ['a,"b"', "0.5"]]
+
+
+def test_the_page_is_whole_and_fetches_nothing(twice: list[Path]) -> None:
+    """And says what the document says, letter by letter."""
+    found = check_page((twice[0] / "report.html").read_text())
+    assert found.text["title"] == found.text["h1"] == ["T <1>"]
+    assert found.text["h2"] == ["H & K"]
+    assert found.text["code"] == ["x<y*"]
+    assert found.text["a"] == ["there"]
+    assert found.text["li"] == ["one", "two *"]
+    assert found.text["td"] == ["+1.00*", NASTY, "-", "w"]
+    assert found.text["strong"] == ["One <", "Two"]
+    assert found.text["figcaption"] == ["See & believe.", "See."]
+    assert sum(tag == "svg" for tag, _ in found.tags) == 2
+    assert any(text == "seed <0>" for text in found.text["text"])
+
+
+def test_a_column_of_numbers_stands_to_the_right() -> None:
+    """One of words does not, and neither does one with a word in it."""
+    header, rows = ["", "n", "w", "mixed"], [["x", "+1.0 ± 2", "word", "1"], ["y", "-", "3 words", "b"]]
+    found = Page(f"<div>{page.table(header, rows, '')}</div>")
+    kinds = [attributes.get("class") for tag, attributes in found.tags if tag == "td"]
+    assert kinds == ["number", None, None] * 2
+
+
+def test_the_same_run_writes_the_same_bytes(twice: list[Path]) -> None:
+    """Every file, the figures too."""
+    files = [sorted(p.relative_to(folder) for folder in [root] for p in root.rglob("*.*")) for root in twice]
+    assert files[0] == files[1]
+    assert len(files[0]) == 4 + 4
+    for name in files[0]:
+        assert (twice[0] / name).read_bytes() == (twice[1] / name).read_bytes(), name
+
+
+def test_inlined_figures_take_the_pages_colours(twice: list[Path]) -> None:
+    """Ink, paper and grid are the page's in light and dark; the files beside it stand alone."""
+    text = (twice[0] / "report.html").read_text()
+    body = text[text.index("<main>") :]
+    alone = (twice[0] / "figures" / "first.svg").read_text()
+    for colour in (drawing.INK, drawing.PAPER, drawing.GRID, drawing.COLOURS[0]):
+        assert colour not in body
+        assert colour in alone
+    assert "var(--ink)" in body
+    assert "var(" not in alone
+    assert not re.search(r"\d{4}-\d\d-\d\d", alone)
+
+
+def test_without_matplotlib_there_are_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every face says so, once; a document without figures has nothing to say."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert document.rendering() == {"format": document.FORMAT, "figures": False}
+    said = document.write(known(), tmp_path, {}, (["a"], []))
+    assert said.endswith("no figures (matplotlib is not installed)")
+    assert not (tmp_path / "figures").exists()
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("pip install matplotlib") == 1
+    assert "figures/" not in text
+    found = check_page((tmp_path / "report.html").read_text())
+    assert "pip install matplotlib" in found.text["code"]
+    assert "svg" not in {tag for tag, _ in found.tags}
+    plain = Document("t", (Text("w"),))
+    assert "matplotlib" not in document.markdown(plain, figures=False) + document.html(plain, {})

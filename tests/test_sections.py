@@ -1,0 +1,265 @@
+"""The documents of runs, seeds and runs side by side: what is in them, by hand, with every figure drawn once."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bend_jax import beside, document, drawing, figures, maps, published, report, sections, storage
+from bend_jax.checks import SettingsError
+from bend_jax.document import Document, Figure, Heading, Table, Text
+from tests.test_document import check_page
+from tests.test_report import DIM, K, M, measured, settings
+
+NAMES = {"accuracies", "by_members", "reliability", "risk_coverage", "diversity", "novelty", "latents_pca"}
+NAMES |= {"seconds", "training"}
+
+
+def curves() -> dict[str, Any]:
+    """What the evaluation leaves for the figures."""
+    rng = np.random.default_rng(1)
+    members = {
+        name: {"accuracy": rng.uniform(0.5, 0.7, m).tolist(), "max_iou": rng.uniform(0.8, 1, m).tolist()}
+        for name, m in {"checkpoints": K, "bend": M, "gaussian": M, "identity": K}.items()
+    }
+    bins = {"confidence": [None, 0.3, 0.9], "accuracy": [None, 0.4, 0.8], "share": [0.0, 0.5, 0.5]}
+    votes = ("base", "mean", "sbend")
+    return {
+        "by_members": {"m": [1, 2, 3], **{key: [0.5, 0.6, 0.7] for key in ("sbend", "mean", "single", "nll")}},
+        "members": members,
+        "reliability": {vote: {"before": bins, "after": bins} for vote in votes},
+        "risk_coverage": {vote: {"coverage": [0.5, 1.0], "risk": [0.1, 0.3]} for vote in votes},
+    }
+
+
+def shifted(row: dict[str, float]) -> dict[str, Any]:
+    """One other data set and one corruption."""
+    return {
+        "ood": {"mnist": {"sbend": {"entropy": {"auroc": 0.875, "fpr95": 0.5}}}},
+        "corruptions": {"blur": {"1": {"base": row}, "2": {"base": {**row, "accuracy": 0.25}}}},
+    }
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Any]:
+    """A whole report of one run."""
+    results = copy.deepcopy(measured())
+    row = results["evaluate"]["votes"]["base"]
+    results["evaluate"] |= {"curves": curves(), "shift": shifted(row)}
+    loss = {"step": [10, 20], "loss": [2.0, 0.1]}
+    results["base"]["training"] = {"base": loss}
+    results["generate bend"]["training"] = {"autoencoder": {**loss, "held_out_loss": [2.0, None]}, "diffusion": loss}
+    found = report.assemble(settings(), "configs/digits.py", 3, DIM, results)
+    one = {"seconds": 1.5, "versions": {"jax": "1", "numpy": "2"}}
+    manifests = {"base": one, "evaluate": {**one, "versions": {"jax": "1.1", "numpy": "2"}}}
+    return found | sections.stages_of(manifests, {"base": "base-12", "evaluate": "evaluate-34"})
+
+
+def several(content: dict[str, Any]) -> dict[str, Any]:
+    """Two seeds."""
+    other = copy.deepcopy(content) | {"seed": 4}
+    other["curves"]["by_members"] = {key: own[:2] for key, own in other["curves"]["by_members"].items()}
+    other["votes"]["base"]["accuracy"] += 0.1
+    return {**report.combine([content, other]), "folders": {"3": "report-56", "4": "report-78"}}
+
+
+def latents() -> dict[str, Any]:
+    """A line of checkpoints, and members on it."""
+    line = np.outer(np.arange(5.0), np.ones(3)).astype(np.float32)
+    return {"checkpoints": line, "members": line[:3] + 0.5, "noised": line}
+
+
+def tables(found: Document) -> list[Table]:
+    """In order."""
+    return [block for block in found.blocks if isinstance(block, Table)]
+
+
+def table(found: Document, first: str) -> dict[str, list[str]]:
+    """The table with that first head, its rows by their names."""
+    (own,) = (block for block in tables(found) if block.header[0] == first)
+    return {row[0]: row[1:] for row in own.rows}
+
+
+def test_the_report_of_a_run_is_whole(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every figure of it is drawn, and the page parses."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(maps, "has_tsne", lambda: False)  # the tests of whole runs draw it
+    found = sections.document(content, latents())
+    drawn = [block for block in found.blocks if isinstance(block, Figure)]
+    assert {figure.name for figure in drawn} == NAMES
+    assert len({figure.sentence for figure in drawn}) == len(NAMES)
+    said = document.write(found, tmp_path, content, sections.rows_csv(content))
+    assert said.endswith(f"{len(NAMES)} figures")
+    check_page((tmp_path / "report.html").read_text())
+    assert len(list((tmp_path / "figures").iterdir())) == 2 * len(NAMES)
+    assert storage.read_json(tmp_path / "report.json") == content
+
+
+def test_what_the_tables_hold(content: dict[str, Any]) -> None:
+    """Where files are, what was tuned, versions that differ, shift, temperatures, settings."""
+    found = sections.document(content)
+    assert table(found, "stage")["evaluate"] == ["1.5", "[evaluate-34](../store/evaluate-34)"]
+    assert table(found, "generator") == {"gaussian": ["scale", "1.5"]}
+    assert table(found, "other data") == {"mnist": ["sbend", "entropy", "0.8750", "0.5000"]}
+    (own,) = (block for block in tables(found) if block.header[0] == "corruption")
+    assert [row[:4] for row in own.rows][1] == ["blur", "2", "base", "25.00"]
+    assert set(table(found, "temperature of")) >= {"base", "bend", "gaussian", "checkpoints"}
+    assert table(found, "setting")["collect.k"] == [str(K)] if "collect.k" in content["settings"] else True
+    assert table(found, "setting")["members"] == [str(M)]
+    text = document.markdown(found, figures=False)
+    assert "Made with jax 1 and 1.1, numpy 2." in text
+    assert "None" not in text
+
+
+def test_a_store_made_before_has_no_curves(content: dict[str, Any]) -> None:
+    """The report does without what is missing; so does one of several seeds."""
+    old = {**content, "curves": None, "shift": None, "training": {}}
+    del old["stages"], old["versions"]
+    for one in (old, report.combine([old, old])):
+        found = sections.document(one)
+        assert {block.name for block in found.blocks if isinstance(block, Figure)} == {"diversity", "seconds"}
+        assert "Under shift" not in {block.text for block in found.blocks if isinstance(block, Heading)}
+    votes = {name: {k: v for k, v in row.items() if k != "aurc"} for name, row in old["votes"].items()}
+    assert "AURC" not in tables(sections.document({**old, "votes": votes, "generators": {}}))[1].header
+
+
+def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
+    """One curve a seed with one place in the legend, though their lengths differ; numbers are means with their sd."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    both = several(content)
+    found = sections.document(both)
+    drawn = {block.name: block for block in found.blocks if isinstance(block, Figure)}
+    assert set(drawn) == NAMES - {"latents_pca"}
+    canvas = Canvas()
+    drawn["by_members"].draw(canvas)
+    above = canvas.axes[0]
+    lines = [line for line in above.lines if line.get_color() == figures.VOTES["sbend"][1]]
+    assert [len(line.get_xdata()) for line in lines] == [3, 2]
+    assert len(canvas.legends[0].get_texts()) == 4
+    for figure in drawn.values():
+        figure.draw(Canvas())
+    (links,) = (block.text for block in found.blocks if isinstance(block, Text) and "Each by itself" in block.text)
+    assert "seed 4: [report-78](../store/report-78)" in links
+    header, rows = sections.rows_csv(both)
+    assert header[:4] == ["seed", "generator", "vote", "accuracy"]
+    assert {row[0] for row in rows} == {"3", "4"}
+    base = {row[0]: float(row[3]) for row in rows if row[2] == "base"}
+    assert base["4"] - base["3"] == pytest.approx(0.1)
+
+
+def test_the_published_row_stands_beside_ours(content: dict[str, Any]) -> None:
+    """BEND's Table 3 and the difference in points, worked by hand; none for a task that it has not."""
+    assert sections.rows_published(content) is None
+    ours = {**content["table"], "sbend": 0.95, "potential": 0.9, "median": 0.9458}
+    found = sections.rows_published({**content, "task": "res18_cifar10", "table": ours})
+    assert found is not None
+    header, (theirs, mine, difference) = found
+    assert header[1:] == list(report.TABLE.values())
+    assert (theirs[1], theirs[5], theirs[9]) == ("94.58", "94.58", "94.71")
+    assert (mine[1], mine[9]) == ("95.00", "90.00")
+    assert (difference[1], difference[5], difference[9]) == ("+0.42", "+0.00", "-4.71")
+    assert all(len(row) == len(published.COLUMNS) for row in published.TABLE3.values())
+
+
+def test_components_of_points_on_a_line_and_in_a_plane() -> None:
+    """A line has all its variance in the first; a plane keeps its distances."""
+    points, shares = maps.components(np.outer(np.arange(5.0), [3.0, 4.0, 0.0]))
+    np.testing.assert_allclose(shares, [1, 0], atol=1e-12)
+    np.testing.assert_allclose(np.abs(np.diff(points[:, 0])), 5)
+    plane = np.random.default_rng(0).normal(size=(9, 2)) @ np.random.default_rng(1).normal(size=(2, 6))
+    points, shares = maps.components(plane)
+    assert shares.sum() == pytest.approx(1)
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.testing.assert_allclose(apart, np.linalg.norm(plane[:, None] - plane[None], axis=2), atol=1e-9)
+    points, shares = maps.components(np.ones((3, 1)))
+    assert points.shape == (3, 2)
+    assert np.isfinite(points).all()
+
+
+def test_the_rows_that_no_cheaper_one_betters() -> None:
+    """Where more is better, and where less is."""
+    rows = [{"training": t, "a": a} for t, a in ((1, 0.5), (2, 0.7), (2, 0.6), (3, 0.7), (4, 0.9))]
+    assert figures._front(rows, "a", 100) == [rows[0], rows[1], rows[3], rows[4]]
+    assert figures._front(rows, "a", -1) == [rows[0]]
+
+
+def test_a_comparisons_figures() -> None:
+    """A row without a likelihood is left out of that figure alone."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    row = {"name": "base", "training": 2.0, "inference": 1.0, "accuracy": 0.8, "nll_ts": 0.5}
+    rows = [row, {**row, "name": "single", "training": 3.0, "accuracy": 0.9, "nll_ts": None}]
+    for figure, points in zip(figures.against_cost(rows), (2, 1), strict=True):
+        canvas = Canvas()
+        figure.draw(canvas)
+        assert len(canvas.axes[0].collections) == points
+
+
+# side by side
+
+
+def write(folder: Path, content: dict[str, Any]) -> str:
+    """A work directory with nothing but a report in it."""
+    (folder / "report").mkdir(parents=True)
+    storage.write_json(folder / "report" / "report.json", content)
+    return str(folder)
+
+
+def test_runs_side_by_side(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their votes, the settings that differ and no others, a link to each; nothing is computed."""
+    monkeypatch.setattr(drawing, "available", lambda: False)
+    other = several({**content, "settings": {**content["settings"], "members": 7}})
+    folders = [write(tmp_path / "a", content), write(tmp_path / "b c", other)]
+    workdir = tmp_path / "both"
+    beside.run(folders, workdir)
+    kept = storage.read_json(workdir / "report" / "report.json")["runs"]
+    assert {name: one["seed"] for name, one in kept.items()} == {"a": 3, "b c": [3, 4]}
+    found = beside.page(kept, workdir)
+    assert table(found, "setting") == {"members": [str(M), "7"]}
+    rows = [row for row in tables(found)[0].rows if row[1] == "base"]
+    assert [row[0] for row in rows] == ["a", "b c"]
+    assert rows[0][2] == f"{100 * content['votes']['base']['accuracy']:.2f}"
+    assert " ± 7.07" in rows[1][2]
+    assert "](../../b%20c/report/report.html)" in (workdir / "report" / "report.md").read_text()
+    check_page((workdir / "report" / "report.html").read_text())
+    beside.run(folders, workdir)  # again: the same stage
+    assert len(list((workdir / "store").iterdir())) == 1
+    assert "None: they differ" in document.markdown(beside.page(dict.fromkeys("ab", kept["a"]), workdir), figures=False)
+
+
+def test_their_figures(content: dict[str, Any]) -> None:
+    """A row for each run, bars of sd for several seeds."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas()
+    figures.beside({"a": content, "b": several(content)}, "accuracy", 100, "test accuracy, %").draw(canvas)
+    assert [text.get_text() for text in canvas.axes[0].get_yticklabels()] == ["a", "b"]
+
+
+def test_a_folder_that_is_no_finished_run_is_named(content: dict[str, Any], tmp_path: Path) -> None:
+    """In one line, and nothing is written."""
+    good = write(tmp_path / "good", content)
+    sweep = write(tmp_path / "sweep", {"rows": []})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken" / "report").mkdir(parents=True)
+    (tmp_path / "broken" / "report" / "report.json").write_text('{"votes": ')
+    cases = {
+        "nowhere": "there is no folder",
+        "empty": "has no report/report.json",
+        "broken": "cannot be read",
+        "sweep": "is of a comparison or a sweep",
+        "good": "two or more different folders",
+    }
+    for name, says in cases.items():
+        with pytest.raises(SettingsError) as error:
+            beside.run([good, str(tmp_path / name)], tmp_path / "out")
+        assert says in str(error.value)
+        assert "\n" not in str(error.value)
+    assert sweep
+    assert not (tmp_path / "out").exists()
