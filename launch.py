@@ -3,6 +3,8 @@
   python launch.py --config=configs/digits.py                      the whole run
   python launch.py --config=configs/digits.py --seed=0,1,2         three runs, mean and standard deviation
   python launch.py --config=configs/compare_digits.py --seed=0,1,2 many systems in one table
+  python launch.py --config=configs/digits.py --sweep=collect.k=2,10,50 --sweep=members=10,100    a grid of runs
+  python launch.py --config=configs/paper/table3.py --scale=digits a table of the papers, or =cifar10_small, =full
   python launch.py --compare=runs/digits,runs/other                finished runs side by side, without computing
   python launch.py --config=configs/digits.py --print_config       every setting and its value
   python launch.py --config=configs/digits.py --dry_run            dimensions, memory, a rough time
@@ -16,6 +18,7 @@ import os
 import re
 import sys
 import tempfile
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
@@ -28,11 +31,11 @@ from bend_jax.config import Config, SettingsError, did_you_mean, parse
 
 STAGES = ("base", "collect", "generate", "evaluate", "report", "export")
 OWN = (  # flags, in the order of --help
-    *("config", "workdir", "stages", "seed", "init", "compare"),
+    *("config", "workdir", "stages", "seed", "init", "sweep", "scale", "compare"),
     *("distributed", "tensorboard", "print_config", "dry_run"),
 )
 FLAGS = flags.FLAGS
-COMPARISON: list[Any] = []  # the get_rows of a configuration file that is a comparison
+FOUND: dict[str, Any] = {}  # what the configuration's file defines: a comparison or a paper's table has get_rows
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -58,6 +61,10 @@ def define_flags() -> None:
         "One run in many processes: HOST:PORT,COUNT,INDEX, where process 0 listens at HOST:PORT, or auto for what the "
         "cluster's environment says. All of them need the same work directory.",
     )
+    flags.DEFINE_multi_string(
+        "sweep", [], "setting=value,value: a run for each, in one table; several: a grid. ; between values with commas."
+    )
+    flags.DEFINE_string("scale", "", "Of a paper's configuration: digits (where none is given), cifar10_small or full.")
     flags.DEFINE_list("compare", [], "Work directories of finished runs, to put side by side; computes nothing.")
     flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's event files under <workdir>/tensorboard as well.")
     flags.DEFINE_bool("print_config", False, "Print every setting and stop; reads no data, writes nothing.")
@@ -74,13 +81,14 @@ def parse_flags(argv: list[str]) -> None:
     if {"help", "h", "helpfull", "helpshort"} & set(words):
         print(__doc__, *(f"  --{name:13} {FLAGS[name].help}" for name in OWN), sep="\n")
         raise SystemExit(0)
-    known = {} if "compare" in words else flat(config_file(argv).to_dict())
+    path, scale, config = (Path(), "", ConfigDict()) if "compare" in words else config_file(argv)
+    known = flat(config.to_dict())
     if "compare" in words and set(words) - {"compare", "workdir"}:
         more = ", ".join(f"--{word}" for word in words if word not in ("compare", "workdir"))
         fail(f"--compare puts finished runs side by side and takes --workdir alone; got {more}")
     check_overrides(known, [word for word in words if word.startswith("config.")])
     try:
-        rest = FLAGS(argv)
+        rest = FLAGS(with_scale(argv, path, scale) if scale else argv)
     except flags.IllegalFlagValueError as error:
         found = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
         if not found:
@@ -92,27 +100,49 @@ def parse_flags(argv: list[str]) -> None:
         fail(f"unexpected argument {rest[1]!r}: every setting is a flag, --config.name=value")
 
 
-def config_file(argv: list[str]) -> ConfigDict:
-    """The configuration as its file gives it, before any flag changes it."""
-    paths = [after for word, after in zip(argv, [*argv[1:], ""], strict=True) if word in ("--config", "-config")]
-    paths += [word.split("=", 1)[1] for word in argv if word.startswith(("--config=", "-config="))]
+def config_file(argv: list[str]) -> tuple[Path, str, ConfigDict]:
+    """The configuration's file, the scale that it is taken at ("" where it has none), and what it gives before any flag
+    changes it."""
+    paths = given(argv, "config")
     if not paths or not paths[-1]:
         fail(f"no --config was given; there are {', '.join(available())}")
     path = Path(paths[-1])
     if not path.is_file():
         fail(f"--config: there is no file {path}; there are {', '.join(available())}")
     try:
-        found = run_path(str(path))
-        COMPARISON.extend([found["get_rows"]] if "get_rows" in found else [])
-        return found["get_config"]()
+        FOUND.update(run_path(str(path)))
+        scale = scale_of(path, given(argv, "scale")[-1:])
+        return path, scale, FOUND["get_config"](*([scale] if scale else []))
     except Exception as error:  # noqa: BLE001  a configuration is code: whatever it raises is the user's to see
         fail(f"--config: {path} cannot be loaded: {type(error).__name__}: {error}")
 
 
-def available() -> list[str]:
+def given(argv: list[str], flag: str) -> list[str]:
+    """The values of a flag on the command line, before absl reads it."""
+    values = [after for word, after in zip(argv, [*argv[1:], ""], strict=True) if word in (f"--{flag}", f"-{flag}")]
+    return values + [word.split("=", 1)[1] for word in argv if word.startswith((f"--{flag}=", f"-{flag}="))]
+
+
+def with_scale(argv: list[str], path: Path, scale: str) -> list[str]:
+    """The command line with file:scale for the file, which ml_collections reads as get_config(scale)."""
+    pairs = zip(["", *argv], argv, strict=False)
+    whole = [f"{path}:{scale}" if before in ("--config", "-config") else word for before, word in pairs]
+    return [f"--config={path}:{scale}" if w.startswith(("--config=", "-config=")) else w for w in whole]
+
+
+def scale_of(path: Path, words: list[str]) -> str:
+    """The scale of a paper's configuration, its first where none is given; "" for a configuration without scales."""
+    scales = FOUND.get("SCALES", ())
+    if words and not scales:
+        fail(f"--scale: {path} has no scales; those of configs/paper have: {', '.join(available('configs/paper'))}")
+    if words and words[0] not in scales:
+        fail(f"--scale: unknown {words[0]!r}{did_you_mean(words[0], scales)}; there are {', '.join(scales)}")
+    return words[0] if words else next(iter(scales), "")
+
+
+def available(folder: str = "configs") -> list[str]:
     """The configurations beside this file."""
-    folder = Path(__file__).parent / "configs"
-    return [f"configs/{p.name}" for p in sorted(folder.glob("*.py"))]
+    return [f"{folder}/{p.name}" for p in sorted((Path(__file__).parent / folder).glob("[!_]*.py"))]
 
 
 def check_overrides(known: dict[str, Any], overrides: list[str]) -> None:
@@ -187,17 +217,48 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def run_comparison(rows: list[Any], workdir: Path, seeds: list[int]) -> None:
-    """Every row of a comparison with every seed, or only what each would cost."""
-    from bend_jax import compare
+def print_config(rows: list[Any]) -> None:
+    """Every setting with its value, and what each row changes."""
+    print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")
+    for row in rows:
+        print(f"row {row.name!r} ({row.vote}):", ", ".join(f"{k} = {v!r}" for k, v in row.settings.items()))
 
-    name = config_flags.get_config_filename(FLAGS["config"])
+
+def read_rows(stages: tuple[str, ...], scale: str) -> list[Any]:
+    """The rows of a sweep, of a comparison or of a paper's table; none for a single run."""
+    if FLAGS.sweep and "get_rows" in FOUND:
+        raise SettingsError("--sweep takes the configuration of a run; this one has rows of its own")
+    if not FLAGS.sweep and "get_rows" not in FOUND:
+        return []
+    from bend_jax import compare, sweep
+
+    raw = FLAGS.config.to_dict()
+    if set(STAGES[:-1]) != set(stages):
+        what = "sweep" if FLAGS.sweep else "comparison"
+        raise SettingsError(f"--stages: a {what} runs {','.join(STAGES[:-1])}; those in the store are reused")
+    if FLAGS.sweep:
+        return compare.read_rows(raw, sweep.read(flat(raw), FLAGS.sweep))
+    return compare.read_rows(raw, FOUND["get_rows"](FLAGS.config, *([scale] if scale else [])))
+
+
+def run_rows(rows: list[Any], name: str, scale: str, workdir: Path, seeds: list[int]) -> None:
+    """Every row of a sweep, of a paper's table or of a comparison with every seed, or only what each would cost."""
+    from bend_jax import compare, papers, sweep
+
     if FLAGS.dry_run:
         print(compare.plan(rows, name, workdir))
         return
-    content = compare.run(rows, name, seeds, workdir, say, FLAGS.init)
-    say(f"\n{compare.terminal(content)}\n")
+    stopped: list[str] = []
+    if FLAGS.sweep or "PAPER" in FOUND:
+        make = sweep.make if FLAGS.sweep else partial(papers.document, FOUND["PAPER"], scale)
+        content, made = sweep.run(rows, name, seeds, workdir, say, make, FLAGS.init)
+        text, stopped = sweep.terminal(made), sweep.stopped(content)
+    else:
+        text = compare.terminal(compare.run(rows, name, seeds, workdir, say, FLAGS.init))
+    say(f"\n{text}\n")
     say(where(workdir, STAGES[:-1]))
+    if stopped:
+        fail(f"{len(stopped)} of {len(rows)} stopped, the others are in the report: {'; '.join(stopped)}", 1)
 
 
 def put_side_by_side() -> None:
@@ -209,13 +270,12 @@ def put_side_by_side() -> None:
     print(where(workdir, STAGES[:-1]))
 
 
-def run(config: Config, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
+def run(config: Config, name: str, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
     """Check everything, then run the stages for each seed, or only say what they would need."""
     from bend_jax import data, estimate, pipeline, report, storage
     from bend_jax.setting import prepare
 
     dataset = data.load(config.data)
-    name = config_flags.get_config_filename(FLAGS["config"])
     settings = [prepare(config, name, seed, workdir, dataset, FLAGS.init) for seed in seeds]
     if FLAGS.dry_run:
         print(estimate.describe(settings[0]))
@@ -257,23 +317,22 @@ def main(argv: list[str]) -> None:
             FLAGS.config.compute.tensorboard = True
             config = parse(FLAGS.config)
         workdir, stages, seeds = check_flags(config)
+        name, _, scale = config_flags.get_config_filename(FLAGS["config"]).partition(":")
+        rows = read_rows(stages, scale)
         if FLAGS.print_config:
-            print(*(f"{name} = {value!r}" for name, value in flat(FLAGS.config.to_dict()).items()), sep="\n")
+            print_config(rows)
             return
         use_compilation_cache()
-        from bend_jax import compare, devices, pipeline, storage
+        from bend_jax import devices, pipeline, storage
 
         if FLAGS.distributed:
             devices.join(FLAGS.distributed)
 
-        rows = compare.read_rows(FLAGS.config.to_dict(), COMPARISON[0](FLAGS.config)) if COMPARISON else []
-        if rows and set(STAGES[:-1]) != set(stages):
-            raise SettingsError(f"--stages: a comparison runs {','.join(STAGES[:-1])}; those in the store are reused")
         try:
             if rows:
-                run_comparison(rows, workdir, seeds)
+                run_rows(rows, name, scale, workdir, seeds)
             else:
-                run(config, workdir, stages, seeds)
+                run(config, name, workdir, stages, seeds)
         except (pipeline.StoppedError, storage.DamagedError) as error:
             fail(str(error), 1)
         except RuntimeError as error:

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     vote: str
     config: Config
     against: str
+    settings: dict[str, Any]  # what it changes, by dotted names
 
 
 class Cell(NamedTuple):
@@ -52,7 +54,7 @@ def read_rows(raw: Any, rows: list[dict[str, Any]]) -> list[Row]:
             own = copy.deepcopy(raw)
             for path, value in row["settings"].items():
                 _override(own, path, value)
-            new = Row(name, row["vote"], parse(own), row.get("against", ""))
+            new = Row(name, row["vote"], parse(own), row.get("against", ""), dict(row["settings"]))
             _check(new, [r.name for r in found])
         except SettingsError as error:
             raise SettingsError(f"row {name!r}: {error}") from None
@@ -93,20 +95,15 @@ def run(
     rows: list[Row], config_name: str, seeds: list[int], workdir: Path, say: Callable[[str], None], init: str = ""
 ) -> dict[str, Any]:
     """Run every row with every seed, and write the comparison's report. Returns its content."""
-    if init and any(row.config.base != rows[0].config.base for row in rows):
-        raise SettingsError("--init brings one trained base; this comparison has rows that train others")
+    prepared = preparing(rows, config_name, workdir, init)
     cells: dict[str, list[Cell]] = {row.name: [] for row in rows}
     digests: list[str] = []
-    loaded: dict[Data, data.Dataset] = {}
-    cost = [_cost(row, _prepare(row, config_name, seeds[0], workdir, loaded, init)) for row in rows]
-    for seed in seeds:
-        for row in rows:
-            say(f"seed {seed}, {row.name}")
-            s = _prepare(row, config_name, seed, workdir, loaded, init)
-            jobs = pipeline.run(s, STAGES, say)
-            cells[row.name].append(_measure(row, s, jobs))
-            digests.append(jobs["evaluate"].digest)
-            jax.clear_caches()  # a row's programs are its own: kept, they would fill the memory
+    cost = [cost_of(row, prepared(row, seeds[0])) for row in rows]
+    for row, s, jobs in run_rows(rows, seeds, prepared, say):
+        if isinstance(jobs, pipeline.StoppedError):
+            raise jobs
+        cells[row.name].append(measure(row, s, jobs))
+        digests.append(jobs["evaluate"].digest)
     content = {"task": rows[0].config.task, "config": config_name, "seed": seeds}
     content["rows"] = [_summary(row, cells, price) for row, price in zip(rows, cost, strict=True)]
     digest = storage.digest_of({"format": storage.FORMAT, "content": content, "rendering": document.rendering()})
@@ -119,8 +116,36 @@ def run(
     return content
 
 
+Prepared = Callable[[Row, int], Setting]
+
+
+def preparing(rows: list[Row], config_name: str, workdir: Path, init: str = "") -> Prepared:
+    """prepared(row, seed) -> Setting, with each data set read once. Raises SettingsError where `init` is one base and
+    the rows train several."""
+    if init and any(row.config.base != rows[0].config.base for row in rows):
+        raise SettingsError("--init brings one trained base; here are rows that train others")
+    return partial(_prepare, config_name, workdir, {}, init)
+
+
+def run_rows(
+    rows: list[Row], seeds: list[int], prepared: Prepared, say: Callable[[str], None]
+) -> Iterator[tuple[Row, Setting, dict[str, pipeline.Job] | pipeline.StoppedError]]:
+    """Every row with every seed, their stages shared through the store. A row that met a NaN or Inf gives its error in
+    the place of its stages."""
+    for seed in seeds:
+        for row in rows:
+            say(f"seed {seed}, {row.name}")
+            s = prepared(row, seed)
+            try:
+                found = pipeline.run(s, STAGES, say)
+            except pipeline.StoppedError as error:
+                found = error
+            yield row, s, found
+            jax.clear_caches()  # a row's programs are its own: kept, they would fill the memory
+
+
 def _prepare(
-    row: Row, config_name: str, seed: int, workdir: Path, loaded: dict[Data, data.Dataset], init: str
+    config_name: str, workdir: Path, loaded: dict[Data, data.Dataset], init: str, row: Row, seed: int
 ) -> Setting:
     if row.config.data not in loaded:
         loaded[row.config.data] = data.load(row.config.data)
@@ -132,15 +157,15 @@ def _prepare(
 
 def plan(rows: list[Row], config_name: str, workdir: Path) -> str:
     """The rows with what each costs, before anything runs."""
-    loaded: dict[Data, data.Dataset] = {}
+    prepared = preparing(rows, config_name, workdir)
     lines = []
     for row in rows:
-        price = _cost(row, _prepare(row, config_name, 0, workdir, loaded, ""))
+        price = cost_of(row, prepared(row, 0))
         lines.append([row.name, f"{price['training']:.2f}", f"{price['inference']:.2f}"])
     return report.text_table(["row", "training, epochs", "inference, forwards"], lines)
 
 
-def _cost(row: Row, s: Setting) -> dict[str, float]:
+def cost_of(row: Row, s: Setting) -> dict[str, float]:
     """training: in epochs of the base's training, all stages that the row's vote needs; inference: in forward passes
     of the base, all members of it (a greedy vote's after it has chosen)."""
     c, ops = row.config, budget.operations(s)
@@ -157,7 +182,7 @@ def _cost(row: Row, s: Setting) -> dict[str, float]:
     return {"training": training, "inference": budget.forwards(ops, members, views)}
 
 
-def _measure(row: Row, s: Setting, jobs: dict[str, pipeline.Job]) -> Cell:
+def measure(row: Row, s: Setting, jobs: dict[str, pipeline.Job]) -> Cell:
     """One row's figures from its stages."""
     path = jobs["evaluate"].path
     tree, result = storage.load_tree(path / "predictions"), storage.read_json(path / "result.json")
@@ -188,12 +213,12 @@ def _summary(row: Row, cells: dict[str, list[Cell]], price: dict[str, float]) ->
         summary[key] = math.fsum(known) / len(known) if whole else None
         summary[f"{key}_sd"] = float(np.std(known, ddof=1)) if whole and len(known) > 1 else None
     for name, other in (("base", first), ("against", row.against)):
-        summary[f"vs_{name}"] = _difference(own, cells[other]) if other and other != row.name else None
+        summary[f"vs_{name}"] = difference(own, cells[other]) if other and other != row.name else None
     summary["against"] = row.against or None
     return summary
 
 
-def _difference(own: list[Cell], other: list[Cell]) -> dict[str, Any]:
+def difference(own: list[Cell], other: list[Cell]) -> dict[str, Any]:
     """Mean difference and 95% interval of accuracy and of the scaled NLL."""
     right = np.stack([a.right.astype(float) - b.right for a, b in zip(own, other, strict=True)])
     result: dict[str, Any] = {"accuracy": metrics.paired_bootstrap(right, metrics.DRAWS)._asdict(), "nll_ts": None}

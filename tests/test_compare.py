@@ -83,7 +83,7 @@ def cost(tmp_path: Path, vote: str, **settings: Any) -> dict[str, float]:
     split = data.Split(images, labels)
     (found,) = compare.read_rows(raw(), [row(vote=vote, **settings)])
     s = prepare(found.config, "", 0, tmp_path, data.Dataset(split, split, split, 10))
-    return compare._cost(found, s)
+    return compare.cost_of(found, s)
 
 
 def test_costs_of_whole_networks_are_counts(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ ROWS = [
     {"budget"},
     {"pipeline", "estimate", "api"},
     {"compare", "beside"},
+    {"sweep"},
+    {"papers"},
 ]
 
 

@@ -117,6 +117,17 @@ MISTAKES = {
     ),
     "averages of too few": Mistake("--config.generate.nulls=average16 --config.collect.k=10", ("average16", "k=10")),
     "stages of a comparison": Mistake("--config={root}/configs/compare_digits.py --stages=base", ("--stages",)),
+    "a scale of a configuration without": Mistake(
+        "--scale=digits", ("--scale", "has no scales", "configs/paper/table3.py")
+    ),
+    "unknown scale": Mistake(
+        "--config={root}/configs/paper/table3.py --scale=ful", ("'ful'", "did you mean 'full'?", "cifar10_small")
+    ),
+    "a sweep of no setting": Mistake("--sweep=collect.kk=2,3", ("--sweep", "unknown setting collect.kk")),
+    "a sweep of a comparison": Mistake(
+        "--config={root}/configs/compare_digits.py --sweep=collect.k=2,3", ("--sweep", "rows of its own")
+    ),
+    "a sweep to where no run can be": Mistake("--sweep=collect.k=5,1", ("row 'collect.k=1'", "at least 2; got 1")),
     "a comparison of runs with settings": Mistake("--compare=a,b", ("--compare", "takes --workdir alone", "--config")),
     "a seed too large": Mistake("--seed=99999999999999999999 --dry_run", ("--seed",)),
     "no such flag file": Mistake("--flagfile=nowhere", ("nowhere",)),
@@ -232,7 +243,7 @@ def answer(name: str, ended: dict[str, Future[Ended]]) -> str:
 def test_help_names_every_flag_and_shows_examples(name: str, ended: dict[str, Future[Ended]]) -> None:
     """On one screen, without the flags of libraries."""
     out = answer(name, ended)
-    for flag in ("config", "workdir", "stages", "seed", "print_config", "dry_run"):
+    for flag in ("config", "workdir", "stages", "seed", "sweep", "scale", "print_config", "dry_run"):
         assert f"--{flag}" in out
     assert "python launch.py --config=configs/digits.py" in out
     assert "--config.collect" in out

@@ -1,0 +1,407 @@
+"""Grids of settings: how they are read, that nothing is computed twice, what their report says; the papers' rows."""
+
+import csv
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bend_jax import compare, data, drawing, papers, pipeline, published, stages, storage, sweep
+from bend_jax.checks import SettingsError
+from bend_jax.papers import cells
+from bend_jax.training import NonFiniteError
+
+ROOT = Path(__file__).parent.parent
+PAPERS = sorted((ROOT / "configs" / "paper").glob("[!_]*.py"))
+KNOWN = {
+    "collect.k": 100,
+    "collect.subset": "fc",
+    "base.lr": 0.1,
+    "data.flip": True,
+    "base.milestones": (10, 20),
+    "members": 5,
+}
+
+
+# reading
+
+
+def test_a_grid_has_the_last_settings_values_fastest() -> None:
+    """Every combination once, its name as it was asked for."""
+    rows = sweep.read(KNOWN, ["collect.k=2,10", "base.lr=0.1, 1e-3"])
+    expected = [(2, 0.1), (2, 0.001), (10, 0.1), (10, 0.001)]
+    assert [tuple(row["settings"].values()) for row in rows] == expected
+    assert [row["name"] for row in rows][1] == "collect.k=2, base.lr=0.001"
+    assert all(type(row["settings"]["collect.k"]) is int for row in rows)
+
+
+VALUES = {
+    "collect.subset=layer4.2.bn2,layer4.2.bn3;fc": ["layer4.2.bn2,layer4.2.bn3", "fc"],
+    "collect.subset=bn1,fc": ["bn1", "fc"],
+    "collect.subset=;fc": ["", "fc"],
+    "base.milestones=(10,20);(5,)": [(10, 20), (5,)],
+    "data.flip=true,False": [True, False],
+    "base.lr=1,0.5": [1.0, 0.5],
+}
+
+
+@pytest.mark.parametrize("word", VALUES)
+def test_values_are_of_the_settings_type(word: str) -> None:
+    """With ; between values where one holds commas."""
+    (path,) = {word.split("=")[0]}
+    found = [row["settings"][path] for row in sweep.read(KNOWN, [word])]
+    assert found == VALUES[word]
+    assert [type(value) for value in found] == [type(value) for value in VALUES[word]]
+
+
+MISTAKES = {
+    "collect.k": "setting=value,value",
+    "collect.k=": "setting=value,value",
+    "collect.kk=2,3": "unknown setting collect.kk",
+    "collect.k=2,ten": "collect.k takes values of type int; got 'ten'",
+    "collect.k=2,,3": "type int; got ''",
+    "collect.k=2.5": "type int; got '2.5'",
+    "data.flip=perhaps": "type bool; got 'perhaps'",
+    "base.milestones=(10,20),(5,)": "between such values stands a ;",
+    "base.milestones=5;6": "type tuple; got '5'",
+    "collect.k=2,3,2": "has a value twice",
+    "base.lr=0.1,0.10": "has a value twice",
+}
+
+
+@pytest.mark.parametrize("word", MISTAKES)
+def test_a_mistake_in_a_sweep_is_one_line(word: str) -> None:
+    """Saying what was expected and what came."""
+    with pytest.raises(SettingsError) as error:
+        sweep.read(KNOWN, [word])
+    assert MISTAKES[word] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_setting_is_swept_once() -> None:
+    """Two lists of one setting would be a grid with itself."""
+    with pytest.raises(SettingsError, match=r"collect\.k is there twice"):
+        sweep.read(KNOWN, ["collect.k=2", "collect.k=3"])
+
+
+# stages that compute nothing
+
+
+def raw() -> dict[str, Any]:
+    """A small configuration without nulls."""
+    config = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    config.backbone.widths, config.backbone.blocks = (4,), (1,)
+    config.base.batch = config.collect.batch = 30
+    config.collect.subset, config.generate.nulls, config.generate.name = "layer1.0.bn2", "", "gaussian"
+    return config.to_dict()
+
+
+def rows_of(*words: str) -> list[compare.Row]:
+    """Of a sweep."""
+    return compare.read_rows(raw(), sweep.read({"collect.k": 1, "members": 1, "base.lr": 0.1}, list(words)))
+
+
+def accuracy(s: Any) -> float:
+    """That the stand-in of the evaluation gives sBEND: 0.5, a thousandth for each checkpoint, a tenth for a seed."""
+    return 0.5 + s.config.collect.settings.k / 1000 + s.seed / 10
+
+
+def figures_of(s: Any) -> dict[str, Any]:
+    """An evaluation's result.json."""
+    table = dict.fromkeys(published.COLUMNS, 0.4) | {"sbend": accuracy(s), "abend_std": 0.0}
+    votes = {name: {"accuracy": 0.4, "nll": 1.0, "nll_ts": 0.9, "ece": 0.1} for name in ("base", "mean", "swa")}
+    votes["sbend"] = {**votes["mean"], "accuracy": accuracy(s), "ece_ts": 0.1}
+    return {
+        "m": s.config.members,
+        "images": 4,
+        "table": table,
+        "votes": votes,
+        "diversity": {"members": 0.1, "checkpoints": 0.2},
+        "novelty": {"spread": 1.0},
+        "generators": {},
+        "test": {},
+        "temperatures": {"gaussian": {"sbend": 1.0}},
+        "curves": None,
+        "shift": None,
+        "t_evaluate": 1.0,
+    }
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every stage as a stand-in that writes what later ones read; the list says which were computed."""
+    done: list[str] = []
+    results: dict[str, Any] = {
+        "base": lambda s: {"t_pre": 10.0, "t_epoch": 1.0},
+        "collect": lambda s: {"t_collect": 2.0},
+        "generate": lambda s: {"t_autoencoder": None, "t_diffusion": None, "t_sample": 0.1, "knob": None},
+        "evaluate": figures_of,
+    }
+
+    def stand_in(name: str) -> Any:
+        def work(s: Any, task: Any) -> str:
+            done.append(f"{name} seed={s.seed} k={s.config.collect.settings.k}")
+            storage.write_json(task.output / "result.json", {**results[name](s), "seconds": {}, "compile": {}})
+            if name == "evaluate":
+                votes = {"gaussian": {"sbend": np.full((4, 10), 0.1, np.float32)}}
+                storage.save_tree(task.output / "predictions", {"labels": np.zeros(4, np.int32), "votes": votes})
+            return "done"
+
+        return work
+
+    for name in results:
+        monkeypatch.setitem(stages.WORK, name, stand_in(name))
+    images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1)).astype(np.uint8)
+    split = data.Split(images, np.arange(60, dtype=np.int32) % 10)
+    monkeypatch.setattr(data, "load", lambda _: data.Dataset(split, split, split, 10))
+    monkeypatch.setattr(compare, "cost_of", lambda row, s: {"training": 1.0, "inference": 1.0})
+    monkeypatch.setattr(drawing, "available", lambda: False)
+    return done
+
+
+def go(rows: list[compare.Row], workdir: Path, seeds: list[int], lines: list[str]) -> dict[str, Any]:
+    """The content of a sweep's report."""
+    return sweep.run(rows, "tiny.py", seeds, workdir, lines.append, sweep.make)[0]
+
+
+def test_stages_are_shared_and_an_interrupted_sweep_goes_on(
+    tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One base for all, checkpoints once for each k; after a kill only what is missing is computed."""
+    rows, whole = rows_of("collect.k=2,3", "members=4,5"), stages.WORK["evaluate"]
+
+    def killed(s: Any, task: Any) -> str:
+        if len([line for line in computed if line.startswith("evaluate")]) == 3:
+            raise KeyboardInterrupt
+        return whole(s, task)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(stages.WORK, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(rows, tmp_path, [0], [])
+    assert not (tmp_path / "report").exists()
+    before = list(computed)
+    content = go(rows, tmp_path, [0], [])
+    assert [line.split()[0] for line in computed[len(before) :]] == ["evaluate"]
+    count = {name: sum(line.startswith(name) for line in computed) for name in ("base", "collect", "gen", "evaluate")}
+    assert count == {"base": 1, "collect": 2, "gen": 4, "evaluate": 4}
+    again = len(computed)
+    assert go(rows, tmp_path, [0], []) == content
+    assert len(computed) == again
+
+
+def test_the_report_of_a_sweep(tmp_path: Path, computed: list[str]) -> None:
+    """Means and sd over seeds, a line of results.csv for each combination, in the grid's order."""
+    content = go(rows_of("collect.k=2,30"), tmp_path, [0, 1], [])
+    assert [row["name"] for row in content["rows"]] == ["collect.k=2", "collect.k=30"]
+    assert content["rows"][1]["table"]["sbend"] == pytest.approx(0.5 + 0.03 + 0.05)
+    assert content["rows"][1]["sd"]["table"]["sbend"] == pytest.approx(0.1 / np.sqrt(2))
+    folder = tmp_path / "report"
+    assert storage.read_json(folder / "report.json") == content
+    text = (folder / "report.md").read_text()
+    assert "| 30 | 40.00 ± 0.00 | 58.00 ± 7.07 |" in text
+    assert "sBEND's accuracy in % goes from 55.20 ± 7.07 (collect.k=2) to 58.00 ± 7.07 (collect.k=30)" in text
+    assert "the base's accuracy in % is 40.00 ± 0.00 everywhere" in text
+    with (folder / "results.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["collect.k"] for row in found] == ["2", "30"]
+    assert float(found[1]["table.sbend"]) == pytest.approx(0.58)
+
+
+def test_a_combination_that_stops_does_not_lose_the_others(
+    tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its line says so, and the others have their numbers."""
+    whole = stages.WORK["collect"]
+
+    def diverges(s: Any, task: Any) -> str:
+        if s.config.collect.settings.k == 3:
+            raise NonFiniteError("trajectory", "step 7")
+        return whole(s, task)
+
+    monkeypatch.setitem(stages.WORK, "collect", diverges)
+    lines: list[str] = []
+    content = go(rows_of("collect.k=2,3,4"), tmp_path, [0], lines)
+    assert sweep.stopped(content) == ["collect.k=3"]
+    assert [bool(row["failed"]) for row in content["rows"]] == [False, True, False]
+    assert "collect stopped" in content["rows"][1]["failed"]
+    assert any("seed 0: collect stopped" in line for line in lines)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "collect.k=3 stopped: seed 0" in text
+    assert "| 4 | 40.00 | 50.40 |" in text
+    monkeypatch.setitem(stages.WORK, "base", lambda s, task: (_ for _ in ()).throw(NonFiniteError("base", "step 1")))
+    content = go(rows_of("base.lr=7,8"), tmp_path, [0], lines)
+    assert len(sweep.stopped(content)) == 2
+    assert "No combination came to its end" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_digests_are_shared_from_the_stage_that_differs(tmp_path: Path, computed: list[str]) -> None:
+    """members changes what is generated, k what is collected, the rate the base."""
+    rows = rows_of("base.lr=0.1,0.2", "collect.k=2,3", "members=4,5")
+    prepared = compare.preparing(rows, "", tmp_path)
+    plans = [pipeline.plan(prepared(row, 0)) for row in rows]
+    digests = {name: [plan[name].digest for plan in plans] for name in ("base", "collect", "generate gaussian")}
+    assert {name: len(set(found)) for name, found in digests.items()} == {
+        "base": 2,
+        "collect": 4,
+        "generate gaussian": 8,
+    }
+    assert digests["base"][:4] == digests["base"][:1] * 4
+    assert digests["collect"][0] == digests["collect"][1]
+    assert computed == []
+
+
+def test_every_combination_is_checked_first(tmp_path: Path, computed: list[str]) -> None:
+    """A subset that is not there is found before the first one runs."""
+    rows = compare.read_rows(raw(), sweep.read({"collect.subset": "fc"}, ["collect.subset=fc,layer9"]))
+    with pytest.raises(SettingsError, match=r"row .collect\.subset=layer9.: collect\.subset: .*layer9"):
+        go(rows, tmp_path, [0], [])
+    assert computed == []
+
+
+def ran(**settings: list[Any]) -> list[dict[str, Any]]:
+    """Rows of a grid as a report holds them, sBEND's accuracy growing by a point a row."""
+    rows = sweep.read(
+        {k: v[0] for k, v in settings.items()}, [f"{k}={';'.join(map(str, v))}" for k, v in settings.items()]
+    )
+    for i, row in enumerate(rows):
+        row |= {"table": {"sbend": 0.5 + i / 100}, "votes": {"mean": {"accuracy": 0.6 + i / 100}}, "sd": None}
+    return rows
+
+
+MEASURES = {"sBEND %": ("table", "sbend"), "mean vote %": ("votes", "mean", "accuracy")}
+
+
+def test_one_setting_makes_a_line_for_each_measure() -> None:
+    """In the order of its values."""
+    first, second = sweep.curves_of(ran(k=[10, 2]), MEASURES, 100)
+    assert (first.label, second.label) == ("sBEND", "mean vote")
+    assert first.x == [2, 10]
+    assert first.y == pytest.approx([51.0, 50.0])
+    words = sweep.curves_of(ran(subset=["fc", "bn"]), MEASURES, 100)
+    assert words[0].x == [0, 1]
+
+
+def test_a_figure_is_drawn() -> None:
+    """With the words of a setting that is no number, and bars where there are several seeds."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    figure, rows = Figure(), ran(subset=["fc", "bn"])
+    for row in rows:
+        row["sd"] = {"table": {"sbend": 0.01}, "votes": {"mean": {"accuracy": 0.02}}}
+    sweep.draw(figure, rows, MEASURES, 100, "accuracy, %")
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["fc", "bn"]
+    assert len(axes.containers) == 2
+    figure = Figure()
+    sweep.draw(figure, ran(k=[2, 200]), MEASURES, 100, "accuracy, %")
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_two_settings_make_groups() -> None:
+    """A line for each value of the one that has no order, or fewer values."""
+    lines = sweep.curves_of(ran(name=["a", "b"], k=[2, 10, 50]), MEASURES, 100)
+    assert [line.label for line in lines] == ["name = a", "name = b"]
+    assert lines[1].x == [2, 10, 50]
+    assert lines[1].y == pytest.approx([63.0, 64.0, 65.0])
+    assert sweep.layout(ran(k=[1, 2], m=[1, 2, 3])) == ("m", "k")
+    assert sweep.layout(ran(a=[1], b=[2], c=[3])) == ("", "")
+
+
+# the papers
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("scale", ["digits", "cifar10_small", "full"])
+def test_the_papers_rows_parse_at_every_scale(path: Path, scale: str) -> None:
+    """And the published figures know them."""
+    found = run_path(str(path))
+    assert found["PAPER"] == path.stem
+    assert scale in found["SCALES"]
+    config = found["get_config"](scale)
+    rows = compare.read_rows(config.to_dict(), found["get_rows"](config, scale))
+    assert all(row.config.data.name == {"digits": "digits"}.get(scale, row.config.data.name) for row in rows)
+    paper = papers.PAPERS[path.stem]
+    if path.stem in ("table3", "pdiff_table"):
+        assert all(cells.key_of(row.name, paper.published) in paper.published for row in rows)
+    if path.stem in ("table5", "pdiff_noise"):
+        assert {row.name for row in rows} <= set(paper.published)
+    if scale == "full":
+        assert {row.config.backbone.widths for row in rows} == {()}
+        assert {row.config.base.epochs for row in rows} & {100, 200}
+
+
+def test_every_paper_has_a_configuration() -> None:
+    """And the other way round."""
+    assert {path.stem for path in PAPERS} == set(papers.PAPERS)
+
+
+def test_full_scale_has_the_published_tasks() -> None:
+    """Every setting of a row is that of the task's own configuration."""
+    found = run_path(str(ROOT / "configs" / "paper" / "table3.py"))
+    config = found["get_config"]("full")
+    rows = {row.name: row.config for row in compare.read_rows(config.to_dict(), found["get_rows"](config, "full"))}
+    assert set(rows) == set(published.TABLE3)
+    for name, own in rows.items():
+        task = run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]().to_dict()
+        task["task"], task["generate"]["nulls"] = "table3_full", "gaussian"
+        (expected,) = compare.read_rows(task, [{"name": name, "vote": "sbend", "settings": {}}])
+        assert own == expected.config
+
+
+def report_row(name: str, **numbers: float) -> dict[str, Any]:
+    """A row as a report holds it, Table 3's columns 0.5 but for those given."""
+    table = dict.fromkeys(published.COLUMNS, 0.5) | numbers
+    votes = {vote: {"accuracy": 0.5} for vote in ("base", "swa", "best")}
+    null = {"table": dict.fromkeys(published.COLUMNS, 0.5)}
+    row = {"name": name, "failed": None, "sd": None, "table": table, "votes": votes, "generators": {"gaussian": null}}
+    return {**row, "k": 10, "m": 4, "dim": 12, "setup": {"subset": "fc"}}
+
+
+def test_table_3_beside_the_published_one() -> None:
+    """By hand: 0.9508 is 0.50 above the published 94.58; gains in points."""
+    row = report_row("res18_cifar10", sbend=0.9508, orig_mean=0.95)
+    blocks = papers.bend.table3([row], published.TABLE3)
+    ours, theirs, gap, null = blocks[0].rows
+    assert [ours[1], theirs[1], gap[1], null[1]] == ["95.08", "94.58", "+0.50", "50.00"]
+    assert [ours[6], theirs[6], gap[6]] == ["50.00", "94.69", "-44.69"]
+    assert blocks[2].rows[0][:5] == ["res18_cifar10", "+0.08", "+0.00", "+0.08", "-45.00"]
+    assert papers.bend.table3([report_row("regx_digits")], published.TABLE3)[0].rows[1][:2] == [
+        "regx_cifar10, published",
+        "94.75",
+    ]
+
+
+def test_table_4_in_trainings() -> None:
+    """Published: 200 checkpoints are two trainings of 2800 s, the break-even 3.64; ours by hand."""
+    cost = {"t_pre": 100.0, "t_collect": 5.0, "t_autoencoder": 10.0, "t_diffusion": None, "t_sample": 8.0}
+    row = {**report_row("BEND"), "cost": {**cost, "break_even_m": 1.25}}
+    (table, _) = papers.bend.table4([row], published.TABLE4)
+    by_name = {line[0]: line[1:] for line in table.rows}
+    assert by_name["checkpoints"] == ["5", "5600", "0.05", "2", "-1.95"]
+    assert by_name["one member"][:3] == ["2", "2.35", "0.02"]
+    assert by_name["diffusion"][0] == "-"
+    assert by_name["break-even m (eq. 13)"] == ["-", "-", "1.25", "3.64", "-2.39"]
+
+
+def test_noise_over_the_original() -> None:
+    """p-diff's mean without noise is 65.8 of 76.7: 10.9 points below; ours 2 points above."""
+    row = report_row("none", mean=0.72, orig_mean=0.70)
+    lines = papers.others.pdiff_noise([row], published.PDIFF_NOISE)[0].rows
+    assert lines[1] == ["none, mean", "72.00", "65.80", "+6.20", "+2.00", "-10.90", "+12.90"]
+
+
+def test_a_document_names_rows_that_stopped() -> None:
+    """And shows the others."""
+    settings = {"data.name": "digits", "base.epochs": 40}
+    row = report_row("res18_digits") | {"setup": {"test_images": 200}, "runs": [{"settings": settings}]}
+    content = {"config": "c.py", "seed": [0], "rows": [row, {"name": "regx_digits", "failed": "seed 0: base stopped"}]}
+    made = papers.document("table3", "digits", content)
+    text = made.blocks[-1].text
+    assert "regx_digits stopped: seed 0: base stopped" in text
+    assert "one image is 0.50 points" in text
+    assert "smaller network" in text
+    assert "smaller network" not in papers.document("table3", "full", content).blocks[-1].text
