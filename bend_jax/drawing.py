@@ -1,6 +1,7 @@
 """One matplotlib figure to PNG and SVG, the same bytes every time; matplotlib is an extra, imported only here."""
 
 import importlib.util
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def draw(work: Callable[[Any], None], name: str, folder: Path) -> str:
 
     work(figure) draws on an empty matplotlib figure of SIZE, which it may resize.
     """
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a line on building its cache of fonts
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -343,4 +343,4 @@ def beside(runs: dict[str, dict[str, Any]], key: str, factor: int, text: str) ->
 
     better = "right" if factor > 1 else "left"
     sentence = f"Further {better} is better; a vote that is not {better} of its own base gained nothing. Bars: one sd."
-    return Figure(f"beside_{key}", text.split(",")[0].capitalize(), sentence, draw)
+    return Figure(f"beside_{key}", text[0].upper() + text[1:].split(",")[0], sentence, draw)

@@ -40,8 +40,8 @@ figure svg { display: block; width: 100%; height: auto; font-family: inherit; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption strong { display: block; color: var(--ink); font-size: 1rem; margin-bottom: .15rem; }
 @media (max-width: 40rem) { th, td { padding: .3rem .45rem; } table { font-size: .82rem; }
-  tbody th { white-space: normal; min-width: 5.5rem; max-width: 9rem; overflow-wrap: anywhere; }
-  td:not(.number) { white-space: normal; min-width: 8.5rem; overflow-wrap: anywhere; } }
+  tbody th { white-space: normal; min-width: 7rem; overflow-wrap: break-word; }
+  td:not(.number) { white-space: normal; min-width: 8.5rem; overflow-wrap: break-word; } }
 @media print { main { max-width: none; padding: 0; } figure, .scroll { break-inside: avoid; } }
 """
 NUMBER = re.compile(r"^(-|[-+−]?\d.*)?$")
@@ -94,13 +94,19 @@ def table(header: list[str], rows: list[list[str]], note: str) -> str:
     lines = []
     for row in rows:
         cells = "".join(_cell(cell, kind) for cell, kind in zip(row[1:], kinds[1:], strict=True))
-        lines.append(f'<tr><th scope="row">{inline(row[0])}</th>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{_name(row[0])}</th>{cells}</tr>')
     below = f'<p class="note">{inline(note)}</p>' if note else ""
     body = "\n".join(lines)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(", ".join(filter(None, header)))}">'
         f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>{below}"
     )
+
+
+def _name(cell: str) -> str:
+    """Of a row; one like t_sample may break after its underscores."""
+    found = inline(cell)
+    return found if "<" in found else found.replace("_", "_<wbr>")
 
 
 def _cell(cell: str, kind: str) -> str:

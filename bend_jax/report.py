@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from bend_jax.config import Config, settings_json
+from bend_jax.config import SHARED, Config, settings_json
 
 TABLE = {
     "sbend": "sBEND",
@@ -77,7 +77,8 @@ def settings_of(config: Config) -> dict[str, Any]:
     nested |= {name: settings_json(getattr(config, name)) for name in ("data", "backbone", "base")}
     own = settings_json(collect.settings)
     own.pop("base", None)  # the base's recipe, borrowed
-    nested["collect"] = {"name": collect.name, "subset": collect.subset, collect.name: own}
+    nested["collect"] = {"name": collect.name, "subset": collect.subset}
+    nested["collect"] |= {name: own.pop(name) for name in SHARED if name in own} | {collect.name: own}
     nested["generate"] = {"name": generate.name, "nulls": generate.nulls, "tune": generate.tune}
     nested["generate"] |= {name: settings_json(s) for name, s in generate.settings.items()}
     nested["evaluate"] = settings_json(config.evaluate)
@@ -223,9 +224,7 @@ def verdict(content: dict[str, Any]) -> list[str]:
             f"{novelty['copy_share']:.0%} of them are copies of a checkpoint."
         )
     change = 100 * (votes["mean"]["nll_ts"] / votes["base"]["nll_ts"] - 1)
-    lines.append(
-        f"The NLL of the members' mean vote is {change:+.1f}% from the base's, both after temperature scaling."
-    )
+    lines.append(f"The members' mean vote has an NLL {change:+.1f}% from the base's, both temperature-scaled.")
     return lines
 
 

@@ -12,7 +12,7 @@ import pytest
 from bend_jax import document, drawing, page
 from bend_jax.document import Document, Figure, Heading, Table, Text
 
-VOID = {"meta", "br", "img", "link"}
+VOID = {"meta", "br", "img", "link", "wbr"}
 NASTY = "a<b & \"c\" | *d* 'e'"
 
 
