@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bend_jax import compare, data, drawing, papers, pipeline, published, stages, storage, sweep
+from bend_jax import compare, data, document, drawing, papers, pipeline, published, stages, storage, sweep
 from bend_jax.checks import SettingsError
 from bend_jax.papers import cells
 from bend_jax.training import NonFiniteError
@@ -359,6 +359,59 @@ def report_row(name: str, **numbers: float) -> dict[str, Any]:
     null = {"table": dict.fromkeys(published.COLUMNS, 0.5)}
     row = {"name": name, "failed": None, "sd": None, "table": table, "votes": votes, "generators": {"gaussian": null}}
     return {**row, "k": 10, "m": 4, "dim": 12, "setup": {"subset": "fc"}}
+
+
+def whole_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a paper's configuration with made-up numbers for everything that a document reads."""
+    own = report_row(row["name"]) | {
+        "vote": row["vote"],
+        "training": 60.0,
+        "inference": 3.0,
+        "settings": row["settings"],
+    }
+    own["k"] = row["settings"].get("collect.k", 100)
+    own["votes"] |= {vote: {"accuracy": 0.5, "nll": 1.0, "nll_ts": 0.9} for vote in ("base", "weighted", "mean")}
+    own["generators"] |= {
+        name: {**own["generators"]["gaussian"], "novelty": {"max_iou": 0.9}} for name in ("noise", "gaussian")
+    }
+    names = ("members", "checkpoints", "cross", "iou_members", "iou_checkpoints", "iou_cross")
+    own["diversity"] = dict.fromkeys((*names, "eq14_members", "eq14_checkpoints", "eq15"), 0.25)
+    own["novelty"] = dict.fromkeys(("copy_share", "spread", "nearest", "leave_one_out"), 0.5)
+    times = ("t_pre", "t_collect", "t_autoencoder", "t_diffusion", "t_sample", "break_even_m")
+    curve = {"m": [1, 5, 7], "sbend": [0.4, 0.5, 0.6], "mean": [0.5] * 3, "single": [0.45] * 3, "nll": [1.0] * 3}
+    run = {
+        "curves": {"by_members": curve},
+        "votes": own["votes"],
+        "settings": {"data.name": "digits", "base.epochs": 4},
+    }
+    gap = {"accuracy": {"mean": 0.01, "low": -0.01, "high": 0.03}} if "against" in row else None
+    setup = {"subset": "fc", "test_images": 200, "collect": "trajectory"}
+    return own | {"cost": dict.fromkeys(times, 2.0), "runs": [run], "vs_against": gap, "setup": setup}
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_every_paper_is_a_document(path: Path) -> None:
+    """Of its rows, with the published figures in it, and figures of different names."""
+    found = run_path(str(path))
+    rows = [whole_row(row) for row in found["get_rows"](found["get_config"]("digits"), "digits")]
+    made = papers.document(path.stem, "digits", {"config": path.name, "seed": [0], "rows": rows})
+    text = document.markdown(made, figures=False)
+    expected = {
+        "table3": "| regy_cifar10, published | 94.42 |",
+        "table4": "| break-even m (eq. 13) | - | - | 2.00 | 3.64 | -1.64 |",
+        "table5": "| fc | 12 | layer3.5.conv3.weight | 262144 | 50.00 | 84.01 | -34.01 |",
+        "figure4": "| res50 on bootstraps | 25.00 | 25.00 | 25.00 |",
+        "figure5a": "| k = 50, mean | +0.00 | -5.40 | +5.40 |",
+        "figure5b": "| sBEND from m = 5 to 7 | +10.00 | rises with m |",
+        "pdiff_table": "| res50_cifar10, published | 91.30 | 91.40 | 91.30 |",
+        "pdiff_noise": "| both, median | 50.00 | 75.60 | -25.60 | +0.00 | -1.10 | +1.10 |",
+        "pdiff_novelty": "| among generated | 0.250 | 0.912 | -0.662 |",
+        "cbnn": "| long-tailed | +1.00 | -1.00 to +3.00 | +5.02 | imbalanced sets, EfficientNet-B0, up to | -4.02 |",
+    }
+    assert expected[path.stem] in text
+    names = [block.name for block in made.blocks if isinstance(block, document.Figure)]
+    assert names
+    assert len(set(names)) == len(names)
 
 
 def test_table_3_beside_the_published_one() -> None:
