@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bend_jax import compare, document, pipeline, report, storage
-from bend_jax.checks import SettingsError
+from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.document import Document, Figure, Heading, Table, Text
 from bend_jax.drawing import COLOURS, MARKERS, label, legend, widen
 from bend_jax.setting import Setting
@@ -40,7 +40,9 @@ def read(known: dict[str, Any], words: list[str]) -> list[dict[str, Any]]:
         if not equals or not text:
             raise SettingsError(f"--sweep takes setting=value,value (; between values that hold commas); got {word!r}")
         if path not in known:
-            raise SettingsError(f"--sweep: unknown setting {path}; --print_config lists them all")
+            raise SettingsError(
+                f"--sweep: unknown setting {path}{did_you_mean(path, known)}; --print_config lists them all"
+            )
         if path in swept:
             raise SettingsError(f"--sweep: {path} is there twice; put all of its values into one")
         parts = [part.strip() for part in text.split(";" if ";" in text else ",")]

@@ -1,7 +1,6 @@
 """Grids of settings: how they are read, that nothing is computed twice, what their report says; the papers' rows."""
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bend_jax import compare, data, drawing, papers, pipeline, published, stages, storage, sweep
+from bend_jax import compare, data, document, drawing, papers, pipeline, published, stages, storage, sweep
 from bend_jax.checks import SettingsError
-from bend_jax.document import Document, Table, Text
 from bend_jax.papers import cells
 from bend_jax.training import NonFiniteError
 
@@ -363,35 +361,78 @@ def report_row(name: str, **numbers: float) -> dict[str, Any]:
     return {**row, "k": 10, "m": 4, "dim": 12, "setup": {"subset": "fc"}}
 
 
-def tables(blocks: Sequence[Any]) -> list[Table]:
-    """Those of a document."""
-    return [block for block in blocks if isinstance(block, Table)]
+def whole_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a paper's configuration with made-up numbers for everything that a document reads."""
+    own = report_row(row["name"]) | {
+        "vote": row["vote"],
+        "training": 60.0,
+        "inference": 3.0,
+        "settings": row["settings"],
+    }
+    own["k"] = row["settings"].get("collect.k", 100)
+    own["votes"] |= {vote: {"accuracy": 0.5, "nll": 1.0, "nll_ts": 0.9} for vote in ("base", "weighted", "mean")}
+    own["generators"] |= {
+        name: {**own["generators"]["gaussian"], "novelty": {"max_iou": 0.9}} for name in ("noise", "gaussian")
+    }
+    names = ("members", "checkpoints", "cross", "iou_members", "iou_checkpoints", "iou_cross")
+    own["diversity"] = dict.fromkeys((*names, "eq14_members", "eq14_checkpoints", "eq15"), 0.25)
+    own["novelty"] = dict.fromkeys(("copy_share", "spread", "nearest", "leave_one_out"), 0.5)
+    times = ("t_pre", "t_collect", "t_autoencoder", "t_diffusion", "t_sample", "break_even_m")
+    curve = {"m": [1, 5, 7], "sbend": [0.4, 0.5, 0.6], "mean": [0.5] * 3, "single": [0.45] * 3, "nll": [1.0] * 3}
+    run = {
+        "curves": {"by_members": curve},
+        "votes": own["votes"],
+        "settings": {"data.name": "digits", "base.epochs": 4},
+    }
+    gap = {"accuracy": {"mean": 0.01, "low": -0.01, "high": 0.03}} if "against" in row else None
+    setup = {"subset": "fc", "test_images": 200, "collect": "trajectory"}
+    return own | {"cost": dict.fromkeys(times, 2.0), "runs": [run], "vs_against": gap, "setup": setup}
 
 
-def last_text(made: Document) -> str:
-    """The notes at a document's end."""
-    block = made.blocks[-1]
-    assert isinstance(block, Text)
-    return block.text
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_every_paper_is_a_document(path: Path) -> None:
+    """Of its rows, with the published figures in it, and figures of different names."""
+    found = run_path(str(path))
+    rows = [whole_row(row) for row in found["get_rows"](found["get_config"]("digits"), "digits")]
+    made = papers.document(path.stem, "digits", {"config": path.name, "seed": [0], "rows": rows})
+    text = document.markdown(made, figures=False)
+    expected = {
+        "table3": "| regy_cifar10, published | 94.42 |",
+        "table4": "| break-even m (eq. 13) | - | - | 2.00 | 3.64 | -1.64 |",
+        "table5": "| fc | 12 | layer3.5.conv3.weight | 262144 | 50.00 | 84.01 | -34.01 |",
+        "figure4": "| res50 on bootstraps | 25.00 | 25.00 | 25.00 |",
+        "figure5a": "| k = 50, mean | +0.00 | -5.40 | +5.40 |",
+        "figure5b": "| sBEND from m = 5 to 7 | +10.00 | rises with m |",
+        "pdiff_table": "| res50_cifar10, published | 91.30 | 91.40 | 91.30 |",
+        "pdiff_noise": "| both, median | 50.00 | 75.60 | -25.60 | +0.00 | -1.10 | +1.10 |",
+        "pdiff_novelty": "| among generated | 0.250 | 0.912 | -0.662 |",
+        "cbnn": "| long-tailed | +1.00 | -1.00 to +3.00 | +5.02 | imbalanced sets, EfficientNet-B0, up to | -4.02 |",
+    }
+    assert expected[path.stem] in text
+    names = [block.name for block in made.blocks if isinstance(block, document.Figure)]
+    assert names
+    assert len(set(names)) == len(names)
 
 
 def test_table_3_beside_the_published_one() -> None:
     """By hand: 0.9508 is 0.50 above the published 94.58; gains in points."""
     row = report_row("res18_cifar10", sbend=0.9508, orig_mean=0.95)
-    first, gains = tables(papers.bend.table3([row], published.TABLE3))
-    ours, theirs, gap, null = first.rows
+    blocks = papers.bend.table3([row], published.TABLE3)
+    ours, theirs, gap, null = blocks[0].rows
     assert [ours[1], theirs[1], gap[1], null[1]] == ["95.08", "94.58", "+0.50", "50.00"]
     assert [ours[6], theirs[6], gap[6]] == ["50.00", "94.69", "-44.69"]
-    assert gains.rows[0][:5] == ["res18_cifar10", "+0.08", "+0.00", "+0.08", "-45.00"]
-    other = tables(papers.bend.table3([report_row("regx_digits")], published.TABLE3))[0]
-    assert other.rows[1][:2] == ["regx_cifar10, published", "94.75"]
+    assert blocks[2].rows[0][:5] == ["res18_cifar10", "+0.08", "+0.00", "+0.08", "-45.00"]
+    assert papers.bend.table3([report_row("regx_digits")], published.TABLE3)[0].rows[1][:2] == [
+        "regx_cifar10, published",
+        "94.75",
+    ]
 
 
 def test_table_4_in_trainings() -> None:
     """Published: 200 checkpoints are two trainings of 2800 s, the break-even 3.64; ours by hand."""
     cost = {"t_pre": 100.0, "t_collect": 5.0, "t_autoencoder": 10.0, "t_diffusion": None, "t_sample": 8.0}
     row = {**report_row("BEND"), "cost": {**cost, "break_even_m": 1.25}}
-    (table,) = tables(papers.bend.table4([row], published.TABLE4))
+    (table, _) = papers.bend.table4([row], published.TABLE4)
     by_name = {line[0]: line[1:] for line in table.rows}
     assert by_name["checkpoints"] == ["5", "5600", "0.05", "2", "-1.95"]
     assert by_name["one member"][:3] == ["2", "2.35", "0.02"]
@@ -402,7 +443,7 @@ def test_table_4_in_trainings() -> None:
 def test_noise_over_the_original() -> None:
     """p-diff's mean without noise is 65.8 of 76.7: 10.9 points below; ours 2 points above."""
     row = report_row("none", mean=0.72, orig_mean=0.70)
-    lines = tables(papers.others.pdiff_noise([row], published.PDIFF_NOISE))[0].rows
+    lines = papers.others.pdiff_noise([row], published.PDIFF_NOISE)[0].rows
     assert lines[1] == ["none, mean", "72.00", "65.80", "+6.20", "+2.00", "-10.90", "+12.90"]
 
 
@@ -412,8 +453,8 @@ def test_a_document_names_rows_that_stopped() -> None:
     row = report_row("res18_digits") | {"setup": {"test_images": 200}, "runs": [{"settings": settings}]}
     content = {"config": "c.py", "seed": [0], "rows": [row, {"name": "regx_digits", "failed": "seed 0: base stopped"}]}
     made = papers.document("table3", "digits", content)
-    text = last_text(made)
+    text = made.blocks[-1].text
     assert "regx_digits stopped: seed 0: base stopped" in text
     assert "one image is 0.50 points" in text
     assert "smaller network" in text
-    assert "smaller network" not in last_text(papers.document("table3", "full", content))
+    assert "smaller network" not in papers.document("table3", "full", content).blocks[-1].text

@@ -65,7 +65,7 @@ def table3(rows: Rows, published: Published) -> Blocks:
               "the same checkpoints, in place of autoencoder and diffusion."),
         Heading("What the votes gain"),
         Table(header, gains, "Points of test accuracy over the mean checkpoint, the mean member, and the base."),
-        dotted("gain", "sBEND over the mean checkpoint", sentence, [r["name"] for r in rows], series, "points"),
+        dotted("gain", "sBEND over the mean checkpoint", sentence, [r["name"] for r in rows], series),
     ]  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def table4(rows: Rows, published: Published) -> Blocks:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         axes.set_xscale("log")
-        dots(axes, list(theirs), series, "trainings of one network")
+        dots(axes, list(theirs), series, "trainings of one network", 0.0)
 
     sentence = (
         "Each part in units of one training of the whole network, so that machines do not matter. The published 200 "
@@ -139,7 +139,7 @@ def table5(rows: Rows, published: Published) -> Blocks:
               "for the layers of the same role."),
         Heading("What generating cost"),
         Table(["subset", "sBEND - orig", "published", "difference"], gains, "Points of test accuracy."),
-        dotted("layers", "sBEND by subset", sentence, [r["name"] for r in rows], series, "points"),
+        dotted("layers", "sBEND by subset", sentence, [r["name"] for r in rows], series),
     ]  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def figure4(rows: Rows, published: Published) -> Blocks:
     return [
         Table([*header, "order", "published order", "members highest"], lines, "Mean over pairs; the equations as they "
               "are printed are sums over images, eq. 14 without the 1/m that eq. 15 has."),
-        dotted("diversity", "Diversity", sentence, [r["name"] for r in rows], series, "disagreement, % of test images"),
+        dotted("diversity", "Diversity", sentence, [r["name"] for r in rows], series, "disagreement, %", 0.02),
     ]  # fmt: skip
 
 

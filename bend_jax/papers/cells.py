@@ -35,21 +35,29 @@ def key_of(name: str, published: Published) -> str:
     return name if name in published else f"{name.split('_')[0]}_cifar10"
 
 
-def dots(axes: Any, names: list[str], series: dict[str, list[float]], title: str) -> None:
-    """A line for each name, a mark for each series."""
+def dots(axes: Any, names: list[str], series: dict[str, list[float]], title: str, least: float) -> None:
+    """A line for each name, a mark for each series; least: of the axis' range."""
     for i, (label, values) in enumerate(series.items()):
         places = [y + 0.12 * (i - (len(series) - 1) / 2) for y in range(len(names))]
         axes.plot(values, places, linestyle="", marker=MARKERS[i], color=COLOURS[i], label=label)
     axes.set_yticks(range(len(names)), names, fontsize="small")
     axes.invert_yaxis()
     axes.set_xlabel(title)
-    widen(axes, "x", 0.5)
+    widen(axes, "x", least)
     legend(axes.figure, axes)
 
 
-def dotted(name: str, title: str, sentence: str, names: list[str], series: dict[str, list[float]], x: str) -> Figure:
+def dotted(
+    name: str,
+    title: str,
+    sentence: str,
+    names: list[str],
+    series: dict[str, list[float]],
+    x: str = "points of test accuracy",
+    least: float = 0.5,
+) -> Figure:
     """A figure of `dots`."""
-    return Figure(name, title, sentence, lambda figure: dots(figure.subplots(), names, series, x))
+    return Figure(name, title, sentence, lambda figure: dots(figure.subplots(), names, series, x, least))
 
 
 def renamed(figure: Figure | None, row: dict[str, Any]) -> list[Figure]:

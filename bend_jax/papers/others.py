@@ -39,7 +39,7 @@ def pdiff_table(rows: Rows, published: Published) -> Blocks:
         Table(["test accuracy, %", *paths], lines, note),
         Heading("What generating gained"),
         Table([*header, "mean generated, %"], gains, "Points of test accuracy."),
-        dotted("best", "The best generated network", sentence, [r["name"] for r in rows], series, "points"),
+        dotted("best", "The best generated network", sentence, [r["name"] for r in rows], series),
     ]
 
 
@@ -65,7 +65,7 @@ def pdiff_noise(rows: Rows, published: Published) -> Blocks:
     return [
         Table([*header, "over the original", "published", "difference"], lines, f"Original: here the mean checkpoint, "
               f"published {original:.1f}% (ResNet-18 on CIFAR-100). Points where it says over."),
-        dotted("noise", "Noise in the autoencoder", sentence, [r["name"] for r in rows], series, "points"),
+        dotted("noise", "Noise in the autoencoder", sentence, [r["name"] for r in rows], series),
     ]  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def cbnn(rows: Rows, published: Published) -> Blocks:
         series["published"].append(max(paper.values()))
     header = ["training set", "CBNN - base as long", "95% interval", "published", "published on", "difference"]
     sentence = "Points of accuracy over one network that was trained as long. Left of 0 the boosting lost."
-    figure = dotted("gain", "CBNN at equal budget", sentence, places, series, "points")
+    figure = dotted("gain", "CBNN at equal budget", sentence, places, series)
     return [
         Table(["", "test accuracy, %", "NLL, scaled", "training, epochs", "forward passes"], lines, "Test images are "
               "balanced in every row. Training: by operations, CBNN's passes over its training set included."),
