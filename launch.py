@@ -58,8 +58,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "distributed",
         "",
-        "One run in many processes: HOST:PORT,COUNT,INDEX, where process 0 listens at HOST:PORT, or auto for what the "
-        "cluster's environment says. All of them need the same work directory.",
+        "One run in many processes: HOST:PORT,COUNT,INDEX, or auto on a cluster (docs/scaling.md).",
     )
     flags.DEFINE_multi_string(
         "sweep", [], "setting=value,value: a run for each, in one table; several: a grid. ; between values with commas."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "bend_jax" / "compiled")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # most of these tests is compiling
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -14,3 +14,5 @@ install_import_hook("bend_jax", "beartype.beartype")
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# compiled in two thirds of the time; the processes that tests start have every optimisation, as a user's have
+jax.config.update("jax_disable_most_optimizations", True)

@@ -1,6 +1,7 @@
 """Your own model: fit, predict, save, load, and the examples as they stand."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def problem(n: int = 80) -> tuple[Any, Any, Any]:
     return {"params": {"hidden": {"kernel": hidden}, "head": head}}, images, labels
 
 
+@functools.cache
+def fitted_once() -> Ensemble:
+    """The ensemble that `fitted` gives without changes, for all tests that only look at it."""
+    return fitted()
+
+
 def fitted(**changes: Any) -> Ensemble:
     """A small ensemble on the head."""
     variables, images, labels = problem()
@@ -55,7 +62,7 @@ def fitted(**changes: Any) -> Ensemble:
 
 def test_an_ensemble_predicts_with_its_members_and_comes_back_from_disk(tmp_path: Path) -> None:
     """Members differ in the head alone; probabilities are the scaled mean vote; load gives the same numbers."""
-    ensemble = fitted()
+    ensemble = fitted_once()
     variables, images, _ = problem()
     logits = ensemble.member_logits(images)
     assert logits.shape == (6, 80, 3)
@@ -78,7 +85,7 @@ def test_an_ensemble_predicts_with_its_members_and_comes_back_from_disk(tmp_path
 
 def test_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that do not divide the images give the same as one."""
-    ensemble = fitted()
+    ensemble = fitted_once()
     _, images, _ = problem(50)
     whole = ensemble.member_logits(images)
     monkeypatch.setattr("bend_jax.api.BATCH", 16)
@@ -88,7 +95,7 @@ def test_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_same_seed_gives_the_same_members_and_another_others() -> None:
     """All randomness hangs on it."""
-    first, again, other = fitted(), fitted(), fitted(seed=1)
+    first, again, other = fitted_once(), fitted(), fitted(seed=1)
     np.testing.assert_array_equal(first.vectors, again.vectors)
     assert not np.array_equal(first.vectors, other.vectors)
 
@@ -260,7 +267,7 @@ class Pair(NamedTuple):
 
 def test_what_cannot_come_back_is_not_saved_and_what_is_not_there_is_not_loaded(tmp_path: Path) -> None:
     """Both are told before anything is written."""
-    ensemble = fitted()
+    ensemble = fitted_once()
     params = ensemble.variables["params"]
     other = dataclasses.replace(ensemble, variables={"params": Pair(params["hidden"], params["head"])})
     with pytest.raises(ValueError, match="nested dicts"):

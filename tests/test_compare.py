@@ -134,10 +134,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict
     boosting = {**whole, "collect__name": "boosting", "collect__boosting__epochs": 1}
     cycles = {"collect__name": "cyclical", "collect__cyclical__epochs": 1}
     rows = [
-        row("base"),
+        row("base", evaluate__greedy=3),  # one evaluation with the two rows that say the same
         row("base + views", evaluate__views="identity,left"),
         row("tuned", "mean", against="base + views", generate__tune=(0.5, 1.0)),
-        row("single", "single"),
+        row("single", "single", evaluate__greedy=3),
         row("CBNN", "weighted", **boosting),
         row("averaged", "mean", **{**whole, **cycles, "generate__name": "average"}),
         row("greedy", "greedy", evaluate__greedy=3),

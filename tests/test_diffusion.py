@@ -34,13 +34,13 @@ def exact_moments(table: diffusion.Tables, mean0: float, sd0: float, temperature
     return mean, np.sqrt(variance)
 
 
-def posterior(bar: Any, mean0: float, sd0: float) -> tuple[Any, Any]:
+def posterior(bar: Any, mean0: Any, sd0: Any) -> tuple[Any, Any]:
     """E[eps | x_t] = slope x_t + offset for N(mean0, sd0^2) data."""
     slope = (1 - bar) ** 0.5 / (bar * sd0**2 + 1 - bar)
     return slope, -slope * bar**0.5 * mean0
 
 
-def analytic(mean0: float, sd0: float) -> Callable[..., jax.Array]:
+def analytic(mean0: Any, sd0: Any) -> Callable[..., jax.Array]:
     """The denoiser that the samplers take."""
 
     def predict(x: jax.Array, t: jax.Array, bar: jax.Array) -> jax.Array:
@@ -52,10 +52,14 @@ def analytic(mean0: float, sd0: float) -> Callable[..., jax.Array]:
 
 def draw(settings: Diffusion, mean0: float, sd0: float, temperature: float = 1.0) -> np.ndarray:
     """The package's sampler with the analytic denoiser."""
-    table, predict = diffusion.tables(settings), analytic(mean0, sd0)
-    tau = jnp.float32(temperature)
-    sample = jax.jit(lambda key: diffusion.ancestral(predict, table, key, (DRAWS, 1), tau))
-    return np.asarray(sample(jax.random.key(0)), np.float64)[:, 0]
+    numbers = (jnp.float32(x) for x in (mean0, sd0, temperature))
+    return np.asarray(sampled(diffusion.tables(settings), *numbers), np.float64)[:, 0]
+
+
+@jax.jit
+def sampled(table: diffusion.Tables, mean0: jax.Array, sd0: jax.Array, temperature: jax.Array) -> jax.Array:
+    """Compiled once for each number of timesteps."""
+    return diffusion.ancestral(analytic(mean0, sd0), table, jax.random.key(0), (DRAWS, 1), temperature)
 
 
 @pytest.mark.parametrize("variance", ["beta", "posterior"])

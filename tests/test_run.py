@@ -140,12 +140,14 @@ def seeds(folder: Path, finished: Path) -> Ended:
     return launch(copy(finished, folder / "seeds"), "--seed=0,1")
 
 
-def diverge(folder: Path, finished: Path) -> tuple[Ended, Ended]:
-    """Learning rates that overflow, of the base and of the collector."""
-    return (
-        launch(folder / "nan_base", "--config.base.lr=1e30"),
-        launch(copy(finished, folder / "nan_collect", "base"), "--config.collect.trajectory.lr=1e30"),
-    )
+def diverge_base(folder: Path) -> Ended:
+    """A learning rate that overflows, of the base."""
+    return launch(folder / "nan_base", "--config.base.lr=1e30")
+
+
+def diverge_collect(folder: Path, finished: Path) -> Ended:
+    """And one of the collector."""
+    return launch(copy(finished, folder / "nan_collect", "base"), "--config.collect.trajectory.lr=1e30")
 
 
 def damage(folder: Path, finished: Path) -> tuple[Ended, Ended, Ended]:
@@ -180,14 +182,18 @@ def stage_of(workdir: Path, name: str) -> Path:
 
 
 class Runs(NamedTuple):
-    """All commands of this file, two at a time; each is waited for where it is looked at."""
+    """All commands of this file, two at a time; each is waited for where it is looked at.
+
+    Those that do what the uninterrupted run does begin after it, and find its programs compiled.
+    """
 
     finished: Future[Ended]
     interrupted: Future[tuple[Ended, dict[str, int]]]
     seeds: Future[Ended]
     bootstrap: Future[tuple[Ended, Ended, Killed]]
     changed: Future[tuple[Ended, Ended]]
-    diverged: Future[tuple[Ended, Ended]]
+    diverged_base: Future[Ended]
+    diverged_collect: Future[Ended]
     damaged: Future[tuple[Ended, Ended, Ended]]
 
 
@@ -201,8 +207,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         def later(work: Callable[[Path, Path], Any]) -> Future[Any]:
             return pool.submit(lambda: work(folder, first.result().workdir))
 
-        interrupted = pool.submit(interrupt, folder)
-        yield Runs(first, interrupted, *map(later, (seeds, interrupt_bootstrap, change, diverge, damage)))
+        diverged_base = pool.submit(diverge_base, folder)
+        interrupted = later(lambda folder, _: interrupt(folder))
+        others = map(later, (seeds, interrupt_bootstrap, change))
+        yield Runs(first, interrupted, *others, diverged_base, *map(later, (diverge_collect, damage)))
         pool.shutdown(cancel_futures=True)
 
 
@@ -468,7 +476,7 @@ def test_metrics_of_a_killed_run_are_those_of_one_that_was_not(runs: Runs, finis
 
 def test_nan_stops_with_one_line_and_publishes_nothing(runs: Runs) -> None:
     """The stage, the step and what to try; what came before stays."""
-    base, collect = runs.diverged.result()
+    base, collect = runs.diverged_base.result(), runs.diverged_collect.result()
     for ended, stage, knob in ((base, "base", "base.lr"), (collect, "collect", "collect.trajectory.lr")):
         assert ended.code == 1, ended.err
         assert "Traceback" not in ended.err
