@@ -290,7 +290,8 @@ def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
         assert row[-1] == f"{100 * part['table']['potential']:.2f}"
         assert f"\n{name}" in shown
     base = content["votes"]["base"]
-    row = [f"{100 * base['accuracy']:.2f}", *(f"{base[key]:.4f}" for key in ("nll", "nll_ts", "brier", "ece"))]
+    row = [f"{100 * base['accuracy']:.2f}", *(f"{base[key]:.4f}" for key in report.columns(content))]
+    assert {"nll", "nll_ts", "brier", "ece"} <= set(report.columns(content))
     assert cells(text, "base")[1:] == row
     assert cells(text, "break_even_m")[1] == f"{content['cost']['break_even_m']:.2f}"
     assert "None" not in text + shown
