@@ -10,6 +10,7 @@ TEST = [
     "beartype>=0.23",
     "hypothesis>=6.170",
     "pytest>=9.0",
+    "pytest-xdist>=3.8",
     "ruff>=0.17",
     "scikit-learn>=1.9",
 ]

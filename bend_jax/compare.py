@@ -1,6 +1,7 @@
 """Comparisons: named combinations on one base, their stages shared through the store, and one table over seeds."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +23,7 @@ ALONE = {"base": "base", "swa": "swa"}  # votes of one net, and the set that the
 CHECKPOINTS = {"checkpoints_mean": "mean", "checkpoints_best": "best"}
 MEMBERS = ("mean", "sbend", "best", "greedy", "weighted", "single")
 KEYS = ("name", "vote", "settings", "against")
+KEPT = 8  # rows whose compiled programs stay in memory; those of all rows would fill it
 
 
 class Row(NamedTuple):
@@ -132,16 +134,16 @@ def run_rows(
 ) -> Iterator[tuple[Row, Setting, dict[str, pipeline.Job] | pipeline.StoppedError]]:
     """Every row with every seed, their stages shared through the store. A row that met a NaN or Inf gives its error in
     the place of its stages."""
-    for seed in seeds:
-        for row in rows:
-            say(f"seed {seed}, {row.name}")
-            s = prepared(row, seed)
-            try:
-                found = pipeline.run(s, STAGES, say)
-            except pipeline.StoppedError as error:
-                found = error
-            yield row, s, found
-            jax.clear_caches()  # a row's programs are its own: kept, they would fill the memory
+    for number, (seed, row) in enumerate(itertools.product(seeds, rows), start=1):
+        say(f"seed {seed}, {row.name}")
+        s = prepared(row, seed)
+        try:
+            found = pipeline.run(s, STAGES, say)
+        except pipeline.StoppedError as error:
+            found = error
+        yield row, s, found
+        if number % KEPT == 0:
+            jax.clear_caches()
 
 
 def _prepare(

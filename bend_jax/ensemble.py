@@ -56,11 +56,13 @@ def member_logits(
     return devices.whole(logits[:m], mesh)
 
 
+@partial(jax.jit, static_argnames="num_classes")
 def majority_vote(predictions: Int[Array, "m n"], num_classes: int) -> Int[Array, " n"]:
     """sBEND (BEND, Algorithm 1): the most frequent label; ties go to the lowest class."""
     return jnp.argmax(metrics.counts(predictions, num_classes), axis=1).astype(jnp.int32)
 
 
+@jax.jit
 def sampled_vote(key: Key[Array, ""], predictions: Int[Array, "m n"]) -> Int[Array, " n"]:
     """aBEND (BEND, Algorithm 2): a label drawn with its share of the votes, independently for each image.
 
@@ -71,11 +73,13 @@ def sampled_vote(key: Key[Array, ""], predictions: Int[Array, "m n"]) -> Int[Arr
     return predictions[chosen, jnp.arange(n)]
 
 
+@jax.jit
 def mean_vote(logits: Float[Array, "m n classes"]) -> Float[Array, "n classes"]:
     """The average of the members' probabilities."""
     return jnp.mean(jax.nn.softmax(logits, axis=-1), axis=0)
 
 
+@jax.jit
 def weighted_vote(logits: Float[Array, "m n classes"], weights: Float[Array, " w"]) -> Float[Array, "n classes"]:
     """Probabilities averaged with these weights: sum_m w_m p_m / sum_m w_m.
 
@@ -108,6 +112,7 @@ def greedy_weights(likelihoods: Float[Array, "m n"], size: int) -> Float[Array, 
     return path[kept] / (kept + 1.0)
 
 
+@partial(jax.jit, static_argnames="num_classes")
 def vote_probabilities(predictions: Int[Array, "m n"], num_classes: int) -> Float[Array, "n classes"]:
     """sBEND and aBEND as probabilities: (votes + 1/classes) / (m + 1), so that the NLL is finite."""
     return (metrics.counts(predictions, num_classes) + 1.0 / num_classes) / (predictions.shape[0] + 1.0)

@@ -1,5 +1,6 @@
 """How good, how sure, how diverse, how new: every measure of a report, as pure functions."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,23 +12,27 @@ TINY = 1e-12  # the least probability whose logarithm is taken
 DRAWS = 2000  # of a paired bootstrap
 
 
+@jax.jit
 def accuracy(predictions: Int[Array, " n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
     """Share of images labelled right."""
     return jnp.mean(predictions == labels)
 
 
+@jax.jit
 def nll(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
     """Mean negative log-likelihood of the true label, natural logarithm."""
     chosen = jnp.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
     return -jnp.mean(jnp.log(jnp.maximum(chosen, TINY)))
 
 
+@jax.jit
 def brier(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
     """Squared distance to the one-hot label, summed over classes, averaged over images (Brier 1950)."""
     one_hot = jax.nn.one_hot(labels, probabilities.shape[1])
     return jnp.mean(jnp.sum((probabilities - one_hot) ** 2, axis=1))
 
 
+@partial(jax.jit, static_argnames="bins")
 def ece(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"], bins: int = 15) -> Float[Array, ""]:
     """Expected calibration error over `bins` equal-width bins (lo, hi] of the confidence (Guo et al. 2017)."""
     index, confidence, right = _binned(probabilities, labels, bins)
@@ -43,6 +48,7 @@ class Reliability(NamedTuple):
     share: Float[Array, " bins"]
 
 
+@partial(jax.jit, static_argnames="bins")
 def reliability(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"], bins: int = 15) -> Reliability:
     """The reliability diagram over the bins of `ece`, which is the sum of share * |accuracy - confidence|."""
     index, confidence, right = _binned(probabilities, labels, bins)
@@ -65,6 +71,7 @@ def _binned(
     return index, confidence, right
 
 
+@jax.jit
 def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
     """The temperature in [1/16, 16] of least NLL on these (validation) images; see `scale_temperature`.
 
@@ -87,6 +94,7 @@ def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array,
     return jnp.exp((low + high) / 2)
 
 
+@jax.jit
 def scale_temperature(
     probabilities: Float[Array, "n classes"], temperature: Float[Array, ""] | float
 ) -> Float[Array, "n classes"]:
@@ -94,6 +102,7 @@ def scale_temperature(
     return jax.nn.softmax(jnp.log(jnp.maximum(probabilities, TINY)) / temperature, axis=1)
 
 
+@partial(jax.jit, static_argnames="num_classes")
 def counts(predictions: Int[Array, "m n"], num_classes: int) -> Int[Array, "n classes"]:
     """How many of the m members give each label to each image."""
     images = jnp.arange(predictions.shape[1])[None]
@@ -141,6 +150,7 @@ def error_iou(predictions_a: Int[Array, " n"], predictions_b: Int[Array, " n"], 
     return float(_iou_matrix((predictions_a != labels)[None], (predictions_b != labels)[None])[0, 0])
 
 
+@jax.jit
 def _iou_matrix(wrong_a: Bool[Array, "m n"], wrong_b: Bool[Array, "k n"]) -> Float[Array, "m k"]:
     a, b = wrong_a.astype(jnp.float32), wrong_b.astype(jnp.float32)
     both = jnp.dot(a, b.T, precision="highest")
@@ -155,6 +165,7 @@ def ensemble_iou(predictions: Int[Array, "m n"], labels: Int[Array, " n"]) -> fl
     return float(jnp.mean(others_iou(predictions, labels)))
 
 
+@partial(jax.jit, static_argnames="block")
 def others_iou(predictions: Int[Array, "m n"], labels: Int[Array, " n"], block: int = 1) -> Float[Array, " m"]:
     """For each row its largest error IoU to a row of another block of `block` rows (a member's views are one)."""
     wrong = predictions != labels[None]
@@ -162,6 +173,7 @@ def others_iou(predictions: Int[Array, "m n"], labels: Int[Array, " n"], block: 
     return jnp.max(jnp.where(owner[:, None] == owner[None, :], -1.0, _iou_matrix(wrong, wrong)), axis=1)
 
 
+@jax.jit
 def max_iou(members: Int[Array, "m n"], checkpoints: Int[Array, "k n"], labels: Int[Array, " n"]) -> Float[Array, " m"]:
     """For each member its largest error IoU to any checkpoint (p-diff's similarity)."""
     return jnp.max(_iou_matrix(members != labels[None], checkpoints != labels[None]), axis=1)

@@ -74,7 +74,7 @@ def predict(
     """
     variables = devices.place(variables, mesh)
     vectors = devices.place(jnp.concatenate(list(sets.values())), mesh)
-    counts = [len(v) for v in sets.values()]
+    begins = np.cumsum([0, *(len(v) for v in sets.values())])[:-1].tolist()
     stacked = [_stack(len(v), len(views), (weights or {}).get(name, {})) for name, v in sets.items()]
     steps = running or {}
     if steps and labels is None:
@@ -92,14 +92,14 @@ def predict(
     done = 0
     while done < n:
         begin = min(done, n - size)
-        rows = slice(begin, begin + size)
-        logits = []
+        rows, logits = slice(begin, begin + size), []
         for view in views:
             logits.append(run(variables, vectors, devices.place(images(rows, view), mesh)))
             if mesh is not None:
                 jax.block_until_ready(logits[-1])  # one sharded program at a time
         fresh = slice(done - begin, None)
-        found.append(_host(_summaries(logits, stacked, firsts, true[rows], tuple(counts), keep), fresh))
+        of_sets = zip(begins, stacked, firsts, strict=True)
+        found.append(_host([_summary(logits, *own, true[rows], keep) for own in of_sets], fresh))
         done = begin + size
         progress(done)
     return {
@@ -127,27 +127,26 @@ def _firsts(members: int, views: int, steps: tuple[int, ...]) -> Float[np.ndarra
     return np.stack([over_voters((np.arange(members) < m).astype(float), views) for m in steps])
 
 
-@partial(jax.jit, static_argnames=("counts", "keep"))
-def _summaries(
+@partial(jax.jit, static_argnames="keep")
+def _summary(
     logits: list[Float[Array, "m b classes"]],
-    stacked: list[Any],
-    firsts: list[Any],
+    begin: int | Int[Array, ""],
+    rows: Float[Array | np.ndarray, "votes voters"],
+    first: Float[Array | np.ndarray, "steps voters"] | None,
     true: Int[Array | np.ndarray, " b"],
-    counts: tuple[int, ...],
     keep: bool,
-) -> list[tuple[Any, ...]]:
-    """For each set: labels [voters, b], averages [votes, b, classes], probabilities [voters, b, classes] or None,
-    mutual information [1, b], and the running mean's labels and likelihoods [steps, b] or None."""
-    every = jnp.stack(logits, axis=1)  # [m, views, b, classes]
-    result = []
-    for part, rows, first in zip(jnp.split(every, list(np.cumsum(counts)[:-1])), stacked, firsts, strict=True):
-        voters = part.reshape(-1, *part.shape[2:])
-        p = jax.nn.softmax(voters, axis=-1)
-        labels = jnp.argmax(voters, axis=-1).astype(jnp.int32)
-        averages = jnp.tensordot(rows, p, axes=1, precision="highest")
-        information = ranking.mutual_information(p)[None]
-        result.append((labels, averages, p if keep else None, information, *_running(first, p, true)))
-    return result
+) -> tuple[Any, ...]:
+    """For the set whose members start at `begin`: labels [voters, b], averages [votes, b, classes], probabilities
+    [voters, b, classes] or None, mutual information [1, b], and the running mean's labels and likelihoods [steps, b] or
+    None. logits: of each view. Sets of one size share a program."""
+    members = rows.shape[1] // len(logits)
+    own = [jax.lax.dynamic_slice_in_dim(x, begin, members) for x in logits]
+    voters = jnp.stack(own, axis=1).reshape(-1, *logits[0].shape[1:])
+    p = jax.nn.softmax(voters, axis=-1)
+    labels = jnp.argmax(voters, axis=-1).astype(jnp.int32)
+    averages = jnp.tensordot(rows, p, axes=1, precision="highest")
+    information = ranking.mutual_information(p)[None]
+    return labels, averages, p if keep else None, information, *_running(first, p, true)
 
 
 def _running(first: Any, p: Float[Array, "voters b classes"], true: Int[Array | np.ndarray, " b"]) -> tuple[Any, Any]:

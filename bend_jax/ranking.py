@@ -8,12 +8,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
+@jax.jit
 def entropy(probabilities: Float[Array, "n classes"]) -> Float[Array, " n"]:
     """-sum p log p of each row, in nats; 0 log 0 = 0. Rows of the same numbers in another order tie exactly."""
     p = jnp.sort(probabilities, axis=1)
     return -jnp.sum(jax.scipy.special.xlogy(p, p), axis=1)
 
 
+@jax.jit
 def mutual_information(probabilities: Float[Array, "m n classes"]) -> Float[Array, " n"]:
     """Entropy of the members' mean minus the mean of their entropies, in nats (BALD: Houlsby et al. 2011).
 
@@ -26,6 +28,7 @@ def mutual_information(probabilities: Float[Array, "m n classes"]) -> Float[Arra
     return jnp.sum(mean * jnp.mean(jnp.maximum(terms, 0.0), axis=0), axis=1)
 
 
+@jax.jit
 def vote_disagreement(counts: Int[Array, "n classes"]) -> Float[Array, " n"]:
     """1 - share of the most frequent label, from how many voters give each label (`metrics.counts`)."""
     return 1 - jnp.max(counts, axis=1) / jnp.sum(counts, axis=1)

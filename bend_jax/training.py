@@ -90,7 +90,7 @@ class State(NamedTuple):
 
 def start(params: Any, optimizer: optax.GradientTransformation, extra: Any = None) -> State:
     """The state before the first step."""
-    return State(jnp.int32(0), params, optimizer.init(params), extra)
+    return State(jnp.int32(0), params, jax.jit(optimizer.init)(params), extra)
 
 
 def start_with_ema(params: Any, optimizer: optax.GradientTransformation) -> State:

@@ -36,13 +36,19 @@ def loss(variables, images, labels):
     return optax.softmax_cross_entropy_with_integer_labels(apply(variables, images), labels).mean()
 
 
+@jax.jit
+def step(variables, state, images, labels):
+    """One step of Adam."""
+    updates, state = optimizer.update(jax.grad(loss)(variables, images, labels), state)
+    return optax.apply_updates(variables, updates), state
+
+
 images, labels = load_digits(return_X_y=True)
 x, y, x_test, y_test = images[:900], labels[:900], images[900:], labels[900:]
-variables = net.init(jax.random.key(0), x[:1])
-state, gradient = optimizer.init(variables), jax.jit(jax.grad(loss))
+variables = jax.jit(net.init)(jax.random.key(0), x[:1])
+state = jax.jit(optimizer.init)(variables)
 for _ in range(100):
-    updates, state = optimizer.update(gradient(variables, x, y), state)
-    variables = optax.apply_updates(variables, updates)
+    variables, state = step(variables, state, x, y)
 
 ensemble = bend_jax.fit(apply, variables, x, y, subset="norm1,head", collect=bend_jax.Bootstrap(k=50), members=100)
 base = (apply(variables, x_test).argmax(-1) == y_test).mean()

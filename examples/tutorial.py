@@ -36,16 +36,22 @@ def loss(variables, images, labels):
     return optax.softmax_cross_entropy_with_integer_labels(apply(variables, images), labels).mean()
 
 
+@jax.jit
+def step(variables, state, images, labels):
+    """One step of Adam."""
+    updates, state = optimizer.update(jax.grad(loss)(variables, images, labels), state)
+    return optax.apply_updates(variables, updates), state
+
+
 images, labels = load_digits(return_X_y=True)
 images = images / 16 + np.random.default_rng(0).normal(0, 0.3, images.shape)  # noise: clean digits are too easy
 images = images.astype(np.float32)
 train, validation, test = ((images[part], labels[part]) for part in (slice(600), slice(600, 900), slice(900, None)))
 
-variables = net.init(jax.random.key(0), train[0][:1])
-state, gradient = optimizer.init(variables), jax.jit(jax.grad(loss))
+variables = jax.jit(net.init)(jax.random.key(0), train[0][:1])
+state = jax.jit(optimizer.init)(variables)
 for _ in range(40):
-    updates, state = optimizer.update(gradient(variables, *train), state)
-    variables = optax.apply_updates(variables, updates)
+    variables, state = step(variables, state, *train)
 
 # %% What it says, and how sure it is
 from bend_jax import metrics

@@ -14,5 +14,3 @@ install_import_hook("bend_jax", "beartype.beartype")
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# compiled in two thirds of the time; the processes that tests start have every optimisation, as a user's have
-jax.config.update("jax_disable_most_optimizations", True)

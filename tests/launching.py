@@ -1,7 +1,8 @@
 """launch.py in processes of their own, forked from one that has imported everything: imports cost more than most runs.
 
 What such a process does is what `python launch.py` does, down to its standard streams and its exit code; only how it
-starts and how the interpreter ends differ, so that some tests start a real one as well.
+starts and how the interpreter ends differ, so that some tests start a real one as well. And reports have blank figures:
+drawing them takes longer than the smallest runs.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bend_jax import storage
+from bend_jax import drawing, storage
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 300
@@ -87,11 +88,19 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
     sys.stderr = os.fdopen(2, "w", buffering=1)  # by lines
     os.chdir(cwd)
     sys.argv, sys.path[0] = ["launch.py", *words], str(ROOT)
+    drawing.draw = blank
     if before is not None:
         before()
     with contextlib.ExitStack() as stack:
         stack.callback(sys.stdout.flush)
         runpy.run_path(str(ROOT / "launch.py"), run_name="__main__")
+
+
+def blank(work: Callable[[Any], None], name: str, folder: Path) -> str:
+    """In place of `drawing.draw`."""
+    for suffix in ("png", "svg"):
+        (folder / f"{name}.{suffix}").write_text("")
+    return "<svg></svg>"
 
 
 def tell_starts() -> None:

@@ -43,8 +43,8 @@ def problem() -> Problem:
     key = jax.random.key(0)
     images = jax.random.normal(key, (N, 4, 4, 2))
     labels = jnp.arange(N, dtype=jnp.int32) % 3
-    model = Model(MODULE.apply, None, lambda k: MODULE.init(k, images[:1]))
-    variables = MODULE.init(jax.random.key(1), images[:1])
+    init = jax.jit(lambda k: MODULE.init(k, images[:1]))
+    model, variables = Model(MODULE.apply, None, init), init(jax.random.key(1))
     variables = jax.tree.map(lambda x: x + 0.1 * jnp.arange(x.size).reshape(x.shape) / x.size, variables)
     return model, variables, select(variables, PATTERNS), Examples(images, labels, view, plain)
 
@@ -118,12 +118,10 @@ def fine_tune(
     weigh: Callable[[Any], Any] = lambda index: np.ones(len(index), np.float32),
     whole: bool = False,
     start: Any = None,
-    first: int = 0,
 ) -> Iterator[np.ndarray]:
     """Plain training of one vector through the whole net, in a Python loop; yields the vector after every epoch.
 
-    keys: of the views, of the order and of the steps; whole: BN in training mode, on views from the keys of the steps,
-    of which the first is number `first`.
+    keys: of the views, of the order and of the steps; whole: BN in training mode, on views from the keys of the steps.
     """
     model, variables, subset, examples = problem
     rest = {name: value for name, value in variables.items() if name != "params"}
@@ -149,7 +147,7 @@ def fine_tune(
         key_view = jax.random.fold_in(keys[0], epoch % settings.views)
         for begin in range(0, STEPS * BATCH, BATCH):
             index = order[begin : begin + BATCH]
-            key, *new_keys = jax.random.split(jax.random.fold_in(keys[2], first + step), BATCH + 1)
+            key, *new_keys = jax.random.split(jax.random.fold_in(keys[2], step), BATCH + 1)
             own_keys = jax.vmap(lambda i, k=key_view: jax.random.fold_in(k, i))(index)
             image_keys = jnp.stack(new_keys) if whole else own_keys
             images = view(image_keys, examples.images[index])
@@ -285,7 +283,7 @@ def test_members_with_a_convolution_kernel_are_trained_one_at_a_time() -> None:
 
 
 def test_bootstraps_of_everything_each_start_from_the_statistics_of_the_base() -> None:
-    """One after the other, in training mode; the order of images is the same for each, the augmentation is not."""
+    """One after the other, in training mode; the order of images and their augmentation are the same for each."""
     settings = Bootstrap(k=2, batch=BATCH, epochs=2, lr=0.05, perturb=0.3)
     key, net = jax.random.key(6), dense("*")
     found = bootstrap.collect(*net, key, settings)
@@ -293,7 +291,7 @@ def test_bootstraps_of_everything_each_start_from_the_statistics_of_the_base() -
     counts = np.asarray(bootstrap.resamples(keys[3], 2, N), np.float32)
     starts = np.asarray(bootstrap.start_vectors(net[0], net[1], net[2], keys[4], settings))
     for b in range(2):
-        more = {"whole": True, "start": starts[b], "first": b * settings.epochs * STEPS}
+        more = {"whole": True, "start": starts[b]}
         expected = alone(net, key, settings, weigh=lambda index, c=counts[b]: c[index], **more)
         np.testing.assert_allclose(found.vectors[b], expected, atol=1e-4)
 

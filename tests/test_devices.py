@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -118,13 +119,15 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
 
 
 def test_a_lost_process_ends_the_run(both: Both) -> None:
-    """The other one ends with code 1 and one line, and nothing is published."""
+    """The other one ends with one line and code 1, or JAX's runtime was first to end it; nothing is published."""
     code, out, err = both.lost
-    assert code != 0
     assert "base:" not in out
+    assert both.saved > 0
+    if code == -signal.SIGABRT:
+        return
+    assert code == 1
     assert "another process was lost" in err.splitlines()[-1]
     assert "Traceback" not in err
-    assert both.saved > 0
 
 
 def test_started_again_it_goes_on(both: Both) -> None:

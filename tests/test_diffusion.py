@@ -14,6 +14,7 @@ from bend_jax.settings import Diffusion
 from bend_jax.training import SILENT, Watch
 
 DRAWS = 20_000
+sample = jax.jit(diffusion.sample, static_argnames=("m", "latent", "settings"))
 DDIM_TIMES = [  # T, steps, the timesteps, counted from 1
     (1000, 50, list(range(20, 1001, 20))),
     (100, 7, [14, 28, 42, 57, 71, 85, 100]),
@@ -59,7 +60,8 @@ def draw(settings: Diffusion, mean0: float, sd0: float, temperature: float = 1.0
 @jax.jit
 def sampled(table: diffusion.Tables, mean0: jax.Array, sd0: jax.Array, temperature: jax.Array) -> jax.Array:
     """Compiled once for each number of timesteps."""
-    return diffusion.ancestral(analytic(mean0, sd0), table, jax.random.key(0), (DRAWS, 1), temperature)
+    run = partial(diffusion.ancestral, analytic(mean0, sd0), table, jax.random.key(0), (DRAWS, 1))
+    return jax.jit(run)(temperature)
 
 
 @pytest.mark.parametrize("variance", ["beta", "posterior"])
@@ -107,8 +109,8 @@ def test_ddim_takes_its_number_of_steps_and_the_same_net() -> None:
     """Through `sample`: an untrained net is the analytic denoiser of N(0, I), whose gain is prod cos(angle)."""
     settings = Diffusion(sampler="ddim", ddim_steps=5, width=8, blocks=1)
     net = diffusion.Denoiser(8, 1)
-    params = net.init(jax.random.key(0), jnp.zeros((1, 3)), jnp.zeros(1, jnp.int32))
-    found = diffusion.sample(params, jax.random.key(1), 6, 3, settings, jnp.float32(1.0))
+    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 3)), jnp.zeros(1, jnp.int32))
+    found = sample(params, jax.random.key(1), 6, 3, settings, jnp.float32(1.0))
     angles = np.arccos(np.sqrt(np.asarray(diffusion.tables(settings).alpha_bar, np.float64)[199::200]))
     gain = np.prod(np.cos(np.diff(angles, prepend=0.0)))
     np.testing.assert_allclose(found, gain * jax.random.normal(jax.random.key(1), (6, 3)), rtol=1e-4)
@@ -171,7 +173,7 @@ def test_the_untrained_denoiser_is_the_exact_one_of_standard_normal_latents() ->
     table, net = diffusion.tables(settings), diffusion.Denoiser(settings.width, settings.blocks)
     x, t = jax.random.normal(jax.random.key(0), (5, 3)), jnp.array([0, 1, 10, 500, 999])
     bar = table.alpha_bar[t]
-    v = jnp.asarray(net.apply(net.init(jax.random.key(1), x, t), x, t))
+    v = jnp.asarray(jax.jit(net.apply)(jax.jit(net.init)(jax.random.key(1), x, t), x, t))
     np.testing.assert_allclose(diffusion.noise_of(x, v, bar), jnp.sqrt(1 - bar)[:, None] * x, rtol=1e-6)
 
 
@@ -181,7 +183,7 @@ def test_training_keeps_the_spread_of_its_latents() -> None:
     latents = (latents - latents.mean(0)[None]) / latents.std(0)[None]
     settings = Diffusion(steps=500)
     params = diffusion.fit(latents, jax.random.key(1), settings, SILENT)
-    samples = diffusion.sample(params, jax.random.key(2), 400, 16, settings, jnp.float32(1.0))
+    samples = sample(params, jax.random.key(2), 400, 16, settings, jnp.float32(1.0))
     assert 0.85 < float(samples.std(0).mean()) < 1.1
 
 

@@ -79,7 +79,7 @@ def test_a_second_call_with_the_same_shapes_does_not_retrace() -> None:
 def test_a_bound_method_of_the_same_module_does_not_retrace() -> None:
     """`module.apply` is a new object at each look; it is one program all the same."""
     net = nn.Dense(2)
-    variables = net.init(jax.random.key(0), jnp.ones((4, 3)))
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.ones((4, 3)))
     subset = select(variables, ["bias"])
     ensemble.member_logits(net.apply, variables, subset, jnp.ones((2, 2)), jnp.ones((4, 3)))
     programs = programs_kept()

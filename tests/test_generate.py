@@ -1,5 +1,6 @@
 """Generators: BEND's parts and whole on synthetic checkpoints, and the nulls' moments."""
 
+import math
 from typing import Any
 
 import jax
@@ -103,7 +104,9 @@ def test_convolutions_bring_any_length_back_and_see_its_end(fold: int) -> None:
         assert back.shape == (2, dim)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), x)
-    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    variables = jax.tree.map(
+        lambda leaf: (rng.normal(size=leaf.shape) / math.prod(leaf.shape[:-1]) ** 0.5).astype(np.float32), shapes
+    )
     ends = np.zeros((2, dim), np.float32)
     ends[1, -1] = 1.0
     first, second = jax.jit(encoder.apply)(variables, ends)

@@ -33,7 +33,7 @@ class Net(nn.Module):
 def linen(momentum: float, size: float) -> tuple[Any, Any, Any]:
     """(train_apply, variables, activations of images) of that net, with activations of this size."""
     net = Net(momentum)
-    variables = net.init(jax.random.key(0), jnp.zeros((1, 3)))
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 3)))
     dense = jax.tree.map(lambda x: size * (x + 0.3), variables["params"]["Dense_0"])
     variables = {**variables, "params": {**variables["params"], "Dense_0": dense}}
 

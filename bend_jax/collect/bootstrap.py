@@ -1,6 +1,7 @@
 """Bagging in Breiman's sense: k fine-tunings of the subset side by side, each on its own bootstrap resample [ours]."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from bend_jax.training import (
 )
 
 
+@partial(jax.jit, static_argnames=("k", "n"))
 def resamples(key: Key[Array, ""], k: int, n: int) -> UInt16[Array, "k n"]:
     """How often each of n images is in each of k bootstrap resamples: k multinomials of n draws."""
 
@@ -37,6 +39,7 @@ def resamples(key: Key[Array, ""], k: int, n: int) -> UInt16[Array, "k n"]:
     return jax.lax.map(one, jax.random.split(key, k))
 
 
+@partial(jax.jit, static_argnames=("model", "subset", "settings"))
 def start_vectors(
     model: Model, variables: Any, subset: Subset, key: Key[Array, ""], settings: Bootstrap
 ) -> Float[Array, "k dim"]:
@@ -83,18 +86,17 @@ def collect(
 
     Members are trained in chunks that fit watch.memory, one chunk after the other in one program.
     """
-    n, dim = data.labels.shape[0], subset.dim
+    n = data.labels.shape[0]
     key_views, key_order, key_steps, key_counts, key_init = jax.random.split(key, 5)
     source = prepare(model, variables, subset, data, key_views, settings, watch)
     per_epoch = n // settings.batch
     steps = settings.epochs * per_epoch  # of one chunk
     chunk = _chunk(settings, source, watch)
     chunks = -(-settings.k // chunk)
-    pad = ((0, chunks * chunk - settings.k), (0, 0))  # with members that learn nothing
-    drawn = resamples(key_counts, settings.k, n) if settings.resample else jnp.ones((settings.k, n), jnp.uint16)
-    counts = jnp.pad(drawn, pad)
-    vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), pad, mode="edge")
-    arrays = {**source.data, "key": key_steps, "order": key_order, "counts": counts, "start": vectors}
+    drawn = resamples(key_counts, settings.k, n) if settings.resample else np.ones((settings.k, n), np.uint16)
+    idle = ((0, chunks * chunk - settings.k), (0, 0))  # members that learn nothing
+    vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), idle, mode="edge")
+    arrays = {**source.data, "key": key_steps, "order": key_order, "counts": jnp.pad(drawn, idle), "start": vectors}
     arrays = devices.place(arrays, watch.mesh)
 
     def one(vector: Any, rest: Any, weight: UInt16[Array, " b"], own: Any, inputs: Any, labels: Any, key: Any) -> Any:
@@ -118,13 +120,10 @@ def collect(
 
     tx = optimizer(subset, sgd(settings.lr, settings.momentum, settings.weight_decay))
 
-    shared = devices.place({"order": jnp.zeros(n, jnp.int32), "saved": jnp.zeros((chunks * chunk, dim))}, watch.mesh)
-    own = start(vectors[:chunk], tx, _rest_of(source, vectors[:chunk], arrays))
-    own = devices.place_rows(own, watch.mesh, chunk)
     state = train(
         "bootstrap",
         make_step(loss, tx),
-        own._replace(extra={**shared, "rest": own.extra}),
+        _first(source, tx, vectors, arrays, chunk, watch.mesh),
         arrays,
         steps=chunks * steps,
         segment=per_epoch,
@@ -133,6 +132,14 @@ def collect(
         after=_saver(source, tx, steps),
     )
     return Checkpoints(state.extra["saved"][: settings.k])
+
+
+def _first(source: Source, tx: Any, vectors: Float[Array, "all dim"], arrays: Any, chunk: int, mesh: Any) -> State:
+    """The state of the first chunk before its first step."""
+    own = start(vectors[:chunk], tx, _rest_of(source, vectors[:chunk], arrays))
+    own = devices.place_rows(own, mesh, chunk)
+    shared = {"order": jnp.zeros(arrays["counts"].shape[1], jnp.int32), "saved": jnp.zeros(vectors.shape)}
+    return own._replace(extra={**devices.place(shared, mesh), "rest": own.extra})
 
 
 def _rest_of(source: Source, params: Float[Array, "chunk dim"], arrays: Any) -> Any:

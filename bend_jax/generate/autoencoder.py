@@ -4,6 +4,7 @@ Three kinds: `mlp` (`Coder`), `conv` (`convolutional.py`), and `pca`, whitened p
 k vectors span at most k - 1 dimensions, so that it is exact for k - 1 <= latent.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -66,12 +67,13 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
     return state.params
 
 
+@partial(jax.jit, static_argnames="settings")
 def initial(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder) -> dict[str, Any]:
     """Parameters before the first step: principal components, for an mlp."""
     key_encoder, key_decoder = jax.random.split(key)
     encoder, decoder = _coders(settings, vectors.shape[1])
-    latents, params = jax.jit(encoder.init_with_output)(key_encoder, vectors[:1])
-    result: dict[str, Any] = {"encoder": params, "decoder": jax.jit(decoder.init)(key_decoder, latents)}
+    latents, params = encoder.init_with_output(key_encoder, vectors[:1])
+    result: dict[str, Any] = {"encoder": params, "decoder": decoder.init(key_decoder, latents)}
     if settings.kind == "mlp":
         axes = whiten(vectors, settings.latent)
         rest = settings.latent - axes.back.shape[0]  # columns of zeros: k vectors have k - 1 components at most
@@ -86,6 +88,7 @@ def mix(key: Key[Array, ""], x: Float[Array, "n width"], noise: float) -> Float[
     return noise * jax.random.normal(key, x.shape) + (1 - noise) * x
 
 
+@partial(jax.jit, static_argnames="settings")
 def encode(params: Any, vectors: Float[Array, "n dim"], settings: Autoencoder) -> Float[Array, "n latent"]:
     """Latents, as the decoder saw them without their noise."""
     if isinstance(params, Whitening):

@@ -1,5 +1,8 @@
 """`average`: one member, the mean of the checkpoints (SWA, Izmailov et al. 2018; p-diff's "ensemble")."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -14,6 +17,7 @@ def fit(
     return jnp.mean(vectors, axis=0)
 
 
+@partial(jax.jit, static_argnames="m")
 def sample(fitted: Float[Array, " dim"], key: Key[Array, ""], m: int) -> Float[Array, "1 dim"]:
     """The one member, whatever m."""
     return fitted[None]

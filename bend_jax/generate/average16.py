@@ -1,5 +1,7 @@
 """The null `average16`: each member is the mean of 16 different random checkpoints (Zeng et al. 2025)."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Average16
     return Fitted(mean, vectors - mean[None])
 
 
+@partial(jax.jit, static_argnames="m")
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m means, each of 16 of the k checkpoints drawn without replacement."""
     k = fitted.deviations.shape[0]

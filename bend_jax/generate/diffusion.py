@@ -1,6 +1,7 @@
 """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training, ancestral sampling, DDIM (Song et al. 2021)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -96,11 +97,9 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
     Every row of a minibatch has a timestep of its own (the published code used the first row's for all).
     """
     k = latents.shape[0]
-    key_init, key_steps, key_hold, key_eval = jax.random.split(key, 4)
     table, net = tables(settings), Denoiser(settings.width, settings.blocks)
     held = round(settings.holdout * k) if k >= HOLDOUT_FROM else 0
-    order = jax.random.permutation(key_hold, k)
-    data = {"latents": latents[order[held:]], "held": latents[order[:held]], "key": key_steps, "eval": key_eval}
+    params, data = _start(latents, key, settings, held)
 
     def loss_of(params: Any, x: Any, t: Any, eps: Any) -> Float[Array, ""]:
         noisy, bar = add_noise(table, x, t, eps), table.alpha_bar[t]
@@ -127,7 +126,6 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
             held_loss=value,
         )
 
-    params = net.init(key_init, latents[:1], jnp.zeros(1, jnp.int32))
     optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
     state = train(
         "diffusion",
@@ -141,6 +139,16 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
         stopped=lambda state: held > 0 and int(state.since) >= settings.patience,
     )
     return state.best if held else state.ema
+
+
+@partial(jax.jit, static_argnames=("settings", "held"))
+def _start(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffusion, held: int) -> tuple[Any, Any]:
+    """The first parameters; the latents, of which `held` random ones are held out, and the keys of the training."""
+    key_init, key_steps, key_hold, key_eval = jax.random.split(key, 4)
+    order = jax.random.permutation(key_hold, latents.shape[0])
+    params = Denoiser(settings.width, settings.blocks).init(key_init, latents[:1], jnp.zeros(1, jnp.int32))
+    data = {"latents": latents[order[held:]], "held": latents[order[:held]], "key": key_steps, "eval": key_eval}
+    return params, data
 
 
 def _predict(net: Denoiser, params: Any, x: Float[Array, "n latent"], t: Int[Array, " n"]) -> Float[Array, "n latent"]:

@@ -1,5 +1,7 @@
 """The null `gaussian`: an independent Gaussian for every coordinate, with the checkpoints' mean and variance."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Gaussian,
     return Fitted(jnp.mean(vectors, axis=0), jnp.std(vectors, axis=0), jnp.float32(settings.scale))
 
 
+@partial(jax.jit, static_argnames="m")
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m draws of N(mean, scale^2 diag(sd^2))."""
     eps = jax.random.normal(key, (m, fitted.mean.shape[0]))

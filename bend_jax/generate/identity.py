@@ -1,5 +1,8 @@
 """The null `identity`: the checkpoints themselves."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -14,6 +17,7 @@ def fit(
     return vectors
 
 
+@partial(jax.jit, static_argnames="m")
 def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[Array, "m2 dim"]:
     """m evenly spaced checkpoints, first and last included; all k of them for m >= k."""
     k = fitted.shape[0]

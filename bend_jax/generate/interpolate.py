@@ -1,5 +1,7 @@
 """The null `interpolate`: uniform points between two different random checkpoints."""
 
+from functools import partial
+
 import jax
 from jaxtyping import Array, Float, Key
 
@@ -14,6 +16,7 @@ def fit(
     return vectors
 
 
+@partial(jax.jit, static_argnames="m")
 def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m points a + u (b - a): u ~ U(0, 1), and (a, b) uniform over the ordered pairs of different checkpoints."""
     k = fitted.shape[0]

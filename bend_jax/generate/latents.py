@@ -4,11 +4,11 @@ from typing import Any
 
 import flax.struct
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from bend_jax.generate import autoencoder
-from bend_jax.generate.whitening import Affine, Whitening, from_white, standardise, to_white, whiten
+from bend_jax.generate.whitening import Affine, Whitening, from_white, standardise, to_affine, to_white, whiten
 from bend_jax.settings import Autoencoder
 from bend_jax.training import NonFiniteError, Watch
 
@@ -32,27 +32,29 @@ def fit_latents(
 ) -> tuple[Latents, Float[Array, "k rank"]]:
     """Train the autoencoder on the standardised vectors; returns the maps and the vectors' whitened latents."""
     affine = standardise(vectors)
-    scaled = (vectors - affine.mean[None]) / affine.scale[None]
+    scaled = to_affine(affine, vectors)
     coder = autoencoder.fit(scaled, key, settings, watch)
     found = autoencoder.encode(coder, scaled, settings)
-    if not bool(jnp.isfinite(found).all()):
+    if not np.isfinite(found).all():
         raise NonFiniteError("autoencoder", "latents")
     whitening = whiten(found, found.shape[1])
     return Latents(affine, coder, whitening, settings), to_white(whitening, found)
 
 
+@jax.jit
 def encode(latents: Latents, vectors: Float[Array, "n dim"]) -> Float[Array, "n rank"]:
     """Whitened latents of vectors."""
-    scaled = (vectors - latents.affine.mean[None]) / latents.affine.scale[None]
+    scaled = to_affine(latents.affine, vectors)
     return to_white(latents.whitening, autoencoder.encode(latents.coder, scaled, latents.settings))
 
 
+@jax.jit
 def noised(latents: Latents, key: Key[Array, ""], vectors: Float[Array, "n dim"]) -> Float[Array, "n rank"]:
     """Whitened latents of vectors as the decoder sees them while the autoencoder is trained: with latent_noise * eps on
     the latents that `encode` whitens. The noise knows nothing of the diffusion; pca, which is not trained, gets it too.
     """
     settings = latents.settings
-    scaled = (vectors - latents.affine.mean[None]) / latents.affine.scale[None]
+    scaled = to_affine(latents.affine, vectors)
     found = autoencoder.encode(latents.coder, scaled, settings)
     return to_white(latents.whitening, found + settings.latent_noise * jax.random.normal(key, found.shape))
 

@@ -1,5 +1,7 @@
 """The null `low_rank_gaussian`: a Gaussian with the checkpoints' covariance S, and SWAG (Maddox et al. 2019, eq. 1)."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ def fit(
     return Fitted(mean, vectors - mean[None], jnp.float32(settings.diagonal), jnp.float32(settings.scale))
 
 
+@partial(jax.jit, static_argnames="m")
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m draws of N(mean, scale^2 ((1 - diagonal) S + diagonal diag(S))); S = A^T A / k of the deviations A.
 

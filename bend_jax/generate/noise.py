@@ -1,5 +1,7 @@
 """The null `noise`: the checkpoints' mean and white noise of their root mean square sd."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Noise, *,
     return Fitted(jnp.mean(vectors, axis=0), sd, jnp.float32(settings.scale))
 
 
+@partial(jax.jit, static_argnames="m")
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m draws of N(mean, scale^2 sd^2 I)."""
     return fitted.mean[None] + fitted.scale * fitted.sd * jax.random.normal(key, (m, fitted.mean.shape[0]))

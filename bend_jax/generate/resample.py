@@ -1,5 +1,7 @@
 """The null `resample`: checkpoints drawn with replacement."""
 
+from functools import partial
+
 import jax
 from jaxtyping import Array, Float, Key
 
@@ -14,6 +16,7 @@ def fit(
     return vectors
 
 
+@partial(jax.jit, static_argnames="m")
 def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m checkpoints, each uniformly one of the k."""
     return fitted[jax.random.randint(key, (m,), 0, fitted.shape[0])]

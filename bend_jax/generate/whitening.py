@@ -1,5 +1,7 @@
 """Linear maps to unit spread and back: coordinate by coordinate, and along principal axes."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ class Whitening(flax.struct.PyTreeNode):
     back: Float[Array, "rank width"]
 
 
+@jax.jit
 def standardise(vectors: Float[Array, "k dim"]) -> Affine:
     """Mean and sd of every coordinate; a coordinate with less than FLOOR of the largest sd keeps that much."""
     sd = jnp.std(vectors, axis=0)
@@ -31,6 +34,13 @@ def standardise(vectors: Float[Array, "k dim"]) -> Affine:
     return Affine(jnp.mean(vectors, axis=0), jnp.maximum(sd, floor))
 
 
+@jax.jit
+def to_affine(affine: Affine, x: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
+    """Standardised vectors."""
+    return (x - affine.mean[None]) / affine.scale[None]
+
+
+@partial(jax.jit, static_argnames="most")
 def whiten(x: Float[Array, "k width"], most: int) -> Whitening:
     """The first `most` principal axes of the rows, each scaled to unit variance (over k); at most k - 1 of them.
 
