@@ -201,8 +201,8 @@ def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path
     starts from those variables starts at collect."""
     pytest.importorskip("sklearn")
     numpy_files = pytest.importorskip("safetensors.numpy")
-    quick = ["base.epochs=3", "collect.k=6", "members=5", "generate.bend.autoencoder.steps=20"]
-    quick += ["generate.bend.diffusion.steps=20", "collect.name=bootstrap"]
+    quick = ["backbone.widths=(4,8,16)", "base.epochs=3", "collect.k=6", "members=5", "collect.name=bootstrap"]
+    quick += ["generate.bend.autoencoder.steps=20", "generate.bend.diffusion.steps=20"]
     stages = "base,collect,generate,evaluate,report,export"
     flags = [f"--config.{setting}" for setting in quick]
     done = python("launch.py", "--config=configs/digits.py", f"--workdir={tmp_path}", f"--stages={stages}", *flags)
@@ -228,7 +228,7 @@ def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path
     assert float((found == test["labels"]).mean()) == pytest.approx(report["table"]["sbend"], abs=1e-6)
     members = numpy_files.load_file(tmp_path / "export" / "members.safetensors")
     assert {name: x.shape for name, x in members.items()} == {
-        f"layer3.0.{bn}.{leaf}": (5, 64) for bn in ("bn1", "bn2") for leaf in ("weight", "bias")
+        f"layer3.0.{bn}.{leaf}": (5, 16) for bn in ("bn1", "bn2") for leaf in ("weight", "bias")
     }
 
 

@@ -60,8 +60,7 @@ def draw(settings: Diffusion, mean0: float, sd0: float, temperature: float = 1.0
 @jax.jit
 def sampled(table: diffusion.Tables, mean0: jax.Array, sd0: jax.Array, temperature: jax.Array) -> jax.Array:
     """Compiled once for each number of timesteps."""
-    run = partial(diffusion.ancestral, analytic(mean0, sd0), table, jax.random.key(0), (DRAWS, 1))
-    return jax.jit(run)(temperature)
+    return diffusion.ancestral(analytic(mean0, sd0), table, jax.random.key(0), (DRAWS, 1), temperature)
 
 
 @pytest.mark.parametrize("variance", ["beta", "posterior"])

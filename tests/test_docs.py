@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 import bend_jax
+from tests import launching
 from tools import api_reference, settings_reference
 
 ROOT = Path(__file__).parents[1]
@@ -29,20 +29,16 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert line in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_every_launch_line_of_the_documents_is_understood() -> None:
+def test_every_launch_line_of_the_documents_is_understood(tmp_path: Path) -> None:
     """Flags, settings and configurations exist: each is asked to print its settings."""
     found = [re.findall(r"(?<=python )launch\.py [^`\n]*", (ROOT / document).read_text()) for document in DOCUMENTS]
     lines = {re.sub(r"\s+#.*", "", line) for own in found for line in own if "--compare" not in line}
     assert len(lines) > 4
 
-    def ask(line: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *shlex.split(line), "--print_config"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-
-    with ThreadPoolExecutor(2) as pool:
-        for line, done in zip(lines, pool.map(ask, lines), strict=True):
-            assert done.returncode == 0, (line, done.stderr)
-            assert "collect.k = " in done.stdout
+    for line in lines:
+        done = launching.launch(tmp_path, [*shlex.split(line)[1:], "--print_config"])
+        assert done.code == 0, (line, done.err)
+        assert "collect.k = " in done.out
 
 
 def test_linked_files_exist() -> None:
