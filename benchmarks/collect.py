@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
@@ -119,24 +118,19 @@ def base_seconds(s: Setting, epochs: int) -> float:
     return common.step_seconds(clock, "base") * per_epoch
 
 
-def prefix_flops(s: Setting, ops: Any) -> float:
+def prefix_flops(s: Setting, variables: Any) -> float:
     """Of filling the cache for one view: the compiled frozen part on a chunk of images, times the chunks."""
     n = len(s.dataset.train.labels)
     chunk = min(CHUNK, n)
     image = jax.eval_shape(s.examples.plain, s.examples.images[:1])
-    variables = common.fresh(s)
-    parts = budget.cut(
-        lambda v, x: s.model.apply(budget.insert(s.chosen, variables, v), x[None])[0],
-        jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32),
-        jax.ShapeDtypeStruct(image.shape[1:], image.dtype),
-    )
-    lowered = jax.jit(jax.vmap(parts.prefix)).lower(jax.ShapeDtypeStruct((chunk, *image.shape[1:]), image.dtype))
-    return math.ceil(n / chunk) * float((lowered.compile().cost_analysis() or {})["flops"])
+    run = common.frozen_part(s, variables)
+    compiled = run.lower(jax.ShapeDtypeStruct((chunk, *image.shape[1:]), image.dtype)).compile()
+    return math.ceil(n / chunk) * float((compiled.cost_analysis() or {})["flops"])
 
 
-def measure(case: str, how: str, dtype: str, size: str, epoch: float, repeats: int) -> dict[str, Any]:
-    """One row: operations and seconds over the floor; epoch: seconds of one of the base's training."""
-    _, _, cached, streamed, *_ = SIZES[size]
+def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
+    """One row: operations and seconds over the floor. Each run comes after a few epochs of the base's training."""
+    _, _, cached, streamed, epochs, _ = SIZES[size]
     k = cached if how.endswith("cached") else streamed
     s = prepared(case, how, size, dtype, 4)
     ops = budget.operations(s)
@@ -147,14 +141,18 @@ def measure(case: str, how: str, dtype: str, size: str, epoch: float, repeats: i
     settings, n = s.config.collect.settings, len(s.dataset.train.labels)
     variables = common.fresh(s)
     floor = floor_epochs(ops, *work(how, k, settings))
-    runs = [collected(s, how, variables, k, memory) for _ in range(repeats)]
-    seconds = statistics.median(run["seconds"] for run in runs)
+    runs, base, probes = [], [], common.Probes()
+    for _ in range(repeats):
+        base.append(base_seconds(s, epochs))
+        runs.append(collected(s, how, variables, k, memory))
+        probes.take()
+    seconds = [run["seconds"] for run in runs]
     step_flops, steps = counted(s, how, variables, K, memory)
-    fill = settings.views * prefix_flops(s, ops) if how.endswith("cached") else 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    fill = settings.views * prefix_flops(s, variables) if how.endswith("cached") else 0.0  # pyright: ignore[reportAttributeAccessIssue]
     least = floor_epochs(ops, *work(how, K, settings))
     cache = budget.cache_bytes(s, ops) if how.endswith("cached") else 0
     reads = work(how, k, settings)[1] // (k if how.startswith("bootstrap") else 1)
-    rate = common.rates(repeats)
+    rate = probes.rates()
     moved = least_bytes(cache, settings.views, reads)  # pyright: ignore[reportAttributeAccessIssue]
     device = common.floor_seconds(floor * n * ops.step, moved, rate, dtype)
     return {
@@ -162,15 +160,15 @@ def measure(case: str, how: str, dtype: str, size: str, epoch: float, repeats: i
         "how": how,
         "dtype": dtype,
         "images": n,
-        "over_device_floor": seconds / device,
+        "over_device_floor": statistics.median(seconds) / device,
         "rates": rate,
         "k_timed": k,
         "floor_epochs": least,
         "floor_epochs_timed": floor,
         "flops_over_floor": (fill + steps * step_flops) / (least * n * ops.step),
-        "seconds_over_floor": seconds / epoch / floor,
-        "epoch_seconds": epoch,
-        "seconds": [run["seconds"] for run in runs],
+        "seconds_over_floor": statistics.median(a / b for a, b in zip(seconds, base, strict=True)) / floor,
+        "epoch_seconds": base,
+        "seconds": seconds,
         "seconds_in_steps": [run["in_steps"] for run in runs],
         "microseconds_a_step": 1e6 * statistics.median(run["in_steps"] / run["steps"] for run in runs),
         "step_flops": step_flops,
@@ -212,9 +210,8 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     same: list[dict[str, Any]] = []
     for case in args.cases.split(","):
-        epoch = base_seconds(prepared(case, HOW[0], args.size, dtype, 1), SIZES[args.size][4])
         for how in args.how.split(","):
-            rows.append(measure(case, how, dtype, args.size, epoch, args.repeats))
+            rows.append(measure(case, how, dtype, args.size, args.repeats))
             common.write(args, {"bar": BAR, "rows": rows, "parity": same})
             print(*table(rows)[1][-1], flush=True)
         for how in sorted({how.split()[0] for how in args.how.split(",")}):

@@ -19,7 +19,7 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 
-from bend_jax import config, data, report, setting, training
+from bend_jax import config, data, report, setting, split, subset, training
 
 ROOT = Path(__file__).parents[1]
 SIZES = ("tiny", "small", "full")  # a test's; a few minutes of one busy CPU core; an accelerator's
@@ -138,8 +138,20 @@ def fresh(s: setting.Setting) -> Any:
     return s.model.init(jax.random.key(0))
 
 
-def interleaved(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each variant: run once to warm up, then in turn, so that other work on the machine meets all alike."""
+def frozen_part(s: setting.Setting, variables: Any) -> Any:
+    """What does not depend on the subset, jitted, for a batch of images as `apply` takes them."""
+    image = jax.eval_shape(s.examples.plain, s.examples.images[:1])
+    vector = jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32)
+    one = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
+    parts = split.cut(lambda v, x: s.model.apply(subset.insert(s.chosen, variables, v), x[None])[0], vector, one)
+    return jax.jit(jax.vmap(parts.prefix))
+
+
+def interleaved(
+    variants: dict[str, Callable[[], Any]], repeats: int, between: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each variant: run once to warm up, then in turn, so that other work on the machine meets all alike.
+    between(): what to do after each round."""
     for run in variants.values():
         jax.block_until_ready(run())
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -148,6 +160,7 @@ def interleaved(variants: dict[str, Callable[[], Any]], repeats: int) -> dict[st
             started = time.perf_counter()
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - started)
+        between()
     return seconds
 
 
@@ -225,25 +238,35 @@ def size_of(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def rates(repeats: int) -> dict[str, float]:
-    """What this device reaches now: FLOP/s of a matrix product in float32 and bfloat16, bytes/s of a copy (read and
-    written)."""
-    side = 1024 if jax.default_backend() == "cpu" else 8192
-    product, copy = jax.jit(jnp.dot), jax.jit(lambda x: x + 1)
-    narrow, wide = (jnp.ones((side, side), dtype) for dtype in ("bfloat16", "float32"))
-    long = jnp.zeros(side * side * 16)
-    seconds = median(
-        interleaved(
-            {
-                "float32": lambda: product(wide, wide),
-                "bfloat16": lambda: product(narrow, narrow),
-                "bytes": lambda: copy(long),
-            },
-            repeats,
-        )
-    )
-    work = {"float32": 2 * side**3, "bfloat16": 2 * side**3, "bytes": 2 * size_of(long)}
-    return {name: work[name] / seconds[name] for name in work}
+class Probes:
+    """What this device reaches: FLOP/s of a matrix product in float32 and bfloat16, bytes/s of a copy (read and
+    written). `take` times each once: called between the things that are measured, it meets the load that they meet."""
+
+    def __init__(self) -> None:
+        side = 1024 if jax.default_backend() == "cpu" else 8192
+        product, copy = jax.jit(jnp.dot), jax.jit(lambda x: x + 1)
+        narrow, wide = (jnp.ones((side, side), dtype) for dtype in ("bfloat16", "float32"))
+        long = jnp.zeros(side * side * 16)
+        self._work = {"float32": 2 * side**3, "bfloat16": 2 * side**3, "bytes": 2 * size_of(long)}
+        self._runs = {
+            "float32": lambda: product(wide, wide),
+            "bfloat16": lambda: product(narrow, narrow),
+            "bytes": lambda: copy(long),
+        }
+        self._seconds: dict[str, list[float]] = {name: [] for name in self._runs}
+        for run in self._runs.values():
+            jax.block_until_ready(run())
+
+    def take(self) -> None:
+        """Time each once."""
+        for name, run in self._runs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(run())
+            self._seconds[name].append(time.perf_counter() - started)
+
+    def rates(self) -> dict[str, float]:
+        """The median of what was taken."""
+        return {name: self._work[name] / statistics.median(values) for name, values in self._seconds.items()}
 
 
 def floor_seconds(operations: float, moved: float, rate: dict[str, float], dtype: str) -> float:

@@ -56,18 +56,17 @@ def measure_base(s: Setting, epochs: int) -> float:
     return common.step_seconds(clock, "base") / settings.batch
 
 
-def measure_collect(s: Setting, variables: Any, k: int) -> tuple[float, float]:
+def measure_collect(s: Setting, variables: Any, k: int, repeats: int) -> tuple[float, float]:
     """Seconds for an image of the frozen part (to fill the cache), and of a training step of the subset."""
+    frozen, images = common.frozen_part(s, variables), s.examples.plain(s.examples.images)
+    fill = common.interleaved({"fill": lambda: frozen(images)}, repeats)
     watch, clock = common.clock(s.config.compute.memory_mb * 2**20)
     settings = replace(s.config.collect.settings, k=k)
     name, key = s.config.collect.name, stream(0, "collect")
     run = COLLECT[name]
-    _, seconds, _ = common.elapsed(
-        lambda: run(s.model, variables, s.chosen, s.examples, key, settings, watch=watch).vectors
-    )
-    n, views = len(s.dataset.train.labels), settings.views  # pyright: ignore[reportAttributeAccessIssue]
+    jax.block_until_ready(run(s.model, variables, s.chosen, s.examples, key, settings, watch=watch).vectors)
     step = common.step_seconds(clock, name) / settings.batch  # pyright: ignore[reportAttributeAccessIssue]
-    return max(seconds - sum(spent for _, spent in clock.segments[name]), 0.0) / (n * views), step
+    return common.median(fill)["fill"] / len(images), step
 
 
 def measure_generate(s: Setting, repeats: int) -> dict[str, float]:
@@ -107,7 +106,7 @@ def measure(task: str, size: str, repeats: int) -> dict[str, float]:
     variables = common.fresh(s)
     begin = len(common.COMPILING)
     image = measure_base(s, base_epochs)
-    fill, step = measure_collect(s, variables, k)
+    fill, step = measure_collect(s, variables, k, repeats)
     generated = measure_generate(s, repeats)
     forward, member = measure_inference(s, variables, repeats)
     spans = common.COMPILING[begin:]

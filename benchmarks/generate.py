@@ -64,11 +64,11 @@ def iteration_bytes(settings: Autoencoder, k: int, dim: int) -> int:
     return 8 * common.size_of(params) + 4 * k * dim
 
 
-def fitted(given: Any, settings: Bend, members: int, repeats: int) -> dict[str, Any]:
+def fitted(given: Any, settings: Bend, members: int, repeats: int, probes: common.Probes) -> dict[str, Any]:
     """Fit, draw, and what came out: seconds without compilation, errors on the checkpoints and on new ones, spread."""
     k = len(given) // 2
     own, new = given[:k], given[k:]
-    watch, clock = common.clock()
+    watch, clock = common.clock(between=lambda steps: probes.take())
     found, seconds, compiling = common.elapsed(lambda: bend.fit(own, jax.random.key(2), settings, watch=watch))
     drawn = bend.sample(found, jax.random.key(3), members)
     times = common.interleaved({"draw": lambda: bend.sample(found, jax.random.key(3), members)}, repeats)
@@ -94,7 +94,8 @@ def measure(k: int, dim: int, members: int, iterations: int, budget: float, repe
     """One row: the published architecture for a number of seconds, our default whole."""
     given = vectors(jax.random.key(1), k, dim)
     segment = max(1, iterations // 10)
-    watch, clock = common.clock()
+    probes = common.Probes()
+    watch, clock = common.clock(between=lambda steps: probes.take())
     timed = replace(PUBLISHED, steps=iterations, segment=segment)
     scaled = (given[:k] - given[:k].mean(0)[None]) / given[:k].std(0)[None]
     autoencoder.fit(scaled, jax.random.key(0), timed, watch)
@@ -102,8 +103,8 @@ def measure(k: int, dim: int, members: int, iterations: int, budget: float, repe
     default = Bend()
     steps = max(iterations, int(budget / published))
     boxed = replace(default, autoencoder=replace(PUBLISHED, steps=steps, segment=segment))
-    rate = common.rates(repeats)
-    ours, theirs = fitted(given, default, members, repeats), fitted(given, boxed, members, repeats)
+    ours, theirs = (fitted(given, settings, members, repeats, probes) for settings in (default, boxed))
+    rate = probes.rates()
     result: dict[str, Any] = {"k": k, "dim": dim, "members": members, "published_iteration": published, "rates": rate}
     for name, settings, found in (("ours", default.autoencoder, ours), ("published", PUBLISHED, theirs)):
         operations, moved = iteration_flops(settings, k, dim), iteration_bytes(settings, k, dim)

@@ -129,9 +129,10 @@ def measure(name: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
     variants: dict[str, Callable[[], Any]] = {"forward": lambda: forward(case.variables, case.images)}
     for chunk, run in chunked.values():
         variants[f"chunk {chunk}"] = partial(run, case.variables, case.vectors, case.images)
-    seconds = common.interleaved({**variants, **rivals(name, case, size)}, repeats)
+    probes = common.Probes()
+    seconds = common.interleaved({**variants, **rivals(name, case, size)}, repeats, probes.take)
     own, times, over = f"chunk {chunked[memories[0]][0]}", common.median(seconds), partial(common.ratio, seconds)
-    lowest, rate = floor(case.ops, m), common.rates(repeats)
+    lowest, rate = floor(case.ops, m), probes.rates()
     moved = least_bytes(case.variables, case.vectors, case.images, case.classes)
     inputs = common.size_of((case.variables, case.images))
     device = [common.floor_seconds(n * case.ops.forward * x, y, rate, dtype) for x, y in ((1, inputs), (lowest, moved))]

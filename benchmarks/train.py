@@ -77,7 +77,7 @@ def fed(s: Setting, settings: Any) -> Any:
     return step
 
 
-def measure(task: str, batch: int, dtype: str, size: str, repeats: int) -> dict[str, Any]:
+def measure(task: str, batch: int, dtype: str, size: str) -> dict[str, Any]:
     """One row. After each of our segments the other loop runs as many steps, off the clock."""
     n, segments, _ = SIZES[size]
     side = 8 if task == "digits" else 32
@@ -91,6 +91,7 @@ def measure(task: str, batch: int, dtype: str, size: str, repeats: int) -> dict[
     step = fed(s, settings)
     jax.block_until_ready(step())
     other: list[float] = []
+    probes = common.Probes()
 
     def between(steps: int) -> None:
         def run() -> Any:
@@ -98,12 +99,13 @@ def measure(task: str, batch: int, dtype: str, size: str, repeats: int) -> dict[
 
         _, seconds, _ = common.elapsed(run)
         other.append(seconds / steps)
+        probes.take()
 
     watch, clock = common.clock(between=between)
     variables = training.train_base(s.model, s.examples, stream(0, "base"), settings, watch=watch)
     own = [seconds / steps for steps, seconds in clock.segments["base"]]
     own, other = own[1:] or own, other[1:] or other
-    rate = common.rates(repeats)
+    rate = probes.rates()
     image = int(np.prod(s.dataset.train.images.shape[1:]))
     floor = common.floor_seconds(batch * ops.step, least_bytes(variables, batch, image), rate, dtype)
     images_per_second = batch / statistics.median(own)
@@ -134,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     args: argparse.Namespace = common.arguments(str(__doc__), "train", argv)
     rows: list[dict[str, Any]] = []
     for task, batch, dtype in SIZES[args.size][2]:
-        rows.append(measure(task, batch, dtype, args.size, args.repeats))
+        rows.append(measure(task, batch, dtype, args.size))
         common.write(args, {"rows": rows})
         print(*table(rows)[1][-1], flush=True)
     common.show("a training step of the base", *table(rows))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,8 @@ from bend_jax.setting import Setting
 from bend_jax.settings import KNOBS, Autoencoder, Boosting, Bootstrap, Cyclical, Independent, McBn, Trajectory
 from bend_jax.split import Cut, cut
 from bend_jax.statistics import holds_statistics, must_measure
-from bend_jax.subset import insert
-from bend_jax.training import cross_entropy
+from bend_jax.subset import Subset, insert
+from bend_jax.training import Model, cross_entropy
 
 UPDATE = 6  # operations a parameter and example of a training step of dense layers
 
@@ -30,16 +31,22 @@ class Operations(NamedTuple):
 
 def operations(s: Setting) -> Operations:
     """Counted by XLA from the programs' shapes; nothing is compiled."""
-    assert s.model.init is not None
-    variables = jax.eval_shape(s.model.init, jax.random.key(0))
-    image = jax.eval_shape(s.examples.plain, s.examples.images[:1])
-    vector = jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32)
+    images = s.examples.images
+    return _count(s.model, s.examples.plain, s.chosen, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype))
+
+
+@lru_cache
+def _count(model: Model, plain: Callable[..., Any], chosen: Subset, raw: jax.ShapeDtypeStruct) -> Operations:
+    assert model.init is not None
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    image = jax.eval_shape(plain, raw)
+    vector = jax.ShapeDtypeStruct((chosen.dim,), jnp.float32)
 
     def loss(variables: Any, x: Any) -> Any:
-        return jnp.sum(cross_entropy(s.model.apply(variables, x), jnp.zeros(1, jnp.int32)))
+        return jnp.sum(cross_entropy(model.apply(variables, x), jnp.zeros(1, jnp.int32)))
 
     def parts(variables: Any) -> Cut:
-        return cut(lambda v, x: s.model.apply(insert(s.chosen, variables, v), x), vector, image)
+        return cut(lambda v, x: model.apply(insert(chosen, variables, v), x), vector, image)
 
     def prefix(variables: Any, x: Any) -> Any:
         return parts(variables).prefix(x)
@@ -53,7 +60,7 @@ def operations(s: Setting) -> Operations:
     jax.eval_shape(
         lambda variables: found.append(parts(variables)) or 0, variables
     )  # shapes alone: tracers stay inside
-    forward, first = _flops(s.model.apply, variables, image), _flops(prefix, variables, image)
+    forward, first = _flops(model.apply, variables, image), _flops(prefix, variables, image)
     return Operations(
         forward,
         step=_flops(jax.grad(loss), variables, image),

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -114,6 +115,7 @@ def content_digest(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+@partial(jax.jit, static_argnames=("mean", "std"))
 def normalise(
     images: UInt8[Array, "n h w c"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "n h w c"]:
@@ -146,8 +148,10 @@ def look(images: UInt8[Array, "n h w c"], view: str) -> UInt8[Array, "n h w c"]:
     return moved[:, 1 - rows : 1 - rows + height, 1 - columns : 1 - columns + width]
 
 
+@lru_cache
 def transforms(settings: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """(view, plain): augmented and normalised with one key an image, and only normalised."""
+    """(view, plain): augmented and normalised with one key an image, and only normalised. The same functions for the
+    same settings (see `setting.network`)."""
 
     def one(key: Key[Array, ""], image: Any) -> Any:
         key_crop, key_flip, key_turn = jax.random.split(key, 3)

@@ -1,5 +1,6 @@
 """What every stage of a run shares, checked before the first one starts."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from bend_jax import convert, data, devices, models, shift, sources, subset, training
 from bend_jax.checks import SettingsError
 from bend_jax.collect.features import demand
-from bend_jax.config import Config
+from bend_jax.config import Backbone, Config
 from bend_jax.settings import Bootstrap, Independent, McBn, count_members
 
 
@@ -30,9 +31,10 @@ class Setting(NamedTuple):
     mesh: Mesh | None = None  # the devices that share the work; None: one
 
 
-def network(config: Config, num_classes: int, image_shape: tuple[int, ...]) -> training.Model:
-    """The configured backbone as a Model. Raises SettingsError for a name or shape that cannot be built."""
-    b = config.backbone
+@lru_cache
+def network(b: Backbone, num_classes: int, image_shape: tuple[int, ...]) -> training.Model:
+    """The configured backbone as a Model: one and the same for the same arguments, so that what is traced and compiled
+    for one run of a comparison serves the others. Raises SettingsError for a name or shape that cannot be built."""
     try:
         module = models.build(b.name, num_classes, widths=b.widths, blocks=b.blocks, dtype=b.dtype)
     except ValueError as error:
@@ -63,7 +65,7 @@ def prepare(
     view, plain = data.transforms(config.data)
     images, labels = devices.place((jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)), mesh)
     examples = training.Examples(images, labels, view, plain)
-    model = network(config, dataset.num_classes, dataset.train.images.shape[1:])
+    model = network(config.backbone, dataset.num_classes, dataset.train.images.shape[1:])
     assert model.init is not None
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     try:

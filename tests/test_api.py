@@ -175,14 +175,6 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_own_model_example_runs() -> None:
-    """As the README shows it."""
-    pytest.importorskip("sklearn")
-    done = python("examples/own_model.py")
-    assert done.returncode == 0, done.stderr
-    assert "ensemble" in done.stdout
-
-
 # ten lines that know nothing but jax
 READ_EXPORT = """
 import sys, jax, numpy
