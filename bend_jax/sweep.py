@@ -139,7 +139,8 @@ def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 def publish(content: dict[str, Any], made: Document, workdir: Path) -> None:
     """Write the document into the store and link it as the work directory's report."""
-    digest = storage.digest_of({"format": storage.FORMAT, "content": content, "rendering": document.rendering()})
+    said = {"rendering": document.rendering(), "text": document.markdown(made, figures=False)}
+    digest = storage.digest_of({"format": storage.FORMAT, "content": content, **said})
     path = storage.entry(workdir / "store", "sweep", digest)
     if not storage.is_complete(path):
         manifest = {"stage": "sweep", "seeds": content["seed"], "inputs": [row["name"] for row in content["rows"]]}

@@ -21,8 +21,8 @@ def beside(row: dict[str, Any], path: tuple[str, ...], published: float | None) 
 
 
 def points(row: dict[str, Any], a: tuple[str, ...], b: tuple[str, ...]) -> float:
-    """a minus b in points."""
-    return 100 * (number(row, a) - number(row, b))
+    """a minus b in points, without the rounding of means."""
+    return round(100 * (number(row, a) - number(row, b)), 9)
 
 
 def signed(value: float) -> str:
