@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bend_jax import devices, drawing, page, storage
 
-FORMAT = 1  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
+FORMAT = 2  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
 BARE = (
     "This report has no figures, because matplotlib is not installed: "
     "`pip install matplotlib`, and `--stages=report` renders it again with them."

@@ -150,18 +150,26 @@ def _shift(content: dict[str, Any]) -> list[Block]:
     if rows:
         note = "Telling that set's images from the test images by the score; AUROC .5 is chance, FPR95 is best at 0."
         blocks.append(Table(["other data", "vote", "score", "AUROC", "FPR95"], rows, note))
-    keys = list(report.columns(content))
-    rows = [
-        [name, severity, vote, *report.vote_cells(row, _at(sd, "corruptions", name, severity, vote), keys)]
-        for name, severities in (shift["corruptions"] or {}).items()
-        for severity, votes in severities.items()
-        for vote, row in votes.items()
-    ]
-    if rows:
-        note = "Temperatures are those of the clean validation images."
-        header = ["corruption", "severity", "vote", "accuracy %", *report.columns(content).values()]
-        blocks.append(Table(header, rows, note))
+    if shift["corruptions"]:
+        for title, key, factor, form in (("accuracy %", "accuracy", 100, ".2f"), ("NLL, scaled", "nll_ts", 1, ".4f")):
+            blocks.append(_by_severity(shift["corruptions"], sd.get("corruptions"), title, (key, factor, form)))
     return blocks
+
+
+def _by_severity(found: dict[str, Any], sd: Any, title: str, measure: tuple[str, int, str]) -> Table:
+    """One measure of every vote on every corruption, a column for each severity."""
+    key, factor, form = measure
+    severities = list(next(iter(found.values())))
+    lines = []
+    for name, own in found.items():
+        for vote in own[severities[0]]:
+            line = [name, vote]
+            for severity in severities:
+                value, spread = own[severity][vote][key], _at(sd, name, severity, vote, key)
+                line.append(f"{factor * value:{form}}" + (f" ± {factor * spread:{form}}" if spread is not None else ""))
+            lines.append(line)
+    note = "By severity. Temperatures are those of the clean validation images; report.json has every other measure."
+    return Table([f"{title} under", "vote", *severities], lines, note)
 
 
 def _at(tree: Any, *path: str) -> Any:

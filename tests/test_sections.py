@@ -103,8 +103,9 @@ def test_what_the_tables_hold(content: dict[str, Any]) -> None:
     assert table(found, "stage")["evaluate"] == ["1.5", "[evaluate-34](../store/evaluate-34)"]
     assert table(found, "generator") == {"gaussian": ["scale", "1.5"]}
     assert table(found, "other data") == {"mnist": ["sbend", "entropy", "0.8750", "0.5000"]}
-    (own,) = (block for block in tables(found) if block.header[0] == "corruption")
-    assert [row[:4] for row in own.rows][1] == ["blur", "2", "base", "25.00"]
+    (own,) = (block for block in tables(found) if block.header[0] == "accuracy % under")
+    assert own.header[1:] == ["vote", "1", "2"]
+    assert [[row[0], row[1], row[3]] for row in own.rows] == [["blur", "base", "25.00"]]
     assert set(table(found, "temperature of")) >= {"base", "bend", "gaussian", "checkpoints"}
     assert table(found, "setting")["collect.k"] == [str(K)]
     assert table(found, "setting")["members"] == [str(M)]
