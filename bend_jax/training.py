@@ -287,7 +287,7 @@ def train_base(
     n = examples.labels.shape[0]
     per_epoch = n // settings.batch
     key_init, key_order, key_steps = jax.random.split(key, 3)
-    variables = model.init(key_init)
+    variables = devices.once(model.init)(key_init)
     data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
     data = devices.place(data, watch.mesh)
 
