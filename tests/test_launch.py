@@ -311,3 +311,16 @@ def test_dry_run_follows_the_settings(ended: dict[str, Future[Ended]]) -> None:
     assert re.search(r"\b7 checkpoints by bootstrap\b", lines["collect"])
     assert "streamed" in lines["collect"]
     assert re.search(r"\b11\b", lines["members"])
+
+
+def test_a_sweep_with_rows_that_stopped_ends_with_1(tmp_path: Path) -> None:
+    """In one line that names them, after the report."""
+    pytest.importorskip("sklearn")
+    words = ["--config=configs/digits.py", "--config.backbone.widths=(4,8)", "--config.backbone.blocks=(1,1)"]
+    words += ["--config.collect.subset=layer2.0.bn2", f"--workdir={tmp_path / 'runs'}", "--sweep=base.lr=1e30,1e31"]
+    done = launching.launch(tmp_path / "streams", words)
+    assert done.code == 1, done.err
+    said = "launch.py: 2 of 2 stopped, the others are in the report: base.lr=1e+30; base.lr=1e+31"
+    assert done.err.splitlines()[-1] == said
+    assert "base stopped: base: NaN or Inf" in done.out
+    assert (tmp_path / "runs" / "report" / "report.md").exists()
