@@ -48,13 +48,8 @@ def run(folders: list[str], workdir: Path) -> None:
     """Write the document into the work directory's store and link it as its report."""
     found = read(folders)
     content = {"runs": {name: {"folder": str(place.resolve()), **one} for name, (place, one) in found.items()}}
-    digest = storage.digest_of({"format": storage.FORMAT, "content": content, "rendering": document.rendering()})
-    path, made = storage.entry(workdir / "store", "compare", digest), page(content["runs"], workdir)
-    if not storage.is_complete(path):
-        manifest = {"stage": "compare", "inputs": [one["folder"] for one in content["runs"].values()]}
-        with storage.building(workdir / "store", "compare", digest, manifest) as partial:
-            document.write(made, partial.output, content, rows_csv(content["runs"]))
-    storage.link(workdir, "report", path)
+    manifest = {"stage": "compare", "inputs": [one["folder"] for one in content["runs"].values()]}
+    document.publish(page(content["runs"], workdir), content, rows_csv(content["runs"]), workdir, manifest)
 
 
 def page(runs: dict[str, dict[str, Any]], workdir: Path) -> document.Document:

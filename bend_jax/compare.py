@@ -108,13 +108,8 @@ def run(
         digests.append(jobs["evaluate"].digest)
     content = {"task": rows[0].config.task, "config": config_name, "seed": seeds}
     content["rows"] = [_summary(row, cells, price) for row, price in zip(rows, cost, strict=True)]
-    digest = storage.digest_of({"format": storage.FORMAT, "content": content, "rendering": document.rendering()})
-    path = storage.entry(workdir / "store", "compare", digest)
-    if not storage.is_complete(path):
-        manifest = {"stage": "compare", "seeds": seeds, "inputs": digests}
-        with storage.building(workdir / "store", "compare", digest, manifest) as partial:
-            document.write(page(content), partial.output, content, rows_csv(content))
-    storage.link(workdir, "report", path)
+    manifest = {"stage": "compare", "seeds": seeds, "inputs": digests}
+    document.publish(page(content), content, rows_csv(content), workdir, manifest)
     return content
 
 

@@ -70,6 +70,22 @@ def write(document: Document, folder: Path, content: Any, rows: tuple[list[str],
     return f"report.html, report.md, report.json, results.csv, {count}{missing}"
 
 
+def publish(
+    document: Document, content: Any, rows: tuple[list[str], list[list[str]]], workdir: Path, manifest: dict[str, Any]
+) -> None:
+    """`write` it into the work directory's store and link it as its report; the same one is not written twice.
+
+    manifest: with "stage", the kind of the document.
+    """
+    said = {"rendering": rendering(), "text": markdown(document, figures=False)}
+    digest = storage.digest_of({"format": storage.FORMAT, "content": content, **said})
+    path = storage.entry(workdir / "store", manifest["stage"], digest)
+    if not storage.is_complete(path):
+        with storage.building(workdir / "store", manifest["stage"], digest, manifest) as partial:
+            write(document, partial.output, content, rows)
+    storage.link(workdir, "report", path)
+
+
 def rendering() -> dict[str, Any]:
     """What the faces depend on besides the content, for the digest of a stage that writes them."""
     return {"format": FORMAT, "figures": drawing.available()}

@@ -118,7 +118,8 @@ def run(
             own["vs_against"] = compare.difference(cells[row.name], cells[row.against]) if both else None
         content["rows"].append(own)
     made = make(content)
-    publish(content, made, workdir)
+    manifest = {"stage": "sweep", "seeds": content["seed"], "inputs": [row["name"] for row in content["rows"]]}
+    document.publish(made, content, csv_rows(content), workdir, manifest)
     return content, made
 
 
@@ -135,18 +136,6 @@ def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
     mean = report.combine(reports) if reports[1:] else {**reports[0], "sd": None}
     own = (*keys, "seed", "curves", "settings")
     return {**{key: mean[key] for key in keys}, "sd": mean["sd"], "runs": [{k: r[k] for k in own} for r in reports]}
-
-
-def publish(content: dict[str, Any], made: Document, workdir: Path) -> None:
-    """Write the document into the store and link it as the work directory's report."""
-    said = {"rendering": document.rendering(), "text": document.markdown(made, figures=False)}
-    digest = storage.digest_of({"format": storage.FORMAT, "content": content, **said})
-    path = storage.entry(workdir / "store", "sweep", digest)
-    if not storage.is_complete(path):
-        manifest = {"stage": "sweep", "seeds": content["seed"], "inputs": [row["name"] for row in content["rows"]]}
-        with storage.building(workdir / "store", "sweep", digest, manifest) as partial:
-            document.write(made, partial.output, content, csv_rows(content))
-    storage.link(workdir, "report", path)
 
 
 def stopped(content: dict[str, Any]) -> list[str]:

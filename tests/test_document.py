@@ -203,3 +203,17 @@ def test_without_matplotlib_there_are_no_figures(tmp_path: Path, monkeypatch: py
     assert "svg" not in {tag for tag, _ in found.tags}
     plain = Document("t", (Text("w"),))
     assert "matplotlib" not in document.markdown(plain, figures=False) + document.html(plain, {})
+
+
+def test_a_report_is_published_once_and_anew_where_its_text_is_another(tmp_path: Path) -> None:
+    """So that a newer version's sentences replace those of the same numbers."""
+
+    def publish(text: str) -> str:
+        made = document.Document("title", (Text(text),))
+        document.publish(made, {"a": 1}, (["a"], [["1"]]), tmp_path, {"stage": "sweep"})
+        return (tmp_path / "report").resolve().name
+
+    first, again, other = publish("old"), publish("old"), publish("new")
+    assert first == again != other
+    assert "new" in (tmp_path / "report" / "report.md").read_text()
+    assert len(list((tmp_path / "store").iterdir())) == 2
