@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from benchmarks import all as every
-from benchmarks import check, collect, common, cost, generate, members, train
+from benchmarks import check, collect, common, compilation, cost, generate, members, train
 from bend_jax.budget import Operations
 from bend_jax.settings import Autoencoder, Bootstrap, Trajectory
 
@@ -15,7 +15,7 @@ from bend_jax.settings import Autoencoder, Bootstrap, Trajectory
 OPS = Operations(forward=10.0, step=30.0, suffix=1.0, suffix_step=2.0, parts=None)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("script", [members, collect, generate, train, cost, check, every])
+@pytest.mark.parametrize("script", [members, collect, generate, train, cost, compilation, check, every])
 def test_each_script_tells_its_flags(script, capsys) -> None:
     """`--help` ends well."""
     with pytest.raises(SystemExit) as stop:
