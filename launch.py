@@ -257,7 +257,7 @@ def run_rows(rows: list[Any], name: str, scale: str, workdir: Path, seeds: list[
     say(f"\n{text}\n")
     say(where(workdir, STAGES[:-1]))
     if stopped:
-        fail(f"{len(stopped)} of {len(rows)} stopped, the others are in the report: {'; '.join(stopped)}", 1)
+        fail(f"{len(stopped)} of {len(rows)} rows stopped, as the report says: {'; '.join(stopped)}", 1)
 
 
 def put_side_by_side() -> None:

@@ -9,7 +9,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from runpy import run_path
 from typing import Any, NamedTuple
@@ -30,27 +30,44 @@ PEAKS = {
     "H200": {"bfloat16": 989.4e12, "float32": 494.7e12},
     "A100": {"bfloat16": 312e12, "float32": 156e12},
 }
-COMPILING: list[tuple[float, float]] = []  # (begin, end) of every trace, lowering and compilation of this process
+
+
+class Span(NamedTuple):
+    """When JAX traced, lowered or compiled which program."""
+
+    begin: float
+    end: float
+    part: str  # jaxpr_trace, jaxpr_to_mlir_module or backend_compile
+    program: str
+
+
+COMPILING: list[Span] = []  # of this process
 
 
 def _note(event: str, duration_secs: float, **details: Any) -> None:
-    if event.startswith("/jax/core/compile/"):
+    part = event.removeprefix("/jax/core/compile/")
+    if part != event:
         now = time.perf_counter()
-        COMPILING.append((now - duration_secs, now))
+        name = str(details.get("fun_name"))
+        COMPILING.append(Span(now - duration_secs, now, part.removesuffix("_duration"), name))
 
 
 jax.monitoring.register_event_duration_secs_listener(_note)
 
 
-def arguments(doc: str, name: str, argv: list[str] | None, **more: dict[str, Any]) -> argparse.Namespace:
-    """The command line: --size, --repeats, --out, and what is `more` (words to the keywords of add_argument).
+def arguments(
+    doc: str, name: str, argv: list[str] | None, *, sized: bool = True, **more: dict[str, Any]
+) -> argparse.Namespace:
+    """The command line: --out, --size and --repeats where it is `sized`, and what is `more` (words to the keywords of
+    add_argument).
 
     size and out are filled in by the device; compiled programs are kept for this process alone, so that what is run
     again is not compiled again.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc)
-    parser.add_argument("--size", choices=SIZES, help="small on a CPU, full on an accelerator where none is given")
-    parser.add_argument("--repeats", type=int, default=5, help="of every timing; the median counts")
+    if sized:
+        parser.add_argument("--size", choices=SIZES, help="small on a CPU, full on an accelerator where none is given")
+        parser.add_argument("--repeats", type=int, default=5, help="of every timing; the median counts")
     parser.add_argument("--out", type=Path, help="the JSON, or its folder; benchmarks/results/<name>-<device>.json")
     for word, keywords in more.items():
         parser.add_argument(f"--{word}", **keywords)
@@ -59,7 +76,8 @@ def arguments(doc: str, name: str, argv: list[str] | None, **more: dict[str, Any
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
     jax.config.update("jax_compilation_cache_dir", programs)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    found.size = found.size or ("small" if jax.default_backend() == "cpu" else "full")
+    if sized:
+        found.size = found.size or ("small" if jax.default_backend() == "cpu" else "full")
     folder = found.out or ROOT / "benchmarks" / "results"
     found.out = folder if folder.suffix == ".json" else folder / f"{name}-{device_name()}.json"
     return found
@@ -91,7 +109,8 @@ def machine() -> dict[str, Any]:
 def write(args: argparse.Namespace, content: dict[str, Any]) -> None:
     """The JSON so far: written after every case, so that a run that is cut short leaves what it measured."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    told = {"size": args.size, "repeats": args.repeats, "machine": machine(), **content}
+    told = {name: getattr(args, name) for name in ("size", "repeats") if hasattr(args, name)}
+    told |= {"machine": machine(), **content}
     partial = args.out.with_suffix(".partial")
     partial.write_text(json.dumps(told, indent=1) + "\n")
     partial.replace(args.out)
@@ -174,10 +193,10 @@ def ratio(seconds: dict[str, list[float]], one: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
 
 
-def union(intervals: list[tuple[float, float]], begin: float, end: float) -> float:
+def union(intervals: Sequence[tuple[Any, ...]], begin: float, end: float) -> float:
     """The length of what the intervals cover of [begin, end]; tracing one function nests in tracing another."""
     total, reached = 0.0, begin
-    for first, last in sorted(intervals):
+    for first, last, *_ in sorted(intervals):
         total += max(0.0, min(last, end) - max(first, reached))
         reached = max(reached, min(last, end))
     return total

@@ -110,7 +110,7 @@ def measure(task: str, size: str, repeats: int) -> dict[str, float]:
     generated = measure_generate(s, repeats)
     forward, member = measure_inference(s, variables, repeats)
     spans = common.COMPILING[begin:]
-    compiling = common.union(spans, min(a for a, _ in spans), max(b for _, b in spans))
+    compiling = common.union(spans, min(span.begin for span in spans), max(span.end for span in spans))
     found = {"image": image, "fill": fill, "step": step, "forward": forward, "member": member, "compile": compiling}
     return {**found, **generated}
 

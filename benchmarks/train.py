@@ -15,18 +15,15 @@ from bend_jax import budget, training
 from bend_jax.rng import stream
 from bend_jax.setting import Setting
 
-# segments that are timed; cases: (task, images, batch, dtype)
-SIZES: dict[str, tuple[int, tuple[tuple[str, int, int, str], ...]]] = {
-    "tiny": (1, (("digits", 16, 8, "float32"),)),
-    "small": (4, (("res18_cifar10", 48, 16, "float32"), ("cifar10_small", 1024, 16, "float32"))),
+# (task, images, batch, dtype)
+SIZES: dict[str, tuple[tuple[str, int, int, str], ...]] = {
+    "tiny": (("digits", 16, 8, "float32"),),
+    "small": (("res18_cifar10", 48, 16, "float32"), ("cifar10_small", 1024, 16, "float32")),
     "full": (
-        8,
-        (
-            ("res18_cifar10", 12_800, 64, "float32"),
-            ("res18_cifar10", 12_800, 64, "bfloat16"),
-            ("res18_cifar10", 12_800, 512, "bfloat16"),
-            ("res50_cifar10", 12_800, 64, "bfloat16"),
-        ),
+        ("res18_cifar10", 12_800, 64, "float32"),
+        ("res18_cifar10", 12_800, 64, "bfloat16"),
+        ("res18_cifar10", 12_800, 512, "bfloat16"),
+        ("res50_cifar10", 12_800, 64, "bfloat16"),
     ),
 }
 
@@ -77,7 +74,7 @@ def fed(s: Setting, settings: Any) -> Any:
 
 
 def measure(task: str, n: int, batch: int, dtype: str, segments: int) -> dict[str, Any]:
-    """One row. After each of our segments the other loop runs as many steps, off the clock."""
+    """One row, of so many segments. After each of our segments the other loop runs as many steps, off the clock."""
     side = 8 if task == "digits" else 32
     s = common.prepare(
         task, {"base.batch": batch, "collect.batch": batch, "backbone.dtype": dtype}, (n, 10, 10), side=side
@@ -133,9 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     args: argparse.Namespace = common.arguments(str(__doc__), "train", argv)
     rows: list[dict[str, Any]] = []
-    segments, cases = SIZES[args.size]
-    for task, n, batch, dtype in cases:
-        rows.append(measure(task, n, batch, dtype, segments))
+    for task, n, batch, dtype in SIZES[args.size]:
+        rows.append(measure(task, n, batch, dtype, args.repeats))
         common.write(args, {"rows": rows})
         print(*table(rows)[1][-1], flush=True)
     common.show("a training step of the base", *table(rows))

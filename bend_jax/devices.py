@@ -7,7 +7,6 @@ whole on every device. Programs are jitted over the mesh with Auto axes: XLA put
 import os
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NoReturn
 
 import jax
@@ -20,13 +19,6 @@ from bend_jax.checks import SettingsError
 AXIS = "devices"
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 HEARTBEAT = 30  # seconds without a sign of life after which the others give a process up
-
-
-@lru_cache
-def once(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` jitted for a single run, such as an initialisation: XLA does not optimise it, which would take several times
-    as long as the rest of its compilation. Not for use inside another jitted function."""
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def all_devices() -> Mesh | None:

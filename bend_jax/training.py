@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -274,6 +275,13 @@ def draw_batch(
     return jax.lax.dynamic_slice(order, (position * batch,), (batch,)), order
 
 
+@lru_cache
+def _once(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` jitted for a single run, such as an initialisation: XLA does not optimise it, which would take several times
+    as long as the rest of its compilation."""
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def train_base(
     model: Model, examples: Examples, key: Key[Array, ""], settings: Base, *, name: str = "base", watch: Watch = SILENT
 ) -> dict[str, Any]:
@@ -287,7 +295,7 @@ def train_base(
     n = examples.labels.shape[0]
     per_epoch = n // settings.batch
     key_init, key_order, key_steps = jax.random.split(key, 3)
-    variables = devices.once(model.init)(key_init)
+    variables = _once(model.init)(key_init)
     data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
     data = devices.place(data, watch.mesh)
 

@@ -21,7 +21,7 @@ def test_each_script_tells_its_flags(script, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         script.main(["--help"])
     assert stop.value.code == 0
-    assert "--size" in capsys.readouterr().out
+    assert "--out" in capsys.readouterr().out
 
 
 def test_floor_of_the_members() -> None:

@@ -320,7 +320,7 @@ def test_a_sweep_with_rows_that_stopped_ends_with_1(tmp_path: Path) -> None:
     words += ["--config.collect.subset=layer2.0.bn2", f"--workdir={tmp_path / 'runs'}", "--sweep=base.lr=1e30,1e31"]
     done = launching.launch(tmp_path / "streams", words)
     assert done.code == 1, done.err
-    said = "launch.py: 2 of 2 stopped, the others are in the report: base.lr=1e+30; base.lr=1e+31"
+    said = "launch.py: 2 of 2 rows stopped, as the report says: base.lr=1e+30; base.lr=1e+31"
     assert done.err.splitlines()[-1] == said
     assert "base stopped: base: NaN or Inf" in done.out
     assert (tmp_path / "runs" / "report" / "report.md").exists()
