@@ -56,7 +56,7 @@ jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 def arguments(
-    doc: str, name: str, argv: list[str] | None, *, sized: bool = True, **more: dict[str, Any]
+    doc: str, name: str, argv: list[str] | None, sized: bool = True, /, **more: dict[str, Any]
 ) -> argparse.Namespace:
     """The command line: --out, --size and --repeats where it is `sized`, and what is `more` (words to the keywords of
     add_argument).

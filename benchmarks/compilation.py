@@ -18,7 +18,7 @@ PARTS = {"jaxpr_trace": "tracing", "jaxpr_to_mlir_module": "lowering", "backend_
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     more: dict[str, dict[str, Any]] = {"task": {"default": "digits", "help": "of configs/<task>.py"}}
-    args: argparse.Namespace = common.arguments(str(__doc__), "compilation", argv, sized=False, **more)
+    args: argparse.Namespace = common.arguments(str(__doc__), "compilation", argv, False, **more)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder) / "compiled")
         sys.argv = ["launch.py", f"--config=configs/{args.task}.py", f"--workdir={Path(folder) / 'run'}"]
