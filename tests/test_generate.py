@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +89,33 @@ def test_the_convolutional_latents_have_the_published_sizes(dim: int, fold: int,
     encoder = convolutional.Encoder(fold)
     found, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), jnp.zeros((2, dim)))
     assert found.shape == (2, latent)
+
+
+@pytest.mark.parametrize(
+    ("own", "flax"),
+    [
+        (convolutional.Keep(5, 3, 1), nn.Conv(5, (3,), padding=1)),
+        (convolutional.Keep(2, 5, 4), nn.Conv(2, (5,), padding=4)),
+        (convolutional.Fold(4, 5), nn.Conv(4, (5,), 5, "VALID")),
+        (convolutional.Unfold(4, 3), nn.ConvTranspose(4, (3,), (3,), "VALID")),
+    ],
+)
+def test_convolutions_as_matrix_products_are_flax_s(own: nn.Module, flax: nn.Module) -> None:
+    """The same parameters, the same outputs and gradients: gathered before and added up after, folded and unfolded."""
+    x = jax.random.normal(jax.random.key(1), (2, 17, 3))
+    theirs = flax.init(jax.random.key(0), x)
+    theirs["params"]["bias"] = jnp.arange(1.0, 1 + len(theirs["params"]["bias"]))
+    assert jax.tree.map(jnp.shape, own.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, theirs)
+
+    def squares(module: nn.Module, variables: Any) -> Any:
+        out = jnp.asarray(module.apply(variables, x))
+        return jnp.sum(out * jnp.cos(jnp.arange(out.size).reshape(out.shape))), out
+
+    (grads, out), (expected_grads, expected) = (
+        jax.grad(lambda v, m=m: squares(m, v), has_aux=True)(theirs) for m in (own, flax)
+    )
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), grads, expected_grads)
 
 
 @pytest.mark.parametrize("fold", [2, 3, 5, 7])

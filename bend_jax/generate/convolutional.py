@@ -2,6 +2,10 @@
 
 Lengths, channels and paddings are the release's; its InstanceNorm is not (it takes each vector's own mean and scale
 away), so kernels start with He's variance instead.
+
+Every layer is one matrix product: a stride of the window's width leaves no window overlapping another, so that folding
+and unfolding are reshapes, and a window of stride one is gathered before the product or added up after it, on the side
+that has fewer channels. XLA's convolutions of one dimension and their gradients are slow on a CPU.
 """
 
 import flax.linen as nn
@@ -39,6 +43,61 @@ def padded(dim: int, fold: int) -> int:
     return length
 
 
+class Keep(nn.Module):
+    """A convolution of stride one with zeros on both sides: length + 2 padding - window + 1 positions."""
+
+    out: int
+    window: int
+    padding: int
+    kernel_init: nn.initializers.Initializer = HE
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n length before"]) -> Float[Array, "n kept out"]:
+        before = x.shape[2]
+        kernel = self.param("kernel", self.kernel_init, (self.window, before, self.out))
+        bias = self.param("bias", nn.initializers.zeros, (self.out,))
+        kept = x.shape[1] + 2 * self.padding - self.window + 1
+        x = jnp.pad(x, ((0, 0), (self.padding, self.padding), (0, 0)))
+        if before <= self.out:
+            taps = jnp.concatenate([x[:, j : j + kept] for j in range(self.window)], axis=-1)
+            return taps @ kernel.reshape(-1, self.out) + bias[None, None]
+        taps = x @ kernel.transpose(1, 0, 2).reshape(before, -1)
+        parts = jnp.split(taps, self.window, axis=-1)
+        return sum((part[:, j : j + kept] for j, part in enumerate(parts)), start=bias[None, None])
+
+
+class Fold(nn.Module):
+    """A convolution whose stride is its window: length // window positions."""
+
+    out: int
+    window: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n length before"]) -> Float[Array, "n folded out"]:
+        n, length, before = x.shape
+        kernel = self.param("kernel", HE, (self.window, before, self.out))
+        bias = self.param("bias", nn.initializers.zeros, (self.out,))
+        folded = length // self.window
+        x = x[:, : folded * self.window].reshape(n, folded, self.window * before)
+        return x @ kernel.reshape(-1, self.out) + bias[None, None]
+
+
+class Unfold(nn.Module):
+    """A transposed convolution whose stride is its window: length * window positions."""
+
+    out: int
+    window: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n length before"]) -> Float[Array, "n unfolded out"]:
+        n, length, before = x.shape
+        one_tap = nn.initializers.variance_scaling(2.0 * self.window, "fan_in", "normal")  # an output sees one, not all
+        kernel = self.param("kernel", one_tap, (self.window, before, self.out))
+        bias = self.param("bias", nn.initializers.zeros, (self.out,))
+        taps = x @ kernel[::-1].transpose(1, 0, 2).reshape(before, -1)  # in Flax's order
+        return taps.reshape(n, length * self.window, self.out) + bias[None, None]
+
+
 class Encoder(nn.Module):
     """Each layer: a convolution, then one of stride `fold`; LeakyReLU between, tanh at the end."""
 
@@ -48,12 +107,11 @@ class Encoder(nn.Module):
     def __call__(self, x: Float[Array, "n dim"]) -> Float[Array, "n latent"]:
         n, dim = x.shape
         outputs, _ = channels(self.fold)
-        window = (self.fold,)
         h = jnp.pad(x, ((0, 0), (0, padded(dim, self.fold) - dim)))[:, :, None]
         for i, after in enumerate(outputs):
             before = outputs[max(i - 1, 0)]
-            h = nn.leaky_relu(nn.Conv(before, window, padding=1, kernel_init=HE, name=f"layer{i + 1}_keep")(h))
-            h = nn.Conv(after, window, self.fold, "VALID", kernel_init=HE, name=f"layer{i + 1}_fold")(h)
+            h = nn.leaky_relu(Keep(before, self.fold, padding=1, name=f"layer{i + 1}_keep")(h))
+            h = Fold(after, self.fold, name=f"layer{i + 1}_fold")(h)
             h = nn.leaky_relu(h) if i < LAYERS - 1 else jnp.tanh(h)
         return jnp.reshape(h, (n, -1))
 
@@ -71,8 +129,6 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z: Float[Array, "n latent"]) -> Float[Array, "n dim"]:
         encoder, inputs = channels(self.fold)
-        window = (self.fold,)
-        unfolding = nn.initializers.variance_scaling(2.0 * self.fold, "fan_in", "normal")  # one tap an output, not fold
         h = jnp.reshape(z, (z.shape[0], -1, encoder[-1]))
         for i, before in enumerate(inputs):
             last = i == LAYERS - 1
@@ -80,8 +136,7 @@ class Decoder(nn.Module):
             init = nn.initializers.zeros if last else HE
             name = f"layer{i + 1}"
             h = nn.leaky_relu(h)
-            h = nn.ConvTranspose(before, window, window, "VALID", kernel_init=unfolding, name=f"{name}_unfold")(h)
+            h = nn.leaky_relu(Unfold(before, self.fold, name=f"{name}_unfold")(h))
             padding = self.fold if last else self.fold - 1
-            h = nn.leaky_relu(h)
-            h = nn.Conv(after, window, padding=padding, kernel_init=init, name=f"{name}_keep")(h)
+            h = Keep(after, self.fold, padding, init, name=f"{name}_keep")(h)
         return h[:, : self.dim, 0]
