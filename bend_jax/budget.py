@@ -1,4 +1,5 @@
-"""What training and inference cost, by operations: in epochs of the base's training, in forward passes of the base."""
+"""What training and inference cost, by operations: in epochs of the base's training (on all training images, those
+that it has not seen too), in forward passes of the base."""
 
 import math
 from collections.abc import Callable
@@ -81,7 +82,7 @@ def cache_bytes(s: Setting, ops: Operations) -> int:
     if isinstance(settings, Independent | McBn) or _trains_whole(s):
         return 0
     numbers = sum(math.prod(shape) for shape in ops.parts.feature_shapes)
-    return settings.views * len(s.dataset.train.labels) * numbers * jnp.dtype(settings.cache_dtype).itemsize
+    return settings.views * len(s.dataset.collected.labels) * numbers * jnp.dtype(settings.cache_dtype).itemsize
 
 
 def _trains_whole(s: Setting) -> bool:
@@ -90,13 +91,23 @@ def _trains_whole(s: Setting) -> bool:
     return drifts or holds_statistics(s.chosen)
 
 
+def base_epochs(s: Setting) -> float:
+    """What the base's training costs."""
+    return s.config.base.epochs * len(s.dataset.train.labels) / s.dataset.training_images
+
+
 def collect_epochs(s: Setting, ops: Operations) -> float:
     """What the collector's training costs, in epochs of the base's training."""
-    settings, n = s.config.collect.settings, len(s.dataset.train.labels)
+    settings = s.config.collect.settings
     if isinstance(settings, Independent):
         return float((settings.k - 1) * settings.base.epochs)
     if isinstance(settings, McBn):
-        return settings.k * 2 * settings.batch * ops.forward / (n * ops.step)
+        return settings.k * 2 * settings.batch * ops.forward / (s.dataset.training_images * ops.step)
+    return _fine_tuning_epochs(s, settings, ops) * len(s.dataset.collected.labels) / s.dataset.training_images
+
+
+def _fine_tuning_epochs(s: Setting, settings: Trajectory | Bootstrap | Cyclical | Boosting, ops: Operations) -> float:
+    """In epochs of the base's training on the images that the collector is fitted on."""
     epochs, shared = _epochs(settings, ops.parts.has_vector_kernel)
     labelled = settings.k * ops.forward / ops.step if isinstance(settings, Boosting) else 0.0
     if _trains_whole(s):
@@ -137,7 +148,7 @@ def generate_epochs(s: Setting, name: str, m: int, ops: Operations) -> float:
         count = min(s.config.generate.statistics, len(s.dataset.train.labels))
         total += (tried + 1) * m * 2 * count * ops.forward
     total += tried * len(s.dataset.validation.labels) * (ops.forward + (m - 1) * ops.suffix)
-    return total / (len(s.dataset.train.labels) * ops.step)
+    return total / (s.dataset.training_images * ops.step)
 
 
 def _coder_step(settings: Autoencoder, k: int, dim: int) -> float:

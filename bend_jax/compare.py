@@ -167,7 +167,7 @@ def cost_of(row: Row, s: Setting) -> dict[str, float]:
     of the base, all members of it (a greedy vote's after it has chosen)."""
     c, ops = row.config, budget.operations(s)
     views, k = len(names(c.evaluate.views)), c.collect.settings.k
-    training = float(c.base.epochs)
+    training = budget.base_epochs(s)
     if row.vote != "base":
         training += budget.collect_epochs(s, ops)
     of_members = count_members(c.generate.name, c.members, k)

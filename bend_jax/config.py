@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bend_jax.checks import SettingsError, at_least, did_you_mean, one_of
+from bend_jax.checks import SettingsError, at_least, did_you_mean, one_of, share
 from bend_jax.settings import COLLECTORS, DTYPES, GENERATORS, Base, Collector, Generator, check_checkpoints
 
 RUN_ONLY = {"digest": False}  # changes speed or memory, never a number: not part of a stage's digest
@@ -27,6 +27,7 @@ class Data:
     split_seed: int = 0  # of the split and of the noise; the same in every run
     validation: float = 0.1  # share of the training images held out, stratified
     validation_most: int = 5000  # and at most so many
+    unseen: float = 0.0  # share of the training images, stratified, for the collector alone: the base never sees them
     crop: int = 4  # random shifts by up to so many pixels
     flip: bool = True
     rotation: float = 0.0  # random turns by up to so many degrees
@@ -40,6 +41,7 @@ class Data:
         at_least(self, 1, "validation_most")
         if not 0 < self.validation < 1:
             raise SettingsError(f"validation must be in (0, 1); got {self.validation}")
+        share(self, "unseen")
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise SettingsError(f"mean and std need one number a channel, std above 0; got {self.mean}, {self.std}")
 

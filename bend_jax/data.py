@@ -16,12 +16,24 @@ from bend_jax.sources import Images, Labels, Split
 
 
 class Dataset(NamedTuple):
-    """The three splits. Only the evaluate stage reads `test`."""
+    """The three splits. Only the evaluate stage reads `test`. unseen: training images that are not in `train`, on which
+    the collector alone is fitted; None where it is fitted on `train`."""
 
     train: Split
     validation: Split
     test: Split
     num_classes: int
+    unseen: Split | None = None
+
+    @property
+    def collected(self) -> Split:
+        """What the collector is fitted on."""
+        return self.train if self.unseen is None else self.unseen
+
+    @property
+    def training_images(self) -> int:
+        """Of all training images: an epoch is a pass over so many."""
+        return len(self.train.labels) + (0 if self.unseen is None else len(self.unseen.labels))
 
 
 def load(settings: Data) -> Dataset:
@@ -38,12 +50,15 @@ def load(settings: Data) -> Dataset:
     count = min(settings.validation_most, round(settings.validation * len(train.labels)))
     train, validation = _stratified(generator, train, count)
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    unseen = None
+    if settings.unseen:
+        train, unseen = _stratified(generator, train, round(settings.unseen * len(train.labels)))
     needed = {"training": train, "validation": validation, "test": test}
     if settings.imbalance > 1:
         del needed["validation"]  # a tenth of the smallest classes is none
     for name, split in needed.items():
         _check_classes(settings, name, split, num_classes)
-    return Dataset(train, validation, test, num_classes)
+    return Dataset(train, validation, test, num_classes, unseen)
 
 
 def _check(settings: Data, split: Split) -> None:
@@ -106,10 +121,10 @@ def held_out(generator: np.random.Generator, labels: Labels, count: int) -> Bool
 
 
 def content_digest(dataset: Dataset) -> str:
-    """SHA-256 of every array of the three splits."""
+    """SHA-256 of every array of the splits."""
     digest = hashlib.sha256()
-    for split in (dataset.train, dataset.validation, dataset.test):
-        for array in split:
+    for split in (dataset.train, dataset.validation, dataset.test, dataset.unseen):
+        for array in split or ():
             digest.update(str((array.dtype, array.shape)).encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ EFFICIENCY = 0.2  # of a matrix product's rate that convolutional training was s
 def describe(s: Setting) -> str:
     """Lines of dimensions, split point, memory and time of one run; compiles a matrix product, trains nothing."""
     assert s.model.init is not None
-    c, n = s.config, len(s.dataset.train.labels)
+    c, seen, n = s.config, len(s.dataset.train.labels), s.dataset.training_images
     variables = jax.eval_shape(s.model.init, jax.random.key(0))
     image = s.dataset.train.images.shape[1:]
     ops = budget.operations(s)
@@ -28,7 +28,10 @@ def describe(s: Setting) -> str:
     batch = min(c.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels))
     fitting = chunk_size(ops.parts._replace(suffix_bytes=batch * ops.parts.suffix_bytes), memory)
     shapes = ", ".join("x".join(map(str, shape)) for shape in ops.parts.feature_shapes)
-    counts = f"{n} training, {len(s.dataset.validation.labels)} validation, {len(s.dataset.test.labels)} test images"
+    unseen = f" ({n - seen} for the collector alone)" if n > seen else ""
+    counts = (
+        f"{n} training{unseen}, {len(s.dataset.validation.labels)} validation, {len(s.dataset.test.labels)} test images"
+    )
     lines = [
         f"data      {c.data.name}: {counts} of {'x'.join(map(str, image))}, {s.dataset.num_classes} classes",
         f"backbone  {c.backbone.name}: {parameters:,} parameters ({parameters * 4 / 2**20:.1f} MiB)",
@@ -44,14 +47,14 @@ def describe(s: Setting) -> str:
 
 def _seconds(s: Setting, ops: budget.Operations) -> str:
     """Time by operations of the base's training, the collector's and the members."""
-    c, n = s.config, len(s.dataset.train.labels)
+    c, n = s.config, s.dataset.training_images
     many = len(s.dataset.test.labels) + len(s.dataset.validation.labels)
     voters = c.collect.settings.k + c.members * (1 + len(c.generate.nulls))
     shifted = len(names(c.evaluate.corruptions)) * len(shift.SEVERITIES) * len(s.dataset.test.labels)
     shifted += sum(len(images) for images in s.ood.values())
     rate = EFFICIENCY * _matrix_rate()
     parts_of = {
-        "base": c.base.epochs * n * ops.step,
+        "base": budget.base_epochs(s) * n * ops.step,
         "collect": budget.collect_epochs(s, ops) * n * ops.step,
         "evaluate": many * (ops.forward + voters * ops.suffix) + shifted * (ops.forward + c.members * ops.suffix),
     }

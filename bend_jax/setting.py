@@ -24,6 +24,7 @@ class Setting(NamedTuple):
     workdir: Path
     dataset: data.Dataset
     examples: training.Examples  # the training split, on the device
+    collected: training.Examples  # what the collector is fitted on: the same, or images that the base has not seen
     model: training.Model
     chosen: subset.Subset
     ood: dict[str, sources.Images]  # other data sets by name, like the test images
@@ -55,16 +56,22 @@ def prepare(
 
     init: a trained model's file, "" for none.
     """
-    n, mesh = len(dataset.train.labels), devices.all_devices()
-    batches = {"base.batch": config.base.batch, "collect.batch": getattr(config.collect.settings, "batch", 1)}
-    for name, batch in batches.items():
-        if batch > n:
-            raise SettingsError(f"{name}={batch} is more than the {n} training images")
+    mesh = devices.all_devices()
+    if dataset.unseen is not None and isinstance(config.collect.settings, Independent):
+        raise SettingsError("data.unseen: collect.name=independent trains whole networks, which share no base: use 0")
+    batches = {
+        "base.batch": (config.base.batch, dataset.train),
+        "collect.batch": (getattr(config.collect.settings, "batch", 1), dataset.collected),
+    }
+    for name, (batch, split) in batches.items():
+        if batch > len(split.labels):
+            raise SettingsError(f"{name}={batch} is more than the {len(split.labels)} training images")
         if name != "collect.batch" or not isinstance(config.collect.settings, Bootstrap | McBn | Independent):
             _check_share(name, batch, mesh)
     view, plain = data.transforms(config.data)
-    images, labels = devices.place((jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)), mesh)
-    examples = training.Examples(images, labels, view, plain)
+    examples = training.Examples(*_placed(dataset.train, mesh), view, plain)
+    unseen = dataset.unseen
+    collected = examples if unseen is None else training.Examples(*_placed(unseen, mesh), view, plain)
     model = network(config.backbone, dataset.num_classes, dataset.train.images.shape[1:])
     assert model.init is not None
     shapes = jax.eval_shape(model.init, jax.random.key(0))
@@ -75,7 +82,12 @@ def prepare(
     demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, _vectors(config))
     ood = shift.load_others(config.data, config.evaluate.ood, dataset.test.images)
     initial = convert.load_init(Path(init), shapes) if init else None
-    return Setting(config, config_name, seed, workdir, dataset, examples, model, chosen, ood, initial, mesh)
+    return Setting(config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh)
+
+
+def _placed(split: data.Split, mesh: Mesh | None) -> tuple[Any, Any]:
+    """Images and labels on the devices."""
+    return devices.place((jnp.asarray(split.images), jnp.asarray(split.labels)), mesh)
 
 
 def _check_share(name: str, batch: int, mesh: Mesh | None) -> None:

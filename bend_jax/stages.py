@@ -81,7 +81,7 @@ def collect(s: Setting, task: Task) -> str:
     c = s.config.collect
     variables = storage.load_tree(task.inputs["base"] / "variables")
     found = COLLECT[c.name](
-        s.model, variables, s.chosen, s.examples, stream(s.seed, "collect", c.name), c.settings, watch=task.watch
+        s.model, variables, s.chosen, s.collected, stream(s.seed, "collect", c.name), c.settings, watch=task.watch
     )
     vectors, weights = devices.fetch((found.vectors, found.weights))
     tree = {"vectors": vectors} if weights is None else {"vectors": vectors, "weights": weights}

@@ -97,7 +97,7 @@ def rows_of_whole_networks(config: Any) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of_members() -> list[dict[str, Any]]:
+def rows_of_members(config: Any) -> list[dict[str, Any]]:
     """Members on one trunk: p-diff, BEND, and tails."""
     bootstrap, views = {"collect.name": "bootstrap"}, {"evaluate.views": VIEWS}
     greedy = {"members": 1000, "evaluate.greedy": 10}
@@ -105,6 +105,7 @@ def rows_of_members() -> list[dict[str, Any]]:
     same, most = dict(against="base x 1.5"), dict(against="base x 4.5")
     tree = bootstrap | tail | {"collect.bootstrap.epochs": 8}
     half = {"collect.bootstrap.perturb": 0.5, "collect.bootstrap.resample": False}
+    half_seen = tree | longer(config, 2) | {"data.unseen": 0.5}  # as many steps of the base as on all images
     every = whole("cyclical", 6) | {"collect.subset": "bn1,layer*.*.bn*,layer*.*.shortcut.1"}
     return [
         dict(name="p-diff, best on validation", vote="best", settings={}, **most),
@@ -119,6 +120,14 @@ def rows_of_members() -> list[dict[str, Any]]:
         dict(name="tails on bootstraps, 6", vote="mean", settings=tree, **same),
         dict(name="tails half new, 6", vote="mean", settings=tree | half, **same),
         dict(name="tails half new, 6 + views", vote="mean", settings=tree | half | views, against="base x 1.5 + views"),
+        dict(name="base on half of the images", vote="base", settings=half_seen),
+        dict(name="tails on the other half, 6", vote="mean", settings=half_seen, **same),
+        dict(
+            name="tails on the other half, 6 + views",
+            vote="mean",
+            settings=half_seen | views,
+            against="base x 1.5 + views",
+        ),
     ]
 
 
@@ -135,4 +144,4 @@ def rows_of_generators() -> list[dict[str, Any]]:
 
 def get_rows(config: Any) -> list[dict[str, Any]]:
     """name; vote: which of the run's votes counts; settings: differences; against: a row of the same budget."""
-    return [*rows_of_base(config), *rows_of_whole_networks(config), *rows_of_members(), *rows_of_generators()]
+    return [*rows_of_base(config), *rows_of_whole_networks(config), *rows_of_members(config), *rows_of_generators()]

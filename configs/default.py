@@ -18,6 +18,7 @@ def data() -> dict[str, Any]:
         split_seed=0,  # of split and noise: the same in every run, whatever --seed
         validation=0.1,  # share of the training images held out, stratified ...
         validation_most=5000,  # ... and at most so many
+        unseen=0.0,  # share of the training images that the base never sees: the collector has them alone
         crop=4,  # random shift by up to 4 pixels
         flip=True,  # random mirror image
         rotation=0.0,  # random turn by up to so many degrees

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from bend_jax import budget, compare, data, storage
+from bend_jax import budget, compare, data, stages, storage
 from bend_jax.checks import SettingsError
 from bend_jax.config import parse
-from bend_jax.setting import prepare
+from bend_jax.setting import Setting, prepare
+from bend_jax.training import SILENT
+from bend_jax.watching import Clock
 
 ROOT = Path(__file__).parent.parent
 N = 60
@@ -76,14 +78,19 @@ def test_the_rows_of_the_comparisons_parse(name: str) -> None:
 # cost
 
 
-def cost(tmp_path: Path, vote: str, **settings: Any) -> dict[str, float]:
-    """Of one row on 60 images."""
+def prepared(tmp_path: Path, vote: str, unseen: int = 0, **settings: Any) -> tuple[compare.Row, Setting]:
+    """One row on 60 images, `unseen` of which the base does not see."""
     images = np.random.default_rng(0).integers(0, 255, (N, 8, 8, 1)).astype(np.uint8)
-    labels = np.arange(N, dtype=np.int32) % 10
-    split = data.Split(images, labels)
+    split = data.Split(images, np.arange(N, dtype=np.int32) % 10)
+    held = data.Split(images[:unseen], split.labels[:unseen]) if unseen else None
+    seen = data.Split(images[unseen:], split.labels[unseen:])
     (found,) = compare.read_rows(raw(), [row(vote=vote, **settings)])
-    s = prepare(found.config, "", 0, tmp_path, data.Dataset(split, split, split, 10))
-    return compare.cost_of(found, s)
+    return found, prepare(found.config, "", 0, tmp_path, data.Dataset(seen, split, split, 10, held))
+
+
+def cost(tmp_path: Path, vote: str, unseen: int = 0, **settings: Any) -> dict[str, float]:
+    """Of such a row."""
+    return compare.cost_of(*prepared(tmp_path, vote, unseen, **settings))
 
 
 def test_costs_of_whole_networks_are_counts(tmp_path: Path) -> None:
@@ -105,6 +112,38 @@ def test_members_on_one_trunk_cost_their_suffix(tmp_path: Path) -> None:
     assert 1 < found["inference"] < 3
     assert 2 < found["training"] < 2 + 16
     assert cost(tmp_path, "best")["inference"] == 1
+
+
+def test_epochs_count_all_training_images(tmp_path: Path) -> None:
+    """A base that sees half of them costs half, and so do the epochs of the collector over the others."""
+    assert cost(tmp_path, "base", N // 2)["training"] == pytest.approx(1.0)
+    how = {"collect__name": "bootstrap", "generate__name": "identity"}
+    whole, cut = (cost(tmp_path, "mean", n, **how)["training"] for n in (0, N // 2))
+    assert cut - 1.0 == pytest.approx((whole - 2) / 2)
+
+
+class SeenError(Exception):
+    """The images that a training was given."""
+
+
+def seen(model: Any, examples: Any, *_: Any, **__: Any) -> Any:
+    """In the place of a training."""
+    raise SeenError(examples)
+
+
+def test_the_collector_alone_sees_the_unseen_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base is trained on the others; networks that share no base are refused."""
+    _, s = prepared(tmp_path, "mean", N // 2)
+    assert s.dataset.unseen is not None
+    monkeypatch.setattr(stages.training, "train_base", seen)
+    monkeypatch.setitem(stages.COLLECT, "trajectory", lambda model, variables, chosen, *rest, **_: seen(model, *rest))
+    monkeypatch.setattr(stages.storage, "load_tree", lambda _: {})
+    for stage, expected in ((stages.base, s.dataset.train), (stages.collect, s.dataset.unseen)):
+        with pytest.raises(SeenError) as error:
+            stage(s, stages.Task({"base": tmp_path}, tmp_path, SILENT, Clock({}, {}, {}, {})))
+        np.testing.assert_array_equal(error.value.args[0].images, expected.images)
+    with pytest.raises(SettingsError, match="share no base"):
+        prepared(tmp_path, "mean", N // 2, collect__name="independent", collect__subset="*")
 
 
 def test_the_prefix_and_the_suffix_are_the_whole_pass(tmp_path: Path) -> None:

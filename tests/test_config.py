@@ -315,6 +315,7 @@ OUT_OF_RANGE = [
     ("collect.boosting.eta", 0.0),
     ("collect.boosting.eta", 1.1),
     ("data.imbalance", 0.5),
+    ("data.unseen", 1.0),
     ("generate.tune", (1.0, -1.0)),
     ("generate.statistics", 0),
     ("generate.bend.temperature", -1.0),

@@ -1,5 +1,6 @@
 """Data: fixed stratified splits, noise, files of one's own, augmentation."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from bend_jax import data
 from bend_jax.config import Data, SettingsError
+from bend_jax.sources import Split
 
 DIGITS = Data(name="digits", noise=0.3, validation=1 / 3, crop=1, flip=False, mean=(0.36,), std=(0.37,))
 
@@ -50,6 +52,32 @@ def test_the_split_is_the_same_every_time_and_disjoint() -> None:
     assert data.content_digest(first) == data.content_digest(again)
     rows = [{(i.tobytes(), int(y)) for i, y in zip(*split, strict=True)} for split in first[:3]]
     assert sum(len(r) for r in rows) == len(rows[0] | rows[1] | rows[2])
+
+
+def test_the_base_never_sees_the_unseen_images() -> None:
+    """They are a stratified share of the training images; the other splits stay, and an epoch is a pass over both."""
+    pytest.importorskip("sklearn")
+    clean = Data(name="digits", validation=1 / 3, mean=(0.3,), std=(0.3,))
+    whole, cut = data.load(clean), data.load(replace(clean, unseen=0.25))
+    assert cut.unseen is not None
+    assert (len(cut.train.labels), len(cut.unseen.labels), cut.training_images, whole.training_images) == (
+        449,
+        150,
+        599,
+        599,
+    )
+    kept, held, every = (
+        sorted((i.tobytes(), int(y)) for i, y in zip(*split, strict=True))
+        for split in (cut.train, cut.unseen, whole.train)
+    )
+    assert sorted(kept + held) == every
+    assert np.abs(np.bincount(cut.unseen.labels) - 0.25 * np.bincount(whole.train.labels)).max() <= 1
+    assert cut.collected is cut.unseen
+    assert whole.collected is whole.train
+    np.testing.assert_array_equal(cut.test.images, whole.test.images)
+    np.testing.assert_array_equal(cut.validation.images, whole.validation.images)
+    moved = cut._replace(unseen=Split(cut.unseen.images, cut.unseen.labels[::-1]))
+    assert data.content_digest(moved) != data.content_digest(cut)
 
 
 def test_noise_has_its_size_and_other_noise_another_digest() -> None:

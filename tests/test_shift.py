@@ -169,7 +169,9 @@ def asked() -> tuple[Setting, stages.Task, dict[str, Any]]:
     others = {"same": images, "far": np.full((40, SIDE, SIDE, 1), 255, np.uint8)}
     examples = training.Examples(jnp.asarray(images), jnp.asarray(split.labels), plain, plain)
     model = training.Model(apply)
-    setting = Setting(config.parse(raw), "digits", 0, Path("/nowhere"), dataset, examples, model, SUBSET, others)
+    setting = Setting(
+        config.parse(raw), "digits", 0, Path("/nowhere"), dataset, examples, examples, model, SUBSET, others
+    )
     task = stages.Task({}, Path("/nowhere"), training.SILENT, Clock({}, {}, {}, {}))
     sets = {"base": VECTORS[:1], "bend": VECTORS}
     return setting, task, sets
