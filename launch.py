@@ -107,7 +107,8 @@ def config_file(argv: list[str]) -> tuple[Path, str, ConfigDict]:
         fail(f"no --config was given; there are {', '.join(available())}")
     path = Path(paths[-1])
     if not path.is_file():
-        fail(f"--config: there is no file {path}; there are {', '.join(available())}")
+        every = [*available(), *available("configs/paper")]
+        fail(f"--config: there is no file {path}{did_you_mean(str(path), every)}; there are {', '.join(every)}")
     try:
         FOUND.update(run_path(str(path)))
         scale = scale_of(path, given(argv, "scale")[-1:])

@@ -10,6 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 VIEWS = "identity,flip,right"
+TUNE = (0.5, 1.0, 2.0, 4.0, 8.0)  # of each generator's knob, on validation
+TUNED = ("bend", "gaussian", "low_rank_gaussian", "noise", "random_latent")
+OTHERS = ("average16", "resample", "interpolate", "autoencoder", "identity", "average")  # have nothing to tune
 
 
 def get_config() -> ConfigDict:
@@ -111,6 +114,17 @@ def rows_of_members() -> list[dict[str, Any]]:
     ]
 
 
+def rows_of_generators() -> list[dict[str, Any]]:
+    """The diffusion and every null on the same bootstraps, each with its knob tuned on validation."""
+    bootstrap = {"collect.name": "bootstrap", "collect.k": 20, "generate.tune": TUNE}
+    rows = []
+    for name in (*TUNED, *OTHERS):
+        label = f"{name}, tuned" if name in TUNED else name
+        against = {} if name == "bend" else dict(against="bend, tuned")
+        rows.append(dict(name=label, vote="mean", settings=bootstrap | {"generate.name": name}, **against))
+    return rows
+
+
 def get_rows(config: Any) -> list[dict[str, Any]]:
     """name; vote: which of the run's votes counts; settings: differences; against: a row of the same budget."""
-    return [*rows_of_base(config), *rows_of_whole_networks(config), *rows_of_members()]
+    return [*rows_of_base(config), *rows_of_whole_networks(config), *rows_of_members(), *rows_of_generators()]

@@ -65,6 +65,7 @@ MISTAKES = {
     "text for a truth value": Mistake("--config.data.flip=perhaps", ("data.flip", "bool", "'perhaps'")),
     "text in several values": Mistake("--config.backbone.widths=(16,'x',64)", ("backbone.widths[1]", "int", "'x'")),
     "no such configuration": Mistake("--config=nowhere.py", ("nowhere.py", "configs/default.py", "configs/digits.py")),
+    "misspelt configuration": Mistake("--config=configs/paper/tabel3.py", ("did you mean 'configs/paper/table3.py'?",)),
     "a broken configuration": Mistake("--config={files}/broken.py", ("broken.py cannot be loaded", "SyntaxError")),
     "a configuration without get_config": Mistake("--config={files}/empty.py", ("empty.py", "get_config")),
     "no configuration": Mistake("", ("no --config", "configs/default.py", "configs/digits.py")),

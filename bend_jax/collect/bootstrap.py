@@ -111,7 +111,6 @@ def collect(
         index, order = draw_batch(arrays["order"], local, extra["order"], settings.batch)
         view = (local // per_epoch) % settings.views
         weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]
-
         inputs = devices.whole(source.read(arrays, view, index, key), watch.mesh)
         own = {name: arrays[name] for name in source.data}
         losses, rest = members(params, extra["rest"], weights, own, inputs, arrays["labels"][index], key)
@@ -119,7 +118,6 @@ def collect(
         return jnp.sum(losses), {**extra, "order": order, "rest": rest}
 
     tx = optimizer(subset, sgd(settings.lr, settings.momentum, settings.weight_decay))
-
     state = train(
         "bootstrap",
         make_step(loss, tx),
