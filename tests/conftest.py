@@ -1,4 +1,5 @@
-"""Every test runs with shapes checked (jaxtyping, beartype), rank promotion refused and compiled programs kept."""
+"""Every test runs with shapes checked (jaxtyping, beartype), rank promotion refused, and programs that are compiled
+without optimisation and kept."""
 
 import os
 from pathlib import Path
@@ -6,6 +7,9 @@ from pathlib import Path
 CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "bend_jax" / "compiled")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # most of these tests is compiling
+
+# and most of compiling is LLVM's optimisation, which takes longer than it saves here
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 from jaxtyping import install_import_hook  # noqa: E402
 
