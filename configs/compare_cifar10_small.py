@@ -90,7 +90,7 @@ def rows_of_whole_networks(config: Any) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of_members() -> list[dict[str, Any]]:
+def rows_of_members(config: Any) -> list[dict[str, Any]]:
     """Members on one trunk: p-diff, BEND, tails, and nulls."""
     bootstrap = {"collect.name": "bootstrap", "collect.k": 20}
     views = {"evaluate.views": VIEWS}
@@ -99,6 +99,7 @@ def rows_of_members() -> list[dict[str, Any]]:
     tail |= {"collect.name": "bootstrap", "collect.bootstrap.epochs": 3}
     tree = {"collect.bootstrap.reinitialise": True, "collect.bootstrap.lr": 0.01}  # 0.05 ends in NaN
     half = {"collect.bootstrap.perturb": 0.5, "collect.bootstrap.resample": False}
+    half_seen = tail | longer(config, 2) | {"data.unseen": 0.5}  # as many steps of the base as on all images
     two = dict(against="base x 1.2")
     null = {"generate.name": "low_rank_gaussian"}
     return [
@@ -111,6 +112,8 @@ def rows_of_members() -> list[dict[str, Any]]:
         dict(name="Gaussian on bootstraps", vote="mean", settings=bootstrap | null, against="base"),
         dict(name="tree ensemble, 4", vote="mean", settings=tail | tree, **two),
         dict(name="tails half new, 4", vote="mean", settings=tail | half, **two),
+        dict(name="base on half of the images", vote="base", settings=half_seen),
+        dict(name="tails on the other half, 4", vote="mean", settings=half_seen, **two),
     ]
 
 
@@ -127,4 +130,4 @@ def rows_of_generators() -> list[dict[str, Any]]:
 
 def get_rows(config: Any) -> list[dict[str, Any]]:
     """name; vote: which of the run's votes counts; settings: differences; against: a row of the same budget."""
-    return [*rows_of_base(config), *rows_of_whole_networks(config), *rows_of_members(), *rows_of_generators()]
+    return [*rows_of_base(config), *rows_of_whole_networks(config), *rows_of_members(config), *rows_of_generators()]
