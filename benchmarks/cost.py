@@ -57,9 +57,12 @@ def measure_base(s: Setting, epochs: int) -> float:
 
 
 def measure_collect(s: Setting, variables: Any, k: int, repeats: int) -> tuple[float, float]:
-    """Seconds for an image of the frozen part (to fill the cache), and of a training step of the subset."""
-    frozen, images = common.frozen_part(s, variables), s.examples.plain(s.examples.images)
-    fill = common.interleaved({"fill": lambda: frozen(images)}, repeats)
+    """Seconds for an image of its augmentation and the frozen part (to fill the cache), and of a training step of the
+    subset."""
+    frozen, images = common.frozen_part(s, variables), s.examples.images
+    filled = jax.jit(lambda keys, images: frozen(s.examples.view(keys, images)))
+    keys = jax.random.split(jax.random.key(8), len(images))
+    fill = common.interleaved({"fill": lambda: filled(keys, images)}, repeats)
     watch, clock = common.clock(s.config.compute.memory_mb * 2**20)
     settings = replace(s.config.collect.settings, k=k)
     name, key = s.config.collect.name, stream(0, "collect")
