@@ -1,5 +1,5 @@
-"""Every test runs with shapes checked (jaxtyping, beartype), rank promotion refused, and programs that are compiled
-without optimisation and kept."""
+"""Every test runs with shapes checked (jaxtyping, beartype), rank promotion refused, and programs that are kept, and
+compiled without optimisation in this process."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,9 @@ CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cach
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # most of these tests is compiling
 
-# and most of compiling is LLVM's optimisation, which takes longer than it saves here
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
+# and most of compiling is LLVM's optimisation, which takes longer than it saves in these small programs
+GIVEN = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {GIVEN}"
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -18,3 +19,5 @@ install_import_hook("bend_jax", "beartype.beartype")
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.block_until_ready(jax.jit(lambda x: x + 1)(0))  # reads the flags, once and for all
+os.environ["XLA_FLAGS"] = GIVEN  # other processes, which run larger programs, optimise as ever
