@@ -65,7 +65,8 @@ def prepare(
     }
     for name, (batch, split) in batches.items():
         if batch > len(split.labels):
-            raise SettingsError(f"{name}={batch} is more than the {len(split.labels)} training images")
+            which = " of data.unseen" if split is dataset.unseen else ""
+            raise SettingsError(f"{name}={batch} is more than the {len(split.labels)} training images{which}")
         if name != "collect.batch" or not isinstance(config.collect.settings, Bootstrap | McBn | Independent):
             _check_share(name, batch, mesh)
     view, plain = data.transforms(config.data)

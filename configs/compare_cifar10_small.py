@@ -10,9 +10,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 VIEWS = "identity,flip,right"
-TUNE = (0.5, 1.0, 2.0, 4.0, 8.0)  # of each generator's knob, on validation
-TUNED = ("bend", "gaussian", "low_rank_gaussian", "noise", "random_latent")
-OTHERS = ("average16", "resample", "interpolate", "autoencoder", "identity", "average")  # have nothing to tune
 
 
 def get_config() -> ConfigDict:
@@ -118,14 +115,9 @@ def rows_of_members(config: Any) -> list[dict[str, Any]]:
 
 
 def rows_of_generators() -> list[dict[str, Any]]:
-    """The diffusion and every null on the same bootstraps, each with its knob tuned on validation."""
-    bootstrap = {"collect.name": "bootstrap", "collect.k": 20, "generate.tune": TUNE}
-    rows = []
-    for name in (*TUNED, *OTHERS):
-        label = f"{name}, tuned" if name in TUNED else name
-        against = {} if name == "bend" else dict(against="bend, tuned")
-        rows.append(dict(name=label, vote="mean", settings=bootstrap | {"generate.name": name}, **against))
-    return rows
+    """Those of the digits, on 20 bootstraps."""
+    rows = run_path(str(Path(__file__).with_name("compare_digits.py")))["rows_of_generators"]()
+    return [row | {"settings": row["settings"] | {"collect.k": 20}} for row in rows]
 
 
 def get_rows(config: Any) -> list[dict[str, Any]]:
