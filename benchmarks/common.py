@@ -247,11 +247,6 @@ def step_seconds(found: Clock, name: str) -> float:
     return statistics.median(seconds / steps for steps, seconds in (segments[1:] or segments))
 
 
-def flops(fn: Callable[..., Any], *values: Any) -> float:
-    """Floating-point operations of a program, counted by XLA before it optimises; a loop's body counts once."""
-    return float((jax.jit(fn).lower(*values).cost_analysis() or {}).get("flops", 0.0))
-
-
 def size_of(tree: Any) -> int:
     """Bytes of a tree of arrays."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
+from bend_jax import budget
 from bend_jax.generate import autoencoder, bend
 from bend_jax.generate.latents import decode, encode
 from bend_jax.settings import Autoencoder, Bend
@@ -54,7 +55,7 @@ def iteration_flops(settings: Autoencoder, k: int, dim: int) -> float:
         again = autoencoder.decode(params, autoencoder.encode(params, x, settings), dim, settings)
         return jnp.mean((again - x) ** 2)
 
-    return common.flops(jax.grad(loss), params, rows)
+    return budget.flops(jax.grad(loss), params, rows)
 
 
 def iteration_bytes(settings: Autoencoder, k: int, dim: int) -> int:

@@ -61,18 +61,27 @@ def _count(model: Model, plain: Callable[..., Any], chosen: Subset, raw: jax.Sha
     jax.eval_shape(
         lambda variables: found.append(parts(variables)) or 0, variables
     )  # shapes alone: tracers stay inside
-    forward, first = _flops(model.apply, variables, image), _flops(prefix, variables, image)
+    forward, first = flops(model.apply, variables, image), flops(prefix, variables, image)
     return Operations(
         forward,
-        step=_flops(jax.grad(loss), variables, image),
+        step=flops(jax.grad(loss), variables, image),
         suffix=max(forward - first, 0.0),
-        suffix_step=max(_flops(tail, vector, variables, image) - first, 0.0),
+        suffix_step=max(flops(tail, vector, variables, image) - first, 0.0),
         parts=found[0],
     )
 
 
-def _flops(fn: Callable[..., Any], *arguments: Any) -> float:
-    cost = jax.jit(fn).lower(*arguments).cost_analysis()
+def flops(fn: Callable[..., Any], *arguments: Any) -> float:
+    """Floating-point operations of a program, counted by XLA before it optimises; a loop's body counts once. Lowered
+    for the CPU: of other backends XLA counts nothing before compilation."""
+    shapes = jax.eval_shape(lambda *values: values, *arguments)
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names other platforms alone
+        cost = jax.jit(fn).lower(*shapes).compile().cost_analysis()
+    else:
+        with jax.default_device(cpu):
+            cost = jax.jit(fn).lower(*shapes).cost_analysis()
     return float((cost or {}).get("flops", 0.0))
 
 
@@ -159,7 +168,7 @@ def _coder_step(settings: Autoencoder, k: int, dim: int) -> float:
 
     vectors = jax.ShapeDtypeStruct((k, dim), jnp.float32)
     params = jax.eval_shape(lambda x: autoencoder.initial(x, jax.random.key(0), settings), vectors)
-    return 3 * _flops(both, params, vectors)
+    return 3 * flops(both, params, vectors)
 
 
 def forwards(ops: Operations, members: int, views: int) -> float:

@@ -4,11 +4,12 @@ import argparse
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import all as every
 from benchmarks import check, collect, common, compilation, cost, generate, members, train
-from bend_jax.budget import Operations
+from bend_jax.budget import Operations, flops
 from bend_jax.settings import Autoencoder, Bootstrap, Trajectory
 
 # a suffix of a tenth of the forward pass; a step of the base is three passes, one of the suffix two of its own
@@ -22,6 +23,23 @@ def test_each_script_tells_its_flags(script, capsys) -> None:
         script.main(["--help"])
     assert stop.value.code == 0
     assert "--out" in capsys.readouterr().out
+
+
+def test_operations_are_counted_for_the_cpu(monkeypatch) -> None:
+    """2 * 3 * 4 * 5 of a product, from arrays as from shapes; XLA counts nothing for a plugin's device, so the program
+    is lowered for the CPU whatever the default device is, and compiled where there is no CPU to lower for."""
+    x, y = jnp.ones((3, 4)), jax.ShapeDtypeStruct((4, 5), jnp.float32)
+    asked: list[str] = []
+    local = jax.local_devices
+    monkeypatch.setattr(jax, "local_devices", lambda **how: asked.append(how["backend"]) or local(**how))
+    assert flops(jnp.dot, x, y) == pytest.approx(120, abs=1)
+    assert asked == ["cpu"]
+
+    def none(**how):
+        raise RuntimeError("Unknown backend cpu")
+
+    monkeypatch.setattr(jax, "local_devices", none)
+    assert flops(jnp.dot, x, y) == pytest.approx(120, abs=1)
 
 
 def test_floor_of_the_members() -> None:
