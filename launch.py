@@ -27,7 +27,8 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bend_jax.config import Config, SettingsError, did_you_mean, parse
+from bend_jax.checks import SettingsError, did_you_mean
+from bend_jax.run.config import Config, parse
 
 STAGES = ("base", "collect", "generate", "evaluate", "report", "export")
 OWN = (  # flags, in the order of --help
@@ -230,31 +231,32 @@ def read_rows(stages: tuple[str, ...], scale: str) -> list[Any]:
         raise SettingsError("--sweep takes the configuration of a run; this one has rows of its own")
     if not FLAGS.sweep and "get_rows" not in FOUND:
         return []
-    from bend_jax import compare, sweep
+    from bend_jax.run import rows as table
 
     raw = FLAGS.config.to_dict()
     if set(STAGES[:-1]) != set(stages):
         what = "sweep" if FLAGS.sweep else "comparison"
         raise SettingsError(f"--stages: a {what} runs {','.join(STAGES[:-1])}; those in the store are reused")
     if FLAGS.sweep:
-        return compare.read_rows(raw, sweep.read(flat(raw), FLAGS.sweep))
-    return compare.read_rows(raw, FOUND["get_rows"](FLAGS.config, *([scale] if scale else [])))
+        return table.read_rows(raw, table.read_sweep(flat(raw), FLAGS.sweep))
+    return table.read_rows(raw, FOUND["get_rows"](FLAGS.config, *([scale] if scale else [])))
 
 
 def run_rows(rows: list[Any], name: str, scale: str, workdir: Path, seeds: list[int]) -> None:
     """Every row of a sweep, of a paper's table or of a comparison with every seed, or only what each would cost."""
-    from bend_jax import compare, papers, sweep
+    from bend_jax.report import comparison, grid, papers
+    from bend_jax.run import rows as table
 
     if FLAGS.dry_run:
-        print(compare.plan(rows, name, workdir))
+        print(table.plan(rows, name, workdir))
         return
     stopped: list[str] = []
     if FLAGS.sweep or "PAPER" in FOUND:
-        make = sweep.make if FLAGS.sweep else partial(papers.document, FOUND["PAPER"], scale)
-        content, made = sweep.run(rows, name, seeds, workdir, say, make, FLAGS.init)
-        text, stopped = sweep.terminal(made), sweep.stopped(content)
+        make = grid.make if FLAGS.sweep else partial(papers.document, FOUND["PAPER"], scale)
+        content, made = table.run_grid(rows, name, seeds, workdir, say, make, FLAGS.init)
+        text, stopped = grid.terminal(made), grid.stopped(content)
     else:
-        text = compare.terminal(compare.run(rows, name, seeds, workdir, say, FLAGS.init))
+        text = comparison.terminal(table.run_comparison(rows, name, seeds, workdir, say, FLAGS.init))
     say(f"\n{text}\n")
     say(where(workdir, STAGES[:-1]))
     if stopped:
@@ -263,22 +265,25 @@ def run_rows(rows: list[Any], name: str, scale: str, workdir: Path, seeds: list[
 
 def put_side_by_side() -> None:
     """The reports of finished runs in one document."""
-    from bend_jax import beside
+    from bend_jax.report import side_by_side
 
     workdir = check_workdir(Path("runs") / "compared")
-    beside.run(FLAGS.compare, workdir)
+    side_by_side.run(FLAGS.compare, workdir)
     print(where(workdir, STAGES[:-1]))
 
 
 def run(config: Config, name: str, workdir: Path, stages: tuple[str, ...], seeds: list[int]) -> None:
     """Check everything, then run the stages for each seed, or only say what they would need."""
-    from bend_jax import data, estimate, pipeline, report, storage
-    from bend_jax.setting import prepare
+    from bend_jax import storage
+    from bend_jax.data import splits
+    from bend_jax.report import tables
+    from bend_jax.run import cost, pipeline
+    from bend_jax.run.context import prepare
 
-    dataset = data.load(config.data)
+    dataset = splits.load(config.data)
     settings = [prepare(config, name, seed, workdir, dataset, FLAGS.init) for seed in seeds]
     if FLAGS.dry_run:
-        print(estimate.describe(settings[0]))
+        print(cost.describe(settings[0]))
         return
     plans = []
     for s in settings:
@@ -287,7 +292,7 @@ def run(config: Config, name: str, workdir: Path, stages: tuple[str, ...], seeds
         plans.append(pipeline.run(s, stages, say))
     if "report" in stages:
         path = pipeline.summarise(settings, plans, say) if len(seeds) > 1 else plans[0]["report"].path
-        say(f"\n{report.terminal(storage.read_json(path / 'report.json'))}\n")
+        say(f"\n{tables.terminal(storage.read_json(path / 'report.json'))}\n")
     say(where(workdir, stages))
 
 
@@ -323,7 +328,8 @@ def main(argv: list[str]) -> None:
             print_config(rows)
             return
         use_compilation_cache()
-        from bend_jax import devices, pipeline, storage
+        from bend_jax import devices, storage
+        from bend_jax.run import pipeline
 
         if FLAGS.distributed:
             devices.join(FLAGS.distributed)

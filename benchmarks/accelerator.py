@@ -25,11 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from bend_jax import ensemble, predict, subset, training
+from bend_jax import ensemble, subset, training
 from bend_jax.collect import COLLECT
+from bend_jax.collect.bootstrap import Bootstrap
+from bend_jax.collect.trajectory import Trajectory
+from bend_jax.evaluate import predict
 from bend_jax.generate import GENERATE, whitening
+from bend_jax.generate.bend import Bend
 from bend_jax.rng import stream
-from bend_jax.settings import Bend, Bootstrap, Trajectory
 
 # the largest |difference| / |value of the CPU| in float32; names that begin with "exact" must be equal
 LIMITS = {

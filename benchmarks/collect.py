@@ -12,11 +12,12 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.members import CASES
-from bend_jax import budget, training
+from bend_jax import training
 from bend_jax.collect import COLLECT
-from bend_jax.collect.features import CHUNK
+from bend_jax.collect.frozen_features import CHUNK
 from bend_jax.rng import stream
-from bend_jax.setting import Setting
+from bend_jax.run import cost
+from bend_jax.run.context import Setting
 
 BAR = 1.3
 K = 200
@@ -133,10 +134,10 @@ def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[st
     _, _, cached, streamed, epochs, _ = SIZES[size]
     k = cached if how.endswith("cached") else streamed
     s = prepared(case, how, size, dtype, 4)
-    ops = budget.operations(s)
+    ops = cost.operations(s)
     memory = s.config.compute.memory_mb * 2**20
     if how.endswith("streamed"):  # so many views that their features do not fit; no more of them are read
-        views = memory // (budget.cache_bytes(s, ops) // 4) + 1
+        views = memory // (cost.cache_bytes(s, ops) // 4) + 1
         s = prepared(case, how, size, dtype, views)
     settings, n = s.config.collect.settings, len(s.dataset.train.labels)
     variables = common.fresh(s)
@@ -150,7 +151,7 @@ def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[st
     step_flops, steps = counted(s, how, variables, K, memory)
     fill = settings.views * prefix_flops(s, variables) if how.endswith("cached") else 0.0  # pyright: ignore[reportAttributeAccessIssue]
     least = floor_epochs(ops, *work(how, K, settings))
-    cache = budget.cache_bytes(s, ops) if how.endswith("cached") else 0
+    cache = cost.cache_bytes(s, ops) if how.endswith("cached") else 0
     reads = work(how, k, settings)[1] // (k if how.startswith("bootstrap") else 1)
     rate = probes.rates()
     moved = least_bytes(cache, settings.views, reads)  # pyright: ignore[reportAttributeAccessIssue]
@@ -182,7 +183,7 @@ def parity(case: str, how: str, size: str) -> dict[str, Any]:
     *_, k = SIZES[size]
     s = prepared(case, f"{how} cached", size, "float32", 2)
     variables = common.fresh(s)
-    cache = budget.cache_bytes(s, budget.operations(s))
+    cache = cost.cache_bytes(s, cost.operations(s))
     with jax.default_matmul_precision("highest"):
         pair = [np.asarray(collected(s, how, variables, k, memory)["vectors"]) for memory in (2 * cache, cache - 1)]
     return {

@@ -19,7 +19,10 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 
-from bend_jax import config, data, report, setting, split, subset, training
+from bend_jax import split, subset, training
+from bend_jax.data import sources, splits
+from bend_jax.report import tables
+from bend_jax.run import config, context
 
 ROOT = Path(__file__).parents[1]
 SIZES = ("tiny", "small", "full")  # a test's; a few minutes of one busy CPU core; an accelerator's
@@ -118,7 +121,7 @@ def write(args: argparse.Namespace, content: dict[str, Any]) -> None:
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:
     """A table on the terminal."""
-    print(f"\n{title}\n{report.text_table(header, rows)}", flush=True)
+    print(f"\n{title}\n{tables.text_table(header, rows)}", flush=True)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -136,28 +139,28 @@ def load(task: str, changes: dict[str, Any]) -> config.Config:
 
 def prepare(
     task: str, changes: dict[str, Any], images: tuple[int, int, int], classes: int = 10, side: int = 32
-) -> setting.Setting:
+) -> context.Setting:
     """A run's setting on so many synthetic images of each split: noise on a pattern for each class."""
     read = load(task, changes)
     generator = np.random.default_rng(0)
     patterns = generator.integers(0, 256, (classes, side, side, len(read.data.mean)), dtype=np.int16)
 
-    def split(count: int) -> data.Split:
+    def split(count: int) -> sources.Split:
         labels = np.arange(count, dtype=np.int32) % classes
         noise = generator.integers(-60, 61, (count, *patterns.shape[1:]), dtype=np.int16)
-        return data.Split(np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels)
+        return sources.Split(np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels)
 
     train, validation, test = (split(count) for count in images)
-    return setting.prepare(read, task, 0, Path(), data.Dataset(train, validation, test, classes))
+    return context.prepare(read, task, 0, Path(), splits.Dataset(train, validation, test, classes))
 
 
-def fresh(s: setting.Setting) -> Any:
+def fresh(s: context.Setting) -> Any:
     """Untrained variables."""
     assert s.model.init is not None
     return s.model.init(jax.random.key(0))
 
 
-def frozen_part(s: setting.Setting, variables: Any) -> Any:
+def frozen_part(s: context.Setting, variables: Any) -> Any:
     """What does not depend on the subset, jitted, for a batch of images as `apply` takes them."""
     image = jax.eval_shape(s.examples.plain, s.examples.images[:1])
     vector = jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32)

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from bend_jax import budget, ensemble, pipeline, storage, subset, training
+from bend_jax import ensemble, storage, subset, training
 from bend_jax.collect import COLLECT
 from bend_jax.generate import GENERATE
 from bend_jax.rng import stream
-from bend_jax.setting import Setting
+from bend_jax.run import cost, pipeline
+from bend_jax.run.context import Setting
 
 NETS = ("res18", "res50", "regx", "regy")
 TASKS = {f"{net}_{data}": f"{net}_cifar10" for net in NETS for data in ("cifar10", "cifar100")}  # measured on
@@ -91,7 +92,7 @@ def measure_inference(s: Setting, variables: Any, repeats: int) -> tuple[float, 
     m, images = s.config.members, s.examples.plain(jnp.asarray(s.dataset.test.images))
     vectors = jnp.tile(subset.flatten(s.chosen, variables)[None], (m, 1))
     forward = jax.jit(s.model.apply)
-    parts = budget.operations(s).parts
+    parts = cost.operations(s).parts
     memory = s.config.compute.memory_mb * 2**20
     chunk = min(m, ensemble.chunk_size(parts._replace(suffix_bytes=len(images) * parts.suffix_bytes), memory))
     variants = {
@@ -143,10 +144,10 @@ def extrapolated(task: str, one: dict[str, float]) -> dict[str, Any]:
 def floor(task: str) -> dict[str, float]:
     """What each stage needs by operations alone, in epochs of the base's training, and the break-even m of that."""
     s = common.prepare(task, {}, (100, 10, 10), side=8 if task == "digits" else 32)
-    ops, c = budget.operations(s), s.config
-    collect, epochs = budget.collect_epochs(s, ops), c.base.epochs
+    ops, c = cost.operations(s), s.config
+    collect, epochs = cost.collect_epochs(s, ops), c.base.epochs
     n = SPLITS.get(c.data.name, CIFAR)[0]
-    generate = budget.generate_epochs(s, c.generate.name, c.members, ops) * 100 / n
+    generate = cost.generate_epochs(s, c.generate.name, c.members, ops) * 100 / n
     return {"collect_epochs": collect, "generate_epochs": generate, "break_even_m": 1 + (collect + generate) / epochs}
 
 

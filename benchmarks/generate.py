@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import common
-from bend_jax import budget
 from bend_jax.generate import autoencoder, bend
+from bend_jax.generate.autoencoder import Autoencoder
+from bend_jax.generate.bend import Bend
 from bend_jax.generate.latents import decode, encode
-from bend_jax.settings import Autoencoder, Bend
+from bend_jax.run.cost import flops
 
 SECONDS = 60.0  # what our default may take
 DRAW = 2.0  # seconds for the members
@@ -55,7 +56,7 @@ def iteration_flops(settings: Autoencoder, k: int, dim: int) -> float:
         again = autoencoder.decode(params, autoencoder.encode(params, x, settings), dim, settings)
         return jnp.mean((again - x) ** 2)
 
-    return budget.flops(jax.grad(loss), params, rows)
+    return flops(jax.grad(loss), params, rows)
 
 
 def iteration_bytes(settings: Autoencoder, k: int, dim: int) -> int:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from bend_jax import budget, ensemble, subset
+from bend_jax import ensemble, subset
+from bend_jax.run import cost
 
 CASES = {
     "resnet18 bn2": ("res18_cifar10", "layer4.1.bn2"),
@@ -71,7 +72,7 @@ def in_torch(name: str, vectors: np.ndarray, images: Any, passes: int) -> Callab
 class Case(NamedTuple):
     """One network with its members."""
 
-    ops: budget.Operations
+    ops: cost.Operations
     apply: Callable[..., Any]
     variables: Any
     chosen: subset.Subset
@@ -91,7 +92,7 @@ def prepare(name: str, dtype: str, size: str) -> Case:
     vectors = base[None] + 0.5 * jax.random.normal(jax.random.key(1), (m, chosen.dim))
     single = jax.jit(lambda variables, vector, x: apply(subset.insert(chosen, variables, vector), x))
     images = s.examples.plain(jnp.asarray(s.dataset.test.images))
-    return Case(budget.operations(s), apply, variables, chosen, vectors, images, single, s.dataset.num_classes)
+    return Case(cost.operations(s), apply, variables, chosen, vectors, images, single, s.dataset.num_classes)
 
 
 def programs(case: Case, memories: tuple[int, ...]) -> dict[int, tuple[int, Any]]:

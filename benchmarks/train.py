@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from bend_jax import budget, training
+from bend_jax import training
 from bend_jax.rng import stream
-from bend_jax.setting import Setting
+from bend_jax.run import cost
+from bend_jax.run.context import Setting
 
 # (task, images, batch, dtype)
 SIZES: dict[str, tuple[tuple[str, int, int, str], ...]] = {
@@ -79,7 +80,7 @@ def measure(task: str, n: int, batch: int, dtype: str, segments: int) -> dict[st
     s = common.prepare(
         task, {"base.batch": batch, "collect.batch": batch, "backbone.dtype": dtype}, (n, 10, 10), side=side
     )
-    ops = budget.operations(s)
+    ops = cost.operations(s)
     per_epoch = len(s.dataset.train.labels) // batch
     length = min(per_epoch, training.SEGMENT)
     settings = replace(s.config.base, epochs=-(-(segments + 1) * length // per_epoch), schedule="cosine")

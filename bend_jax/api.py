@@ -11,25 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bend_jax import data, ensemble, metrics, statistics, storage, subset
+from bend_jax import batch_norm, ensemble, metrics, storage, subset
 from bend_jax.checks import SettingsError
-from bend_jax.collect import COLLECT
-from bend_jax.collect.features import demand
-from bend_jax.generate import GENERATE
+from bend_jax.collect import COLLECT, COLLECTORS, Collector, demand
+from bend_jax.collect.independent import Independent
+from bend_jax.collect.mc_bn import McBn
+from bend_jax.collect.trajectory import Trajectory
+from bend_jax.data import splits
+from bend_jax.generate import GENERATE, GENERATORS, Generator, check_checkpoints, count_members
+from bend_jax.generate.bend import Bend
+from bend_jax.generate.identity import Identity
 from bend_jax.rng import stream
-from bend_jax.settings import (
-    COLLECTORS,
-    GENERATORS,
-    Bend,
-    Collector,
-    Generator,
-    Identity,
-    Independent,
-    McBn,
-    Trajectory,
-    check_checkpoints,
-    count_members,
-)
 from bend_jax.training import SILENT, Examples, Model, NonFiniteError, Watch
 
 BATCH = 500  # images a program
@@ -143,7 +135,7 @@ def fit(
     chosen = _choose(variables, subset)
     _check(apply, variables, images, labels)
     if validation is None:
-        held = data.held_out(np.random.default_rng(seed), labels, max(1, round(len(labels) / 10)))
+        held = splits.held_out(np.random.default_rng(seed), labels, max(1, round(len(labels) / 10)))
         (images, labels), validation = (images[~held], labels[~held]), (images[held], labels[held])
     else:
         _check(apply, variables, np.asarray(validation[0]), np.asarray(validation[1]))
@@ -162,9 +154,9 @@ def fit(
     keys = jax.random.split(stream(seed, "generate", generator))
     fitted = GENERATE[generator].fit(found.vectors, keys[0], generate, watch=watch)
     drawn = GENERATE[generator].sample(fitted, keys[1], members)
-    if statistics.must_measure(chosen, generator):
+    if batch_norm.must_measure(chosen, generator):
         key = stream(seed, "statistics")
-        drawn = statistics.recompute(model, variables, chosen, drawn, examples, key, STATISTICS)
+        drawn = batch_norm.recompute(model, variables, chosen, drawn, examples, key, STATISTICS)
     vectors = np.asarray(drawn)
     if not np.isfinite(vectors).all():
         raise NonFiniteError(generator, "members")

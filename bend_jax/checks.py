@@ -4,6 +4,16 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+RUN_ONLY = {"digest": False}  # changes speed or memory, never a number: not part of a stage's digest
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The words of a comma-separated setting."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+DTYPES = ("float32", "bfloat16")
+
 
 class SettingsError(ValueError):
     """A mistake in the settings or the input that a user can put right; its text is one or two lines."""

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from bend_jax import devices
-from bend_jax.config import SettingsError
+from bend_jax.checks import SettingsError
 
 FORMAT = 3  # of what lies on disk; part of every digest
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

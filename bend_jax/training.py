@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,7 +14,33 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import devices
-from bend_jax.settings import Base
+from bend_jax.checks import at_least, one_of, positive, share
+
+SCHEDULES = ("step", "cosine")
+
+
+@dataclass(frozen=True)
+class Base:
+    """Training of the base: SGD with coupled weight decay, as p-diff's release trains it."""
+
+    epochs: int = 100  # passes over the training images
+    batch: int = 64  # images a step
+    lr: float = 0.1  # learning rate at the start, after the warm-up
+    momentum: float = 0.9  # of SGD
+    nesterov: bool = False  # whether that momentum looks ahead
+    weight_decay: float = 5e-4  # coupled: added to the gradient, as PyTorch's SGD does
+    schedule: str = "step"  # of the learning rate: steps at the milestones, or half a cosine
+    milestones: tuple[int, ...] = (30, 60, 90)  # epochs after which the step schedule multiplies by decay
+    decay: float = 0.2  # what the step schedule multiplies by
+    warmup: int = 0  # epochs of linear warm-up
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "epochs", "batch")
+        at_least(self, 0, "weight_decay", "warmup")
+        positive(self, "lr", "decay")
+        share(self, "momentum")
+        one_of(self, "schedule", SCHEDULES)
+
 
 SEGMENT = 100  # steps of the base between two checks and saves, at most
 MEMORY = 2**30  # bytes of intermediates in one program, where nothing else is said

@@ -17,7 +17,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bend_jax import drawing, storage
+from bend_jax import storage
+from bend_jax.report import plotting
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 300
@@ -25,7 +26,7 @@ LOCK = threading.Lock()  # a start polls all processes, and an exit code can be 
 SERVER = multiprocessing.get_context("forkserver")
 # no program is run there, and no thread started, before it forks
 SERVER.set_forkserver_preload(
-    ["pytest", "sklearn.datasets", "tests.launching", "bend_jax.artefact", "bend_jax.compare", "bend_jax.estimate"]
+    ["pytest", "sklearn.datasets", "tests.launching", "bend_jax.run.export", "bend_jax.run.rows"]
 )
 
 
@@ -88,7 +89,7 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
     sys.stderr = os.fdopen(2, "w", buffering=1)  # by lines
     os.chdir(cwd)
     sys.argv, sys.path[0] = ["launch.py", *words], str(ROOT)
-    drawing.draw = blank
+    plotting.draw = blank
     if before is not None:
         before()
     with contextlib.ExitStack() as stack:

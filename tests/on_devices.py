@@ -10,11 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bend_jax import devices, ensemble, models, predict, training
-from bend_jax.collect import COLLECT
-from bend_jax.settings import Base, Boosting, Bootstrap, Collector, Cyclical, Trajectory
+from bend_jax import devices, ensemble, models, training
+from bend_jax.collect import COLLECT, Collector
+from bend_jax.collect.boosting import Boosting
+from bend_jax.collect.bootstrap import Bootstrap
+from bend_jax.collect.cyclical import Cyclical
+from bend_jax.collect.trajectory import Trajectory
+from bend_jax.evaluate import predict
 from bend_jax.subset import flatten, select
-from bend_jax.training import Examples, Model, Watch
+from bend_jax.training import Base, Examples, Model, Watch
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 N, BATCH = 18, 8  # 18 images fill no 4 devices evenly

@@ -14,12 +14,22 @@ import numpy as np
 import pytest
 
 import bend_jax
-from bend_jax import Bend, Bootstrap, Ensemble, Trajectory, metrics
-from bend_jax.config import SettingsError
+from bend_jax import metrics
+from bend_jax.api import Ensemble
+from bend_jax.checks import SettingsError
+from bend_jax.collect.boosting import Boosting
+from bend_jax.collect.bootstrap import Bootstrap
+from bend_jax.collect.independent import Independent
+from bend_jax.collect.mc_bn import McBn
+from bend_jax.collect.trajectory import Trajectory
 from bend_jax.ensemble import mean_vote
-from bend_jax.settings import Autoencoder, Average16, Base, Boosting, Diffusion, Identity, Independent, McBn
+from bend_jax.generate.autoencoder import Autoencoder
+from bend_jax.generate.average16 import Average16
+from bend_jax.generate.bend import Bend
+from bend_jax.generate.diffusion import Diffusion
+from bend_jax.generate.identity import Identity
 from bend_jax.storage import DamagedError
-from bend_jax.training import Watch
+from bend_jax.training import Base, Watch
 
 ROOT = Path(__file__).parents[1]
 QUICK = Bend(Autoencoder(steps=20, latent=4, hidden=16), Diffusion(steps=20, width=8, blocks=1))

@@ -12,10 +12,11 @@ import optax
 import pytest
 
 from bend_jax import models
-from bend_jax.collect import COLLECT, bootstrap, trajectory
-from bend_jax.collect.features import optimizer
-from bend_jax.config import SettingsError
-from bend_jax.settings import COLLECTORS, Bootstrap, Trajectory
+from bend_jax.checks import SettingsError
+from bend_jax.collect import COLLECT, COLLECTORS, bootstrap, trajectory
+from bend_jax.collect.bootstrap import Bootstrap
+from bend_jax.collect.frozen_features import optimizer
+from bend_jax.collect.trajectory import Trajectory
 from bend_jax.split import cut
 from bend_jax.subset import Subset, flatten, insert, select
 from bend_jax.training import SILENT, Examples, Model, cross_entropy, sgd

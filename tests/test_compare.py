@@ -8,12 +8,17 @@ import jax
 import numpy as np
 import pytest
 
-from bend_jax import budget, compare, data, stages, storage
+from bend_jax import collect, storage
 from bend_jax.checks import SettingsError
-from bend_jax.config import parse
-from bend_jax.setting import Setting, prepare
+from bend_jax.data import sources, splits
+from bend_jax.report import comparison
+from bend_jax.run import cost as run_cost
+from bend_jax.run import rows as run_rows
+from bend_jax.run import stages
+from bend_jax.run.config import parse
+from bend_jax.run.context import Setting, prepare
+from bend_jax.run.progress import Clock
 from bend_jax.training import SILENT
-from bend_jax.watching import Clock
 
 ROOT = Path(__file__).parent.parent
 N = 60
@@ -59,7 +64,7 @@ def test_a_row_that_cannot_be_is_named(name: str) -> None:
     """In one line, before anything is computed."""
     rows, says = MISTAKES[name]
     with pytest.raises(SettingsError) as error:
-        compare.read_rows(raw(), rows)
+        run_rows.read_rows(raw(), rows)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -68,7 +73,7 @@ def test_a_row_that_cannot_be_is_named(name: str) -> None:
 def test_the_rows_of_the_comparisons_parse(name: str) -> None:
     """And those of one budget cost about the same; the first is the base."""
     found = run_path(str(ROOT / "configs" / f"{name}.py"))
-    rows = compare.read_rows(found["get_config"]().to_dict(), found["get_rows"](found["get_config"]()))
+    rows = run_rows.read_rows(found["get_config"]().to_dict(), found["get_rows"](found["get_config"]()))
     assert rows[0].name == rows[0].vote == "base"
     names = {r.name for r in rows}
     expected = {"base + views", "SWA", "CBNN", "cSGHMC", "deep ensemble", "BEND as published", "tree ensemble"}
@@ -78,19 +83,19 @@ def test_the_rows_of_the_comparisons_parse(name: str) -> None:
 # cost
 
 
-def prepared(tmp_path: Path, vote: str, unseen: int = 0, **settings: Any) -> tuple[compare.Row, Setting]:
+def prepared(tmp_path: Path, vote: str, unseen: int = 0, **settings: Any) -> tuple[run_rows.Row, Setting]:
     """One row on 60 images, `unseen` of which the base does not see."""
     images = np.random.default_rng(0).integers(0, 255, (N, 8, 8, 1)).astype(np.uint8)
-    split = data.Split(images, np.arange(N, dtype=np.int32) % 10)
-    held = data.Split(images[:unseen], split.labels[:unseen]) if unseen else None
-    seen = data.Split(images[unseen:], split.labels[unseen:])
-    (found,) = compare.read_rows(raw(), [row(vote=vote, **settings)])
-    return found, prepare(found.config, "", 0, tmp_path, data.Dataset(seen, split, split, 10, held))
+    split = sources.Split(images, np.arange(N, dtype=np.int32) % 10)
+    held = sources.Split(images[:unseen], split.labels[:unseen]) if unseen else None
+    seen = sources.Split(images[unseen:], split.labels[unseen:])
+    (found,) = run_rows.read_rows(raw(), [row(vote=vote, **settings)])
+    return found, prepare(found.config, "", 0, tmp_path, splits.Dataset(seen, split, split, 10, held))
 
 
 def cost(tmp_path: Path, vote: str, unseen: int = 0, **settings: Any) -> dict[str, float]:
     """Of such a row."""
-    return compare.cost_of(*prepared(tmp_path, vote, unseen, **settings))
+    return run_rows.cost_of(*prepared(tmp_path, vote, unseen, **settings))
 
 
 def test_costs_of_whole_networks_are_counts(tmp_path: Path) -> None:
@@ -136,7 +141,7 @@ def test_the_collector_alone_sees_the_unseen_images(tmp_path: Path, monkeypatch:
     _, s = prepared(tmp_path, "mean", N // 2)
     assert s.dataset.unseen is not None
     monkeypatch.setattr(stages.training, "train_base", seen)
-    monkeypatch.setitem(stages.COLLECT, "trajectory", lambda model, variables, chosen, *rest, **_: seen(model, *rest))
+    monkeypatch.setitem(collect.COLLECT, "trajectory", lambda model, variables, chosen, *rest, **_: seen(model, *rest))
     monkeypatch.setattr(stages.storage, "load_tree", lambda _: {})
     for stage, expected in ((stages.base, s.dataset.train), (stages.collect, s.dataset.unseen)):
         with pytest.raises(SeenError) as error:
@@ -149,12 +154,12 @@ def test_the_collector_alone_sees_the_unseen_images(tmp_path: Path, monkeypatch:
 def test_the_prefix_and_the_suffix_are_the_whole_pass(tmp_path: Path) -> None:
     """By operations; a subset of the last layer has the smallest suffix."""
     images = np.zeros((N, 8, 8, 1), np.uint8)
-    split = data.Split(images, np.arange(N, dtype=np.int32) % 10)
+    split = sources.Split(images, np.arange(N, dtype=np.int32) % 10)
     sizes = []
     for subset in ("fc", "layer2.0.bn2", "layer2.0.conv2", "*"):
         config = parse(raw())
         config = parse({**raw(), "collect": {**raw()["collect"], "subset": subset}})
-        ops = budget.operations(prepare(config, "", 0, tmp_path, data.Dataset(split, split, split, 10)))
+        ops = run_cost.operations(prepare(config, "", 0, tmp_path, splits.Dataset(split, split, split, 10)))
         assert 0 < ops.suffix <= ops.forward
         sizes.append(ops.suffix)
     assert sizes == sorted(sizes)
@@ -182,7 +187,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict
         row("greedy", "greedy", evaluate__greedy=3),
     ]
     lines: list[str] = []
-    content = compare.run(compare.read_rows(raw(), rows), "tiny.py", [0, 1], workdir, lines.append)
+    content = run_rows.run_comparison(run_rows.read_rows(raw(), rows), "tiny.py", [0, 1], workdir, lines.append)
     return workdir, lines, content
 
 
@@ -228,7 +233,7 @@ def test_the_report_of_a_comparison(ran: tuple[Path, list[str], dict[str, Any]])
     text = (workdir / "report" / "report.md").read_text()
     assert "## Against another row" in text
     assert all(f"| {name} |" in text for name in rows)
-    assert compare.terminal(content).splitlines()[2].startswith("base ")
+    assert comparison.terminal(content).splitlines()[2].startswith("base ")
 
 
 def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], dict[str, Any]]) -> None:
@@ -242,7 +247,7 @@ def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], dict[str, An
         collected = storage.load_tree(workdir / "store" / f"collect-{manifest['inputs']['collect']}" / "checkpoints")
         variables = storage.load_tree(workdir / "store" / f"base-{manifest['inputs']['base']}" / "variables")
         config = parse(raw())
-        dataset = data.load(config.data)
+        dataset = splits.load(config.data)
         s = prepare(parse({**raw(), "collect": {**raw()["collect"], "subset": "*"}}), "", 0, workdir, dataset)
         from bend_jax.subset import insert
 
@@ -259,7 +264,7 @@ def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], dict[str, An
 
 def test_a_star_marks_an_interval_without_zero() -> None:
     """Above or below it; one that holds 0 has none."""
-    assert compare._gap({"mean": 0.01, "low": 0.002, "high": 0.02}, 100, 2) == "+1.00*"
-    assert compare._gap({"mean": -0.01, "low": -0.02, "high": -0.002}, 100, 2) == "-1.00*"
-    assert compare._gap({"mean": 0.01, "low": -0.002, "high": 0.02}, 100, 2) == "+1.00"
-    assert compare._gap(None, 100, 2) == "-"
+    assert comparison._gap({"mean": 0.01, "low": 0.002, "high": 0.02}, 100, 2) == "+1.00*"
+    assert comparison._gap({"mean": -0.01, "low": -0.02, "high": -0.002}, 100, 2) == "-1.00*"
+    assert comparison._gap({"mean": 0.01, "low": -0.002, "high": 0.02}, 100, 2) == "+1.00"
+    assert comparison._gap(None, 100, 2) == "-"

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax import data
-from bend_jax.config import Data, SettingsError
-from bend_jax.sources import Split
+from bend_jax.checks import SettingsError
+from bend_jax.data import augment, splits
+from bend_jax.data.sources import Data, Split
 
 DIGITS = Data(name="digits", noise=0.3, validation=1 / 3, crop=1, flip=False, mean=(0.36,), std=(0.37,))
 
@@ -33,7 +33,7 @@ def own(path: Path, **changes: Any) -> Data:
 def test_digits_are_a_third_a_sixth_and_a_half() -> None:
     """1797 images: 599, 300 and 898, each class within one image of its share."""
     pytest.importorskip("sklearn")
-    found = data.load(DIGITS)
+    found = splits.load(DIGITS)
     sizes = [len(s.labels) for s in (found.train, found.validation, found.test)]
     assert sizes == [599, 300, 898]
     assert found.num_classes == 10
@@ -48,8 +48,8 @@ def test_the_split_is_the_same_every_time_and_disjoint() -> None:
     """The seed of a run does not enter; no image is in two splits."""
     pytest.importorskip("sklearn")
     clean = Data(name="digits", validation=1 / 3, mean=(0.3,), std=(0.3,))
-    first, again = data.load(clean), data.load(clean)
-    assert data.content_digest(first) == data.content_digest(again)
+    first, again = splits.load(clean), splits.load(clean)
+    assert splits.content_digest(first) == splits.content_digest(again)
     rows = [{(i.tobytes(), int(y)) for i, y in zip(*split, strict=True)} for split in first[:3]]
     assert sum(len(r) for r in rows) == len(rows[0] | rows[1] | rows[2])
 
@@ -58,7 +58,7 @@ def test_the_base_never_sees_the_unseen_images() -> None:
     """They are a stratified share of the training images; the other splits stay, and an epoch is a pass over both."""
     pytest.importorskip("sklearn")
     clean = Data(name="digits", validation=1 / 3, mean=(0.3,), std=(0.3,))
-    whole, cut = data.load(clean), data.load(replace(clean, unseen=0.25))
+    whole, cut = splits.load(clean), splits.load(replace(clean, unseen=0.25))
     assert cut.unseen is not None
     assert (len(cut.train.labels), len(cut.unseen.labels), cut.training_images, whole.training_images) == (
         449,
@@ -77,24 +77,24 @@ def test_the_base_never_sees_the_unseen_images() -> None:
     np.testing.assert_array_equal(cut.test.images, whole.test.images)
     np.testing.assert_array_equal(cut.validation.images, whole.validation.images)
     moved = cut._replace(unseen=Split(cut.unseen.images, cut.unseen.labels[::-1]))
-    assert data.content_digest(moved) != data.content_digest(cut)
+    assert splits.content_digest(moved) != splits.content_digest(cut)
 
 
 def test_noise_has_its_size_and_other_noise_another_digest() -> None:
     """On mid-grey pixels, which clipping leaves alone, the standard deviation is the setting's."""
     images = np.full((50, 20, 20, 1), 128, np.uint8)
-    noisy = data.add_noise(np.random.default_rng(0), images, 0.1)
+    noisy = augment.add_noise(np.random.default_rng(0), images, 0.1)
     assert abs(noisy.std() / 255 - 0.1) < 0.002
     pytest.importorskip("sklearn")
-    assert data.content_digest(data.load(DIGITS)) != data.content_digest(
-        data.load(Data(**{**vars(DIGITS), "noise": 0.2}))
+    assert splits.content_digest(splits.load(DIGITS)) != splits.content_digest(
+        splits.load(Data(**{**vars(DIGITS), "noise": 0.2}))
     )
 
 
 def test_a_users_own_images(tmp_path: Path) -> None:
     """Test images stay as they are, validation comes out of the training images."""
     settings = own(tmp_path / "mine.npz")
-    found = data.load(settings)
+    found = splits.load(settings)
     assert [len(s.labels) for s in (found.train, found.validation, found.test)] == [24, 6, 10]
     assert found.test.labels.tolist() == (np.arange(10) % 4).tolist()
     assert found.num_classes == 4
@@ -113,21 +113,21 @@ def test_a_users_own_images(tmp_path: Path) -> None:
 def test_a_malformed_file_is_one_clear_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     """Of the wrong type or shape, incomplete, or with pickled objects (which are not executed)."""
     with pytest.raises(SettingsError, match=message):
-        data.load(own(tmp_path / "bad.npz", **changes))
+        splits.load(own(tmp_path / "bad.npz", **changes))
 
 
 def test_channels_must_fit_the_normalisation(tmp_path: Path) -> None:
     """mean and std have one number a channel."""
     settings = own(tmp_path / "mine.npz")
     with pytest.raises(SettingsError, match="2 channels"):
-        data.load(Data(**{**vars(settings), "mean": (0.5,), "std": (0.5,)}))
+        splits.load(Data(**{**vars(settings), "mean": (0.5,), "std": (0.5,)}))
 
 
 def test_shifts_move_the_image_by_up_to_crop_pixels_and_fill_with_zeros() -> None:
     """A single bright pixel lands on every place within reach, equally often, and nowhere else."""
     image = np.zeros((7, 7, 1), np.uint8)
     image[3, 3] = 255
-    view, _ = data.transforms(Data(crop=1, flip=False, mean=(0.0,), std=(1.0,)))
+    view, _ = augment.transforms(Data(crop=1, flip=False, mean=(0.0,), std=(1.0,)))
     out = np.asarray(view(jax.random.split(jax.random.key(0), 900), jnp.tile(image, (900, 1, 1, 1))))
     counts = (out[..., 0] > 0.5).sum(axis=0)
     assert counts.sum() == 900
@@ -139,7 +139,7 @@ def test_flips_mirror_half_of_the_images() -> None:
     """Left and right change places, nothing else does."""
     image = np.zeros((2, 3, 1), np.uint8)
     image[0, 0] = 255
-    view, _ = data.transforms(Data(crop=0, flip=True, mean=(0.0,), std=(1.0,)))
+    view, _ = augment.transforms(Data(crop=0, flip=True, mean=(0.0,), std=(1.0,)))
     out = np.asarray(view(jax.random.split(jax.random.key(0), 400), jnp.tile(image, (400, 1, 1, 1))))[..., 0]
     assert abs(out[:, 0, 2].mean() - 0.5) < 0.1
     np.testing.assert_array_equal(out[:, 0, 0] + out[:, 0, 2], 1.0)
@@ -147,7 +147,7 @@ def test_flips_mirror_half_of_the_images() -> None:
 
 def test_normalisation_is_by_channel() -> None:
     """(x / 255 - mean) / std."""
-    _, plain = data.transforms(Data(mean=(0.5, 0.0), std=(0.5, 2.0)))
+    _, plain = augment.transforms(Data(mean=(0.5, 0.0), std=(0.5, 2.0)))
     out = plain(jnp.array([[[[255, 0]]]], jnp.uint8))
     np.testing.assert_allclose(out, [[[[1.0, 0.0]]]], atol=1e-6)
 
@@ -167,15 +167,15 @@ def test_labels_must_cover_their_classes(tmp_path: Path, labels: Any, message: s
     """At least two of them, counted from 0, each in every split."""
     tests = labels[:10] if labels.max() < 1 else np.arange(10) % 4
     with pytest.raises(SettingsError, match=message):
-        data.load(own(tmp_path / "bad.npz", y_train=labels, y_test=tests))
+        splits.load(own(tmp_path / "bad.npz", y_train=labels, y_test=tests))
 
 
 def test_float_images_and_different_sizes_are_refused(tmp_path: Path) -> None:
     """NaN cannot get in: pixels are bytes. Training and test images have one shape."""
     with pytest.raises(SettingsError, match="uint8 images"):
-        data.load(own(tmp_path / "nan.npz", x_train=np.full((30, 5, 6, 2), np.nan)))
+        splits.load(own(tmp_path / "nan.npz", x_train=np.full((30, 5, 6, 2), np.nan)))
     with pytest.raises(SettingsError, match="different shapes"):
-        data.load(own(tmp_path / "size.npz", x_test=np.zeros((10, 6, 6, 2), np.uint8)))
+        splits.load(own(tmp_path / "size.npz", x_test=np.zeros((10, 6, 6, 2), np.uint8)))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "size.npz").read_bytes()[:500])
     with pytest.raises(SettingsError, match="cannot read"):
-        data.load(Data(name=f"npz:{tmp_path / 'cut.npz'}"))
+        splits.load(Data(name=f"npz:{tmp_path / 'cut.npz'}"))

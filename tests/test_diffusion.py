@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax.config import SettingsError
+from bend_jax.checks import SettingsError
 from bend_jax.generate import diffusion
-from bend_jax.settings import Diffusion
+from bend_jax.generate.diffusion import Diffusion
 from bend_jax.training import SILENT, Watch
 
 DRAWS = 20_000

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bend_jax import document, drawing, page
-from bend_jax.document import Document, Figure, Heading, Table, Text
+from bend_jax.report import document, html, plotting
+from bend_jax.report.document import Document, Figure, Heading, Table, Text
 
 VOID = {"meta", "br", "img", "link", "wbr"}
 NASTY = "a<b & \"c\" | *d* 'e'"
@@ -71,10 +71,10 @@ def sine(figure: Any) -> None:
     """Two curves, a clip path and a marker."""
     axes = figure.subplots()
     curves = [
-        drawing.Line(f"seed <{i}>", [0, 1, 2], [1.0, None, 3.0 + i], c) for i, c in enumerate(drawing.COLOURS[:2])
+        plotting.Line(f"seed <{i}>", [0, 1, 2], [1.0, None, 3.0 + i], c) for i, c in enumerate(plotting.COLOURS[:2])
     ]
-    drawing.lines(axes, [*curves, drawing.Line("ink", [0, 1], [0, 1], drawing.INK, marker="o")], "m", "%")
-    drawing.legend(figure, axes)
+    plotting.lines(axes, [*curves, plotting.Line("ink", [0, 1], [0, 1], plotting.INK, marker="o")], "m", "%")
+    plotting.legend(figure, axes)
 
 
 def known() -> Document:
@@ -161,7 +161,7 @@ def test_the_page_is_whole_and_fetches_nothing(twice: list[Path]) -> None:
 def test_a_column_of_numbers_stands_to_the_right() -> None:
     """One of words does not, and neither does one with a word in it."""
     header, rows = ["", "n", "w", "mixed"], [["x", "+1.0 ± 2", "word", "1"], ["y", "-", "3 words", "b"]]
-    found = Page(f"<div>{page.table(header, rows, '')}</div>")
+    found = Page(f"<div>{html.table(header, rows, '')}</div>")
     kinds = [attributes.get("class") for tag, attributes in found.tags if tag == "td"]
     assert kinds == ["number", None, None] * 2
 
@@ -180,7 +180,7 @@ def test_inlined_figures_take_the_pages_colours(twice: list[Path]) -> None:
     text = (twice[0] / "report.html").read_text()
     body = text[text.index("<main>") :]
     alone = (twice[0] / "figures" / "first.svg").read_text()
-    for colour in (drawing.INK, drawing.PAPER, drawing.GRID, drawing.COLOURS[0]):
+    for colour in (plotting.INK, plotting.PAPER, plotting.GRID, plotting.COLOURS[0]):
         assert colour not in body
         assert colour in alone
     assert "var(--ink)" in body
@@ -202,7 +202,7 @@ def test_without_matplotlib_there_are_no_figures(tmp_path: Path, monkeypatch: py
     assert "pip install matplotlib" in found.text["code"]
     assert "svg" not in {tag for tag, _ in found.tags}
     plain = Document("t", (Text("w"),))
-    assert "matplotlib" not in document.markdown(plain, figures=False) + document.html(plain, {})
+    assert "matplotlib" not in document.to_markdown(plain, figures=False) + document.to_html(plain, {})
 
 
 def test_a_report_is_published_once_and_anew_where_its_text_is_another(tmp_path: Path) -> None:

@@ -11,25 +11,31 @@ import pytest
 
 from bend_jax import metrics
 from bend_jax.checks import SettingsError
-from bend_jax.generate import GENERATE, autoencoder, bend, convolutional, gaussian, identity, whitening
-from bend_jax.generate.latents import fit_latents
-from bend_jax.settings import (
+from bend_jax.generate import (
+    GENERATE,
     GENERATORS,
     KNOBS,
-    Autoencoder,
-    Average,
-    Average16,
-    Bend,
-    Diffusion,
-    Gaussian,
-    Identity,
-    Interpolate,
-    LowRankGaussian,
-    Noise,
-    RandomLatent,
-    Reconstruction,
-    Resample,
+    autoencoder,
+    bend,
+    convolutional,
+    gaussian,
+    identity,
+    whitening,
 )
+from bend_jax.generate.autoencoder import Autoencoder
+from bend_jax.generate.average import Average
+from bend_jax.generate.average16 import Average16
+from bend_jax.generate.bend import Bend
+from bend_jax.generate.diffusion import Diffusion
+from bend_jax.generate.gaussian import Gaussian
+from bend_jax.generate.identity import Identity
+from bend_jax.generate.interpolate import Interpolate
+from bend_jax.generate.latents import fit_latents
+from bend_jax.generate.low_rank_gaussian import LowRankGaussian
+from bend_jax.generate.noise import Noise
+from bend_jax.generate.random_latent import RandomLatent
+from bend_jax.generate.reconstruction import Reconstruction
+from bend_jax.generate.resample import Resample
 from bend_jax.training import SILENT, NonFiniteError, Watch
 
 PCA = Autoencoder(kind="pca")

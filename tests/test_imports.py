@@ -1,57 +1,61 @@
-"""Modules import from rows above them only, and the package pulls in nothing heavy before it is used."""
+"""The walls of the house: which part imports which, and that the package pulls in nothing heavy before it is used."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "bend_jax"
-# each row may import from the rows above it
-ROWS = [
-    {"checks", "drawing", "page", "published"},
-    {"settings", "rng", "devices"},
-    {"config"},
-    {"sources"},
-    {"storage", "data", "metrics", "ranking", "subset", "split"},
-    {"models", "training", "convert", "shift"},
-    {"statistics"},
-    {"collect", "generate", "ensemble"},
-    {"predict"},
-    {"curves"},
-    {"scoring", "document", "artefact"},
-    {"report", "figures", "maps"},
-    {"sections"},
-    {"setting", "watching"},
-    {"stages"},
-    {"budget"},
-    {"pipeline", "estimate", "api"},
-    {"compare", "beside"},
-    {"sweep"},
-    {"papers"},
-]
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+EXPERIMENT = {"ml_collections", "absl", "tqdm"}  # what only a run from the command line needs
+WALLS = {  # parts of the package, and what nothing in them imports
+    "report": {"run", "collect", "generate", "evaluate"},
+    "collect": {"run", "report", "evaluate", "generate"},
+    "generate": {"run", "report", "evaluate", "collect"},
+    "evaluate": {"run", "report", "collect", "generate"},
+    "data": {"run", "report", "evaluate", "collect", "generate"},
+    "models": {"run", "report", "evaluate", "collect", "generate", "data"},
+}
 
 
 def imported(path: Path) -> set[str]:
-    """The package's modules (first component) that a file imports."""
+    """Every module that a file imports, of this package without its name in front; function bodies included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bend_jax":
-            parts = node.module.split(".")[1:]
-            found |= {parts[0]} if parts else {alias.name for alias in node.names}
         if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("bend_jax.")}
-    return found
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name.removeprefix("bend_jax.") in FILES else node.module for name in inside}
+    return {name.removeprefix("bend_jax.") for name in found}
 
 
-def test_data_flows_one_way() -> None:
-    """Every module stands in a row, and imports from the rows above (a package's files from their own package too)."""
-    row_of = {name: i for i, row in enumerate(ROWS) for name in row}
-    for path in PACKAGE.rglob("*.py"):
-        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if own == "__init__":
-            continue
-        for other in imported(path) - {own}:
-            assert row_of[other] < row_of[own], f"{path.name} imports {other}, which is not in a row above {own}"
+IMPORTS = {name: imported(path) for name, path in FILES.items()}
+
+
+def part(name: str) -> str:
+    """The first component: a folder, or a module of the library."""
+    return name.split(".")[0]
+
+
+@pytest.mark.parametrize("own", [*WALLS, "the library"])
+def test_no_part_reaches_through_a_wall(own: str) -> None:
+    """The modules at the top level, which users import, know nothing of runs and reports."""
+    for name, others in IMPORTS.items():
+        if own == part(name) or (own == "the library" and "." not in name and part(name) not in (*WALLS, "run")):
+            banned = WALLS.get(own, {"run", "report"})
+            assert not {other for other in others if other in FILES and part(other) in banned}, name
+
+
+def test_only_a_run_knows_the_command_line() -> None:
+    """Whoever imports the library gets none of these."""
+    for name, others in IMPORTS.items():
+        assert part(name) == "run" or not {part(other) for other in others} & EXPERIMENT, name
 
 
 def test_importing_the_package_is_light() -> None:
@@ -60,3 +64,4 @@ def test_importing_the_package_is_light() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
     loaded = {name.split(".")[0] for name in out.split()}
     assert not loaded & {"matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "pandas", "PIL", "torch"}
+    assert "ml_collections" not in loaded

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bend_jax import config, data, ensemble, metrics, scoring
-from bend_jax.predict import Outputs, predict
+from bend_jax import ensemble, metrics
+from bend_jax.data import augment, sources, splits
+from bend_jax.evaluate import scores
+from bend_jax.evaluate.predict import Outputs, predict
 from bend_jax.subset import Subset
 
 CLASSES, N, SIDE = 3, 11, 4
@@ -28,12 +30,12 @@ def apply(variables: Any, images: Any) -> Any:
 
 def images(rows: slice, view: str) -> Any:
     """As a stage gives them."""
-    return data.look(jnp.asarray(IMAGES[rows]), view) / 255.0
+    return augment.look(jnp.asarray(IMAGES[rows]), view) / 255.0
 
 
 def by_hand(vector: Any, view: str) -> Any:
     """Probabilities of one member for one view of all images."""
-    x = np.asarray(data.look(jnp.asarray(IMAGES), view), np.float64).reshape(N, -1) / 255
+    x = np.asarray(augment.look(jnp.asarray(IMAGES), view), np.float64).reshape(N, -1) / 255
     z = x @ np.asarray(vector, np.float64).reshape(SIDE * SIDE, CLASSES)
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
@@ -95,13 +97,13 @@ def test_weights_that_do_not_match_members_are_refused() -> None:
 def test_every_view_of_the_settings_is_there_and_different() -> None:
     """A pixel's move brings zeros in at the edge; flip is its own inverse."""
     x = jnp.arange(1, 10, dtype=jnp.uint8).reshape(1, 3, 3, 1)
-    seen = {view: np.asarray(data.look(x, view))[0, :, :, 0] for view in config.VIEWS}
+    seen = {view: np.asarray(augment.look(x, view))[0, :, :, 0] for view in augment.VIEWS}
     assert seen["flip"].tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
     assert seen["left"].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
     assert seen["right"].tolist() == [[0, 1, 2], [0, 4, 5], [0, 7, 8]]
     assert seen["up"].tolist() == [[4, 5, 6], [7, 8, 9], [0, 0, 0]]
     assert seen["down"].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
-    assert len({image.tobytes() for image in seen.values()}) == len(config.VIEWS)
+    assert len({image.tobytes() for image in seen.values()}) == len(augment.VIEWS)
 
 
 # the greedy vote
@@ -167,7 +169,7 @@ def test_validation_chooses_the_best_member_and_the_collectors_weights_go_to_its
     sets["bend"][2:] = 0.9 * np.eye(CLASSES)[labels] + 0.1 * sets["bend"][2:]  # two views of the second member
     given = np.array([1.0, 3.0])
     members = {"base": 1, "swa": 1, "checkpoints": 2, "identity": 2, "bend": 2}
-    chosen = scoring.choose({k: outputs(p) for k, p in sets.items()}, labels, members, given, 3)
+    chosen = scores.choose({k: outputs(p) for k, p in sets.items()}, labels, members, given, 3)
     assert set(chosen) == {"checkpoints", "identity", "bend"}
     np.testing.assert_array_equal(chosen["bend"]["best"], [0, 1])
     np.testing.assert_allclose(chosen["bend"]["greedy"], [0, 1])
@@ -182,7 +184,7 @@ def test_the_weighted_vote_is_the_same_on_validation_and_test() -> None:
     own = outputs(p)
     weights = {"bend": {"greedy": np.array([0.25, 0.75])}}
     expected = (0.125 * p[:2].sum(axis=0) + 0.375 * p[2:].sum(axis=0)).astype(np.float32)
-    votes = scoring.all_votes({"bend": own}, {"bend": own._replace(weighted={"greedy": expected})}, weights, CLASSES)
+    votes = scores.all_votes({"bend": own}, {"bend": own._replace(weighted={"greedy": expected})}, weights, CLASSES)
     np.testing.assert_allclose(votes["bend"]["greedy"].validation, expected, atol=1e-6)
     np.testing.assert_array_equal(votes["bend"]["greedy"].test, expected)
 
@@ -220,17 +222,17 @@ def test_seeds_are_blocks() -> None:
 def test_a_long_tail_falls_geometrically() -> None:
     """Class sizes 100 * 10^(-c / 2), images and labels still together, and nothing changes for 1."""
     labels = np.repeat(np.arange(3, dtype=np.int32), 100)
-    split = data.Split(np.arange(300, dtype=np.uint8).reshape(300, 1, 1, 1), labels)
-    found = data._long_tailed(np.random.default_rng(0), split, 10.0)
+    split = sources.Split(np.arange(300, dtype=np.uint8).reshape(300, 1, 1, 1), labels)
+    found = splits._long_tailed(np.random.default_rng(0), split, 10.0)
     assert np.bincount(found.labels).tolist() == [100, 32, 10]
     assert all(np.flatnonzero(np.arange(300, dtype=np.uint8) == x[0, 0, 0]).size for x in found.images)
     own = {(int(x.ravel()[0]), int(y)) for x, y in zip(split.images, labels, strict=True)}
     assert {(int(x.ravel()[0]), int(y)) for x, y in zip(found.images, found.labels, strict=True)} <= own
-    assert data._long_tailed(np.random.default_rng(0), split, 1.0) is split
+    assert splits._long_tailed(np.random.default_rng(0), split, 1.0) is split
 
 
 def test_views_of_a_vote_are_jitted_like_any_function() -> None:
     """A view inside a program is the view outside."""
     x = jnp.asarray(IMAGES)
-    for view in config.VIEWS:
-        np.testing.assert_array_equal(jax.jit(data.look, static_argnums=1)(x, view), data.look(x, view))
+    for view in augment.VIEWS:
+        np.testing.assert_array_equal(jax.jit(augment.look, static_argnums=1)(x, view), augment.look(x, view))

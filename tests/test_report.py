@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from bend_jax import document, report, scoring, sections
-from bend_jax.config import Config, parse
-from bend_jax.predict import Outputs
+from bend_jax.evaluate import scores
+from bend_jax.evaluate.predict import Outputs
+from bend_jax.report import document, run_report, tables
+from bend_jax.run import summary
+from bend_jax.run.config import Config, parse
 
 ROOT = Path(__file__).parent.parent
 N, VALIDATION, CLASSES, K, M, DIM = 37, 23, 4, 5, 3, 6
@@ -101,7 +103,7 @@ def measured() -> dict[str, dict[str, Any]]:
     rng = np.random.default_rng(0)
     sizes = {"base": 1, "swa": 1, "checkpoints": K, "bend": M, "gaussian": M, "identity": M}
     truth = {"validation": rng.integers(0, CLASSES, VALIDATION), "test": rng.integers(0, CLASSES, N)}
-    labels = scoring.Labels(*(truth[name].astype(np.int32) for name in ("validation", "test")))
+    labels = scores.Labels(*(truth[name].astype(np.int32) for name in ("validation", "test")))
 
     def outputs(true: np.ndarray) -> dict[str, Outputs]:
         result = {}
@@ -114,7 +116,7 @@ def measured() -> dict[str, dict[str, Any]]:
         return result
 
     validation, test = outputs(labels.validation), outputs(labels.test)
-    weights = scoring.choose(validation, labels.validation, sizes, None, greedy=2)
+    weights = scores.choose(validation, labels.validation, sizes, None, greedy=2)
     weighted = {
         name: {v: np.tensordot(w, test[name].probabilities, 1) for v, w in weights.get(name, {}).items()}
         for name in test
@@ -123,11 +125,11 @@ def measured() -> dict[str, dict[str, Any]]:
         name: own._replace(weighted={v: p.astype(np.float32) for v, p in weighted[name].items()})
         for name, own in test.items()
     }
-    votes = scoring.all_votes(validation, test, weights, CLASSES)
+    votes = scores.all_votes(validation, test, weights, CLASSES)
     vectors = {name: rng.normal(size=(m, DIM)).astype(np.float32) for name, m in sizes.items()}
-    scale = scoring.temperatures(votes, labels)
+    scale = scores.temperatures(votes, labels)
     key, evaluate = jax.random.key(0), settings().evaluate
-    found = scoring.scores(test, vectors, votes, scale, labels.test, "bend", CLASSES, key, evaluate)
+    found = scores.scores(test, vectors, votes, scale, labels.test, "bend", CLASSES, key, evaluate)
     times = seconds(100.0 * M)
     return {**times, "evaluate": {**times["evaluate"], **found, "images": N, "temperatures": scale}}
 
@@ -150,7 +152,7 @@ def seconds(t_sample: float, t_pre: float = 2800.0, members: int = 100) -> dict[
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """A report of one run."""
-    return report.assemble(settings(), "configs/digits.py", 3, DIM, copy.deepcopy(measured()))
+    return summary.assemble(settings(), "configs/digits.py", 3, DIM, copy.deepcopy(measured()))
 
 
 def test_every_promised_key_is_there(content: dict[str, Any]) -> None:
@@ -176,7 +178,7 @@ def test_accuracies_are_shares(content: dict[str, Any]) -> None:
 
 def test_break_even_of_the_papers_numbers() -> None:
     """Table 4: 10,188.5 + 2.35 m = 2800 m at m = 3.64."""
-    found = report.cost(settings(members=100), seconds(235.0))
+    found = summary.cost(settings(members=100), seconds(235.0))
     fixed = 2800 + 2800 * 2 + 931.39 + 857.14
     assert fixed == pytest.approx(10188.53)
     assert found["break_even_m"] == pytest.approx(fixed / (2800 - 2.35))
@@ -194,7 +196,7 @@ def test_break_even_of_the_papers_numbers() -> None:
 def test_both_ways_cost_the_same_at_break_even() -> None:
     """Whatever the numbers, with one member's seconds t_sample / members."""
     for members, t_sample, t_pre in [(100, 235.0, 2800.0), (7, 30.0, 10.0), (1, 0.5, 1.0)]:
-        m = report.cost(settings(members=members), seconds(t_sample, t_pre, members))["break_even_m"]
+        m = summary.cost(settings(members=members), seconds(t_sample, t_pre, members))["break_even_m"]
         assert m is not None
         assert t_pre + 5600 + 931.39 + 857.14 + m * t_sample / members == pytest.approx(m * t_pre)
 
@@ -202,7 +204,7 @@ def test_both_ways_cost_the_same_at_break_even() -> None:
 @pytest.mark.parametrize("t_sample", [2800.0 * 100, 2801.0 * 100])
 def test_there_is_no_break_even_where_a_member_costs_as_much_as_a_training(t_sample: float) -> None:
     """null, not a negative number or a division by zero."""
-    assert report.cost(settings(members=100), seconds(t_sample))["break_even_m"] is None
+    assert summary.cost(settings(members=100), seconds(t_sample))["break_even_m"] is None
 
 
 def test_a_generator_without_training_costs_its_checkpoints() -> None:
@@ -211,7 +213,7 @@ def test_a_generator_without_training_costs_its_checkpoints() -> None:
     gaussian = {"gaussian": raw.generate.settings["gaussian"]}
     raw_generate = {**vars(raw.generate), "name": "gaussian", "nulls": (), "settings": gaussian}
     config = Config(**{**vars(raw), "generate": type(raw.generate)(**raw_generate)})
-    found = report.cost(config, {k: v for k, v in seconds(0.0, members=M).items() if k != "generate bend"})
+    found = summary.cost(config, {k: v for k, v in seconds(0.0, members=M).items() if k != "generate bend"})
     assert found["t_autoencoder"] is None
     assert found["t_diffusion"] is None
     assert found["break_even_m"] == pytest.approx((2800 + 5600) / (2800 - 0.5 / M))
@@ -234,7 +236,7 @@ def three(content: dict[str, Any]) -> list[dict[str, Any]]:
 def test_mean_and_standard_deviation_over_seeds(content: dict[str, Any]) -> None:
     """Worked by hand, with n - 1; equal numbers have sd 0; null in one run is null in all."""
     runs = three(content)
-    found = report.combine(runs)
+    found = summary.combine(runs)
     assert found["seed"] == [0, 1, 2]
     assert found["runs"] == runs
     assert found["table"]["sbend"] == pytest.approx(19 / 30)
@@ -257,7 +259,7 @@ def test_mean_and_standard_deviation_over_seeds(content: dict[str, Any]) -> None
 def test_two_seeds() -> None:
     """The sd of two numbers is their distance over the square root of two."""
     parts = {key: {} for key in ("votes", "diversity", "novelty", "generators", "cost", "test")}
-    found = report.combine([{"seed": s, **parts, "table": {"sbend": 0.5 + 0.1 * s}} for s in (0, 1)])
+    found = summary.combine([{"seed": s, **parts, "table": {"sbend": 0.5 + 0.1 * s}} for s in (0, 1)])
     assert found["table"] == {"sbend": pytest.approx(0.55)}
     assert found["sd"]["table"] == {"sbend": pytest.approx(0.1 / math.sqrt(2))}
 
@@ -273,12 +275,12 @@ def cells(text: str, first: str) -> list[str]:
 
 def markdown(content: dict[str, Any]) -> str:
     """report.md."""
-    return document.markdown(sections.document(content), figures=False)
+    return document.to_markdown(run_report.document(content), figures=False)
 
 
 def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
     """As markdown and on a terminal: the numbers of report.json in percent, in tables of equal width."""
-    text, shown = markdown(content), report.terminal(content)
+    text, shown = markdown(content), tables.terminal(content)
     assert text.startswith("# digits\n")
     for part in ("`configs/digits.py`", "seed 3", f"k = {K}", f"m = {M}", f"{DIM} numbers", f"{N} test images"):
         assert part in text
@@ -290,15 +292,15 @@ def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
         assert row[-1] == f"{100 * part['table']['potential']:.2f}"
         assert f"\n{name}" in shown
     base = content["votes"]["base"]
-    row = [f"{100 * base['accuracy']:.2f}", *(f"{base[key]:.4f}" for key in report.columns(content))]
-    assert {"nll", "nll_ts", "brier", "ece"} <= set(report.columns(content))
+    row = [f"{100 * base['accuracy']:.2f}", *(f"{base[key]:.4f}" for key in tables.columns(content))]
+    assert {"nll", "nll_ts", "brier", "ece"} <= set(tables.columns(content))
     assert cells(text, "base")[1:] == row
     assert cells(text, "break_even_m")[1] == f"{content['cost']['break_even_m']:.2f}"
     assert "None" not in text + shown
     assert "nan" not in text + shown
-    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 7
-    for table in tables:
+    shown_tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(shown_tables) == 7
+    for table in shown_tables:
         assert len({line.count("|") for line in table}) == 1
 
 
@@ -310,17 +312,17 @@ def test_null_is_shown_as_a_dash(content: dict[str, Any]) -> None:
     text = markdown(changed)
     assert cells(text, "break_even_m")[1] == "-"
     assert cells(text, "spread")[1] == "-"
-    assert report.terminal(changed)
+    assert tables.terminal(changed)
 
 
 def test_the_report_of_several_runs_renders(content: dict[str, Any]) -> None:
     """With mean ± sd where one run has a number."""
-    combined = report.combine(three(content))
+    combined = summary.combine(three(content))
     text = markdown(combined)
     assert "seed 0, 1, 2" in text
     assert cells(text, "bend")[1] == "63.33 ± 15.28"
     assert "2.3333 ± 1.5275" in text
-    assert "63.33 ± 15.28" in report.terminal(combined)
+    assert "63.33 ± 15.28" in tables.terminal(combined)
     assert "None" not in text
 
 
@@ -330,6 +332,6 @@ def test_the_verdict_states_the_difference_with_its_sign(content: dict[str, Any]
     changed["votes"]["sbend"]["accuracy"], changed["votes"]["base"]["accuracy"] = 0.50, 0.4825
     for name, value in (("gaussian", 0.51), ("identity", 0.5)):
         changed["generators"][name]["votes"]["sbend"]["accuracy"] = value
-    lines = report.verdict(changed)
+    lines = tables.verdict(changed)
     for line, part in zip(lines, ("+1.75 points from the base", "-1.00 points", "+0.00 points"), strict=False):
         assert part in line

@@ -21,8 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from bend_jax import data, models, pipeline, setting, storage, subset
-from bend_jax.config import parse
+from bend_jax import models, storage, subset
+from bend_jax.data import splits
+from bend_jax.run import context, pipeline
+from bend_jax.run.config import parse
 from tests import launching
 from tests.test_report import check_schema, check_shares
 
@@ -294,7 +296,7 @@ def test_arrays_are_read_with_orbax_alone(finished: Path) -> None:
 def test_sbend_worked_out_again_by_hand(finished: Path) -> None:
     """Plain orbax, the model, and a count of labels give report.json's number, and the base's and best member's."""
     raw = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
-    test = data.load(parse(raw).data).test
+    test = splits.load(parse(raw).data).test
     images = jnp.asarray((test.images / 255 - raw.data.mean[0]) / raw.data.std[0], jnp.float32)
     net = models.build(raw.backbone.name, 10, widths=raw.backbone.widths, blocks=raw.backbone.blocks)
     variables, stacked = restore(finished / "base" / "variables"), restore(finished / "generate" / "stacked")
@@ -541,12 +543,12 @@ def test_the_images_of_bn_statistics_are_part_of_what_they_decide(tmp_path: Path
     pytest.importorskip("sklearn")
     raw = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
     raw.collect.k, raw.generate.name, raw.generate.nulls = 2, "identity", ""
-    dataset = data.load(parse(raw).data)
+    dataset = splits.load(parse(raw).data)
     for pattern, changed in (("*", {"evaluate", "report"}), ("fc", set())):
         raw.collect.subset = pattern
         plans = []
         for raw.generate.statistics in (64, 128):
-            plans.append(pipeline.plan(setting.prepare(parse(raw), "digits", 0, tmp_path, dataset)))
+            plans.append(pipeline.plan(context.prepare(parse(raw), "digits", 0, tmp_path, dataset)))
         assert {name for name in plans[0] if plans[0][name].digest != plans[1][name].digest} == changed
 
 
@@ -559,7 +561,7 @@ def test_which_generator_is_the_main_one_is_part_of_the_evaluation(tmp_path: Pat
     for main, nulls in (("bend", "gaussian,identity"), ("gaussian", "bend,identity")):
         raw.generate.name, raw.generate.nulls = main, nulls
         config = parse(raw)
-        dataset = dataset or data.load(config.data)
-        plans.append(pipeline.plan(setting.prepare(config, "digits", 0, tmp_path, dataset)))
+        dataset = dataset or splits.load(config.data)
+        plans.append(pipeline.plan(context.prepare(config, "digits", 0, tmp_path, dataset)))
     same = {name for name in plans[0] if plans[0][name].digest == plans[1][name].digest}
     assert same == {"base", "collect", "generate bend", "generate gaussian", "generate identity"}

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bend_jax import beside, document, drawing, figures, maps, published, report, sections, storage
+from bend_jax import storage
 from bend_jax.checks import SettingsError
-from bend_jax.document import Document, Figure, Heading, Table, Text
+from bend_jax.report import document, figures, latent_maps, plotting, run_report, side_by_side, tables
+from bend_jax.report.document import Document, Figure, Heading, Table, Text
+from bend_jax.report.papers import published
+from bend_jax.run import summary
 from tests.test_document import check_page
 from tests.test_report import DIM, K, M, measured, settings
 
@@ -51,10 +54,10 @@ def content() -> dict[str, Any]:
     loss = {"step": [10, 20], "loss": [2.0, 0.1]}
     results["base"]["training"] = {"base": loss}
     results["generate bend"]["training"] = {"autoencoder": {**loss, "held_out_loss": [2.0, None]}, "diffusion": loss}
-    found = report.assemble(settings(), "configs/digits.py", 3, DIM, results)
+    found = summary.assemble(settings(), "configs/digits.py", 3, DIM, results)
     one = {"seconds": 1.5, "versions": {"jax": "1", "numpy": "2"}}
     manifests = {"base": one, "evaluate": {**one, "versions": {"jax": "1.1", "numpy": "2"}}}
-    return found | sections.stages_of(manifests, {"base": "base-12", "evaluate": "evaluate-34"})
+    return found | run_report.stages_of(manifests, {"base": "base-12", "evaluate": "evaluate-34"})
 
 
 def several(content: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def several(content: dict[str, Any]) -> dict[str, Any]:
     other = copy.deepcopy(content) | {"seed": 4}
     other["curves"]["by_members"] = {key: own[:2] for key, own in other["curves"]["by_members"].items()}
     other["votes"]["base"]["accuracy"] += 0.1
-    return {**report.combine([content, other]), "folders": {"3": "report-56", "4": "report-78"}}
+    return {**summary.combine([content, other]), "folders": {"3": "report-56", "4": "report-78"}}
 
 
 def latents() -> dict[str, Any]:
@@ -71,26 +74,26 @@ def latents() -> dict[str, Any]:
     return {"checkpoints": line, "members": line[:3] + 0.5, "noised": line}
 
 
-def tables(found: Document) -> list[Table]:
+def tables_of(found: Document) -> list[Table]:
     """In order."""
     return [block for block in found.blocks if isinstance(block, Table)]
 
 
 def table(found: Document, first: str) -> dict[str, list[str]]:
     """The table with that first head, its rows by their names."""
-    (own,) = (block for block in tables(found) if block.header[0] == first)
+    (own,) = (block for block in tables_of(found) if block.header[0] == first)
     return {row[0]: row[1:] for row in own.rows}
 
 
 def test_the_report_of_a_run_is_whole(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every figure of it is drawn, and the page parses."""
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(maps, "has_tsne", lambda: False)  # the tests of whole runs draw it
-    found = sections.document(content, latents())
+    monkeypatch.setattr(latent_maps, "has_tsne", lambda: False)  # the tests of whole runs draw it
+    found = run_report.document(content, latents())
     drawn = [block for block in found.blocks if isinstance(block, Figure)]
     assert {figure.name for figure in drawn} == NAMES
     assert len({figure.sentence for figure in drawn}) == len(NAMES)
-    said = document.write(found, tmp_path, content, sections.rows_csv(content))
+    said = document.write(found, tmp_path, content, run_report.rows_csv(content))
     assert said.endswith(f"{len(NAMES)} figures")
     check_page((tmp_path / "report.html").read_text())
     assert len(list((tmp_path / "figures").iterdir())) == 2 * len(NAMES)
@@ -99,17 +102,17 @@ def test_the_report_of_a_run_is_whole(content: dict[str, Any], tmp_path: Path, m
 
 def test_what_the_tables_hold(content: dict[str, Any]) -> None:
     """Where files are, what was tuned, versions that differ, shift, temperatures, settings."""
-    found = sections.document(content)
+    found = run_report.document(content)
     assert table(found, "stage")["evaluate"] == ["1.5", "[evaluate-34](../store/evaluate-34)"]
     assert table(found, "generator") == {"gaussian": ["scale", "1.5"]}
     assert table(found, "other data") == {"mnist": ["sbend", "entropy", "0.8750", "0.5000"]}
-    (own,) = (block for block in tables(found) if block.header[0] == "accuracy % under")
+    (own,) = (block for block in tables_of(found) if block.header[0] == "accuracy % under")
     assert own.header[1:] == ["vote", "1", "2"]
     assert [[row[0], row[1], row[3]] for row in own.rows] == [["blur", "base", "25.00"]]
     assert set(table(found, "temperature of")) >= {"base", "bend", "gaussian", "checkpoints"}
     assert table(found, "setting")["collect.k"] == [str(K)]
     assert table(found, "setting")["members"] == [str(M)]
-    text = document.markdown(found, figures=False)
+    text = document.to_markdown(found, figures=False)
     assert "Made with jax 1 and 1.1, numpy 2." in text
     assert "None" not in text
 
@@ -118,12 +121,12 @@ def test_a_store_made_before_has_no_curves(content: dict[str, Any]) -> None:
     """The report does without what is missing; so does one of several seeds."""
     old = {**content, "curves": None, "shift": None, "training": {}}
     del old["stages"], old["versions"]
-    for one in (old, report.combine([old, old])):
-        found = sections.document(one)
+    for one in (old, summary.combine([old, old])):
+        found = run_report.document(one)
         assert {block.name for block in found.blocks if isinstance(block, Figure)} == {"diversity", "seconds"}
         assert "Under shift" not in {block.text for block in found.blocks if isinstance(block, Heading)}
     votes = {name: {k: v for k, v in row.items() if k != "aurc"} for name, row in old["votes"].items()}
-    assert "AURC" not in tables(sections.document({**old, "votes": votes, "generators": {}}))[1].header
+    assert "AURC" not in tables_of(run_report.document({**old, "votes": votes, "generators": {}}))[1].header
 
 
 def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
@@ -132,7 +135,7 @@ def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
     from matplotlib.figure import Figure as Canvas
 
     both = several(content)
-    found = sections.document(both)
+    found = run_report.document(both)
     drawn = {block.name: block for block in found.blocks if isinstance(block, Figure)}
     assert set(drawn) == NAMES - {"latents_pca"}
     canvas = Canvas()
@@ -145,7 +148,7 @@ def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
         figure.draw(Canvas())
     (links,) = (block.text for block in found.blocks if isinstance(block, Text) and "Each by itself" in block.text)
     assert "seed 4: [report-78](../store/report-78)" in links
-    header, rows = sections.rows_csv(both)
+    header, rows = run_report.rows_csv(both)
     assert header[:4] == ["seed", "generator", "vote", "accuracy"]
     assert {row[0] for row in rows} == {"3", "4"}
     base = {row[0]: float(row[3]) for row in rows if row[2] == "base"}
@@ -154,12 +157,12 @@ def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
 
 def test_the_published_row_stands_beside_ours(content: dict[str, Any]) -> None:
     """BEND's Table 3 and the difference in points, worked by hand; none for a task that it has not."""
-    assert sections.rows_published(content) is None
+    assert run_report.rows_published(content) is None
     ours = {**content["table"], "sbend": 0.95, "potential": 0.9, "median": 0.9458}
-    found = sections.rows_published({**content, "task": "res18_cifar10", "table": ours})
+    found = run_report.rows_published({**content, "task": "res18_cifar10", "table": ours})
     assert found is not None
     header, (theirs, mine, difference) = found
-    assert header[1:] == list(report.TABLE.values())
+    assert header[1:] == list(tables.TABLE.values())
     assert (theirs[1], theirs[5], theirs[9]) == ("94.58", "94.58", "94.71")
     assert (mine[1], mine[9]) == ("95.00", "90.00")
     assert (difference[1], difference[5], difference[9]) == ("+0.42", "+0.00", "-4.71")
@@ -168,15 +171,15 @@ def test_the_published_row_stands_beside_ours(content: dict[str, Any]) -> None:
 
 def test_components_of_points_on_a_line_and_in_a_plane() -> None:
     """A line has all its variance in the first; a plane keeps its distances."""
-    points, shares = maps.components(np.outer(np.arange(5.0), [3.0, 4.0, 0.0]) + 7)
+    points, shares = latent_maps.components(np.outer(np.arange(5.0), [3.0, 4.0, 0.0]) + 7)
     np.testing.assert_allclose(shares, [1, 0], atol=1e-12)
     np.testing.assert_allclose(np.abs(np.diff(points[:, 0])), 5)
     plane = np.random.default_rng(0).normal(size=(9, 2)) @ np.random.default_rng(1).normal(size=(2, 6)) + 3
-    points, shares = maps.components(plane)
+    points, shares = latent_maps.components(plane)
     assert shares.sum() == pytest.approx(1)
     apart = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.testing.assert_allclose(apart, np.linalg.norm(plane[:, None] - plane[None], axis=2), atol=1e-9)
-    points, shares = maps.components(np.ones((3, 1)))
+    points, shares = latent_maps.components(np.ones((3, 1)))
     assert points.shape == (3, 2)
     assert np.isfinite(points).all()
 
@@ -213,24 +216,26 @@ def write(folder: Path, content: dict[str, Any]) -> str:
 
 def test_runs_side_by_side(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their votes, the settings that differ and no others, a link to each; nothing is computed."""
-    monkeypatch.setattr(drawing, "available", lambda: False)
+    monkeypatch.setattr(plotting, "available", lambda: False)
     other = several({**content, "settings": {**content["settings"], "members": 7}})
     folders = [write(tmp_path / "a", content), write(tmp_path / "b c", other)]
     workdir = tmp_path / "both"
-    beside.run(folders, workdir)
+    side_by_side.run(folders, workdir)
     kept = storage.read_json(workdir / "report" / "report.json")["runs"]
     assert {name: one["seed"] for name, one in kept.items()} == {"a": 3, "b c": [3, 4]}
-    found = beside.page(kept, workdir)
+    found = side_by_side.page(kept, workdir)
     assert table(found, "setting") == {"members": [str(M), "7"]}
-    rows = [row for row in tables(found)[0].rows if row[1] == "base"]
+    rows = [row for row in tables_of(found)[0].rows if row[1] == "base"]
     assert [row[0] for row in rows] == ["a", "b c"]
     assert rows[0][2] == f"{100 * content['votes']['base']['accuracy']:.2f}"
     assert " ± 7.07" in rows[1][2]
     assert "](../../b%20c/report/report.html)" in (workdir / "report" / "report.md").read_text()
     check_page((workdir / "report" / "report.html").read_text())
-    beside.run(folders, workdir)  # again: the same stage
+    side_by_side.run(folders, workdir)  # again: the same stage
     assert len(list((workdir / "store").iterdir())) == 1
-    assert "None: they differ" in document.markdown(beside.page(dict.fromkeys("ab", kept["a"]), workdir), figures=False)
+    assert "None: they differ" in document.to_markdown(
+        side_by_side.page(dict.fromkeys("ab", kept["a"]), workdir), figures=False
+    )
 
 
 def test_their_figures(content: dict[str, Any]) -> None:
@@ -259,7 +264,7 @@ def test_a_folder_that_is_no_finished_run_is_named(content: dict[str, Any], tmp_
     }
     for name, says in cases.items():
         with pytest.raises(SettingsError) as error:
-            beside.run([good, str(tmp_path / name)], tmp_path / "out")
+            side_by_side.run([good, str(tmp_path / name)], tmp_path / "out")
         assert says in str(error.value)
         assert "\n" not in str(error.value)
     assert sweep

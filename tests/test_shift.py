@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax import config, data, pipeline, predict, scoring, shift, stages, training
+from bend_jax import training
 from bend_jax.checks import SettingsError
-from bend_jax.setting import Setting
+from bend_jax.data import augment, corruptions, out_of_distribution, sources, splits
+from bend_jax.evaluate import predict, scores
+from bend_jax.run import config, pipeline, stages
+from bend_jax.run.context import Setting
+from bend_jax.run.progress import Clock
 from bend_jax.subset import Subset
-from bend_jax.watching import Clock
 
 ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -30,14 +33,14 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 # corruptions
 
 
-@pytest.mark.parametrize("name", config.CORRUPTIONS)
+@pytest.mark.parametrize("name", corruptions.CORRUPTIONS)
 def test_a_corruption_grows_with_its_severity_and_is_the_same_every_time(name: str) -> None:
     """uint8 images of the same shape, grey and colour, that the corruption leaves as they were."""
     for images in (GREY, COLOUR[:40]):
         before = images.copy()
-        found = [shift.corrupt(images, name, severity) for severity in shift.SEVERITIES]
+        found = [corruptions.corrupt(images, name, severity) for severity in corruptions.SEVERITIES]
         assert all(x.dtype == np.uint8 and x.shape == images.shape for x in found)
-        np.testing.assert_array_equal(found[2], shift.corrupt(images, name, 3))
+        np.testing.assert_array_equal(found[2], corruptions.corrupt(images, name, 3))
         np.testing.assert_array_equal(images, before)
         distances = [distance(x, images) for x in found]
         assert distances[0] > 0
@@ -46,22 +49,22 @@ def test_a_corruption_grows_with_its_severity_and_is_the_same_every_time(name: s
 
 def test_corruptions_are_those_of_the_settings() -> None:
     """With a number for each severity."""
-    assert tuple(shift.CORRUPT) == config.CORRUPTIONS
-    assert all(len(numbers) == len(shift.SEVERITIES) for _, numbers in shift.CORRUPT.values())
+    assert tuple(corruptions.CORRUPT) == corruptions.CORRUPTIONS
+    assert all(len(numbers) == len(corruptions.SEVERITIES) for _, numbers in corruptions.CORRUPT.values())
 
 
 def test_corruptions_by_hand() -> None:
     """Brightness adds a twentieth of 255, contrast keeps the mean and three quarters of the rest; noise has its sd and
     is another one in every block of images; pixelate leaves constant blocks."""
-    np.testing.assert_array_equal(shift.corrupt(GREY, "brightness", 1), np.round(GREY + 12.75))
+    np.testing.assert_array_equal(corruptions.corrupt(GREY, "brightness", 1), np.round(GREY + 12.75))
     mean = GREY.mean(axis=(1, 2), keepdims=True)
-    np.testing.assert_allclose(shift.corrupt(GREY, "contrast", 1), mean + 0.75 * (GREY - mean), atol=0.501)
+    np.testing.assert_allclose(corruptions.corrupt(GREY, "contrast", 1), mean + 0.75 * (GREY - mean), atol=0.501)
     flat = np.full((300, 10, 12, 3), 128, np.uint8)
-    noise = shift.corrupt(flat, "noise", 5).astype(float) - 128
+    noise = corruptions.corrupt(flat, "noise", 5).astype(float) - 128
     assert noise.std() == pytest.approx(25.5, rel=0.02)
-    assert not np.array_equal(noise[0], noise[shift.BLOCK])
-    np.testing.assert_array_equal(shift.corrupt(flat, "pixelate", 5), flat)
-    small = shift.corrupt(GREY, "pixelate", 4)
+    assert not np.array_equal(noise[0], noise[corruptions.BLOCK])
+    np.testing.assert_array_equal(corruptions.corrupt(flat, "pixelate", 5), flat)
+    small = corruptions.corrupt(GREY, "pixelate", 4)
     np.testing.assert_array_equal(small, np.repeat(np.repeat(small[:, ::2, ::2], 2, axis=1), 2, axis=2))
     np.testing.assert_allclose(small[:, ::2, ::2], GREY.reshape(12, 4, 2, 4, 2, 1).mean(axis=(2, 4)), atol=1.01)
 
@@ -71,14 +74,14 @@ def test_corruptions_by_hand() -> None:
 
 def test_other_images_take_the_size_and_channels_of_the_test_images() -> None:
     """Grey three times over, colour by its luminance, a constant stays one; five channels are refused."""
-    assert shift.like(GREY, (8, 8, 1)) is GREY
-    np.testing.assert_array_equal(shift.like(GREY, (8, 8, 3)), np.repeat(GREY, 3, axis=3))
-    grey = shift.like(COLOUR[:5], (10, 12, 1))
+    assert out_of_distribution.like(GREY, (8, 8, 1)) is GREY
+    np.testing.assert_array_equal(out_of_distribution.like(GREY, (8, 8, 3)), np.repeat(GREY, 3, axis=3))
+    grey = out_of_distribution.like(COLOUR[:5], (10, 12, 1))
     np.testing.assert_allclose(grey[..., 0], COLOUR[:5] @ np.array([0.299, 0.587, 0.114]), atol=0.501)
-    found = shift.like(np.full((2, 28, 28, 1), 77, np.uint8), (32, 20, 3))
+    found = out_of_distribution.like(np.full((2, 28, 28, 1), 77, np.uint8), (32, 20, 3))
     np.testing.assert_array_equal(found, np.full((2, 32, 20, 3), 77, np.uint8))
     with pytest.raises(SettingsError, match="5 channels cannot be made ones of 3; 1 or 3 can"):
-        shift.like(np.zeros((2, 8, 8, 5), np.uint8), (8, 8, 3))
+        out_of_distribution.like(np.zeros((2, 8, 8, 5), np.uint8), (8, 8, 3))
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +95,14 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_set_is_read_like_the_test_images_with_their_noise(other: Path) -> None:
     """The test split of it."""
-    settings = config.Data(name="digits", mean=(0.5,), std=(0.2,))
-    found = shift.load_others(settings, f"npz:{other}", np.zeros((3, 6, 6, 1), np.uint8))
+    settings = sources.Data(name="digits", mean=(0.5,), std=(0.2,))
+    found = out_of_distribution.load_others(settings, f"npz:{other}", np.zeros((3, 6, 6, 1), np.uint8))
     assert list(found) == [f"npz:{other}"]
     assert found[f"npz:{other}"].shape == (5, 6, 6, 1)
-    noisy = config.Data(name="digits", mean=(0.5,), std=(0.2,), noise=0.1)
-    again = shift.load_others(noisy, f"npz:{other}", np.zeros((3, 6, 6, 1), np.uint8))
+    noisy = sources.Data(name="digits", mean=(0.5,), std=(0.2,), noise=0.1)
+    again = out_of_distribution.load_others(noisy, f"npz:{other}", np.zeros((3, 6, 6, 1), np.uint8))
     assert distance(again[f"npz:{other}"], found[f"npz:{other}"]) == pytest.approx(0.8 * 25.5, rel=0.2)
-    assert shift.load_others(settings, "", GREY) == {}
+    assert out_of_distribution.load_others(settings, "", GREY) == {}
 
 
 MISTAKES = {
@@ -113,20 +116,20 @@ MISTAKES = {
 def test_a_set_that_cannot_be_is_one_clear_line(name: str) -> None:
     """Before anything is computed."""
     with pytest.raises(SettingsError) as error:
-        shift.load_others(config.Data(name="digits", mean=(0.5,), std=(0.2,)), name, GREY)
+        out_of_distribution.load_others(sources.Data(name="digits", mean=(0.5,), std=(0.2,)), name, GREY)
     assert all(part in str(error.value) for part in MISTAKES[name])
     assert "\n" not in str(error.value)
 
 
 def test_the_training_set_under_another_path_is_refused(other: Path) -> None:
     """By its file, and by its content."""
-    own = config.Data(name=f"npz:{other}", mean=(0.5,), std=(0.2,))
+    own = sources.Data(name=f"npz:{other}", mean=(0.5,), std=(0.2,))
     with pytest.raises(SettingsError, match="is the data set that the run is about"):
-        shift.load_others(own, f"npz:{other.parent}/../{other.parent.name}/other.npz", GREY)
+        out_of_distribution.load_others(own, f"npz:{other.parent}/../{other.parent.name}/other.npz", GREY)
     copied = other.with_name("copy.npz")
     copied.write_bytes(other.read_bytes())
     with pytest.raises(SettingsError, match="are the run's own test images"):
-        shift.load_others(own, f"npz:{copied}", GREY[:5])
+        out_of_distribution.load_others(own, f"npz:{copied}", GREY[:5])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_the_training_set_under_another_path_is_refused(other: Path) -> None:
 def test_corruptions_and_sets_are_named_once_and_known(changes: dict[str, Any], message: str) -> None:
     """As soon as the settings are read."""
     with pytest.raises(SettingsError) as error:
-        config.Evaluate(**changes)
+        scores.Evaluate(**changes)
     assert str(error.value).startswith(message)
 
 
@@ -162,10 +165,10 @@ def asked() -> tuple[Setting, stages.Task, dict[str, Any]]:
     raw = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
     raw.evaluate.corruptions, raw.evaluate.batch = "contrast,noise", 32
     images = RNG.integers(0, 255, (90, SIDE, SIDE, 1)).astype(np.uint8)
-    _, plain = data.transforms(config.parse(raw).data)
+    _, plain = augment.transforms(config.parse(raw).data)
     labels = np.asarray(plain(jnp.asarray(images))).reshape(90, -1) @ VECTORS[0].reshape(-1, CLASSES)
-    split = data.Split(images, labels.argmax(axis=1).astype(np.int32))
-    dataset = data.Dataset(split, split, split, CLASSES)
+    split = sources.Split(images, labels.argmax(axis=1).astype(np.int32))
+    dataset = splits.Dataset(split, split, split, CLASSES)
     others = {"same": images, "far": np.full((40, SIDE, SIDE, 1), 255, np.uint8)}
     examples = training.Examples(jnp.asarray(images), jnp.asarray(split.labels), plain, plain)
     model = training.Model(apply)
@@ -218,10 +221,12 @@ def test_the_rows_of_corrupted_images_are_those_of_the_corrupted_images(
     for name, severity in (("contrast", 2), ("noise", 5)):
         rows = shifted["corruptions"][name]
         assert set(rows) == {"1", "2", "3", "4", "5"}
-        x = np.asarray(s.examples.plain(jnp.asarray(shift.corrupt(images, name, severity)))).reshape(len(images), -1)
+        x = np.asarray(s.examples.plain(jnp.asarray(corruptions.corrupt(images, name, severity)))).reshape(
+            len(images), -1
+        )
         p = np.asarray(jax.nn.softmax(np.stack([x @ v.reshape(-1, CLASSES) for v in sets["bend"]]), axis=2))
         for vote, q, temperature in (("base", p[0], 2.0), ("mean", p.mean(axis=0), 1.5)):
-            expected = scoring.vote_row(q, temperature, labels, 15)
+            expected = scores.vote_row(q, temperature, labels, 15)
             assert rows[str(severity)][vote] == pytest.approx(expected, rel=1e-4, abs=1e-5)
         assert set(rows[str(severity)]) == {"base", "mean", "sbend"}
     accuracies = [rows["base"]["accuracy"] for rows in shifted["corruptions"]["noise"].values()]
@@ -243,7 +248,7 @@ def test_scores_rise_where_votes_are_less_sure() -> None:
     predictions = np.array([[0, 0], [0, 1], [0, 2], [0, 0]], np.int32)
     mean = np.array([[1.0, 0.0, 0.0], [0.5, 0.25, 0.25]], np.float32)
     own = predict.Outputs(predictions, mean, {}, None, np.array([0.1, 0.3], np.float32))
-    found = scoring.uncertainties({"base": own, "bend": own}, "bend", 3)
+    found = scores.uncertainties({"base": own, "bend": own}, "bend", 3)
     assert all(first < second for scores in found.values() for first, second in scores.values())
     np.testing.assert_allclose(found["mean"]["vote_disagreement"], [0.0, 0.5])
     np.testing.assert_allclose(found["base"]["max_probability"], [-1.0, -0.5])

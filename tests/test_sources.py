@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax import data, sources
-from bend_jax.config import Data, SettingsError
+from bend_jax.checks import SettingsError
+from bend_jax.data import augment, sources
+from bend_jax.data.sources import Data
 
 RNG = np.random.default_rng(0)
 # a download that breaks off leaves its socket to the garbage collector of the HTTP library
@@ -201,6 +202,6 @@ def test_the_folder_is_the_setting_then_the_environment_then_the_default(monkeyp
 def test_a_turn_by_ninety_degrees_is_exact() -> None:
     """Nearest pixels of a square image land on pixels; small turns leave the middle alone."""
     image = RNG.integers(0, 256, (5, 5, 1), np.uint8)
-    turned, tilted = (np.asarray(data.rotate(jnp.asarray(image), jnp.float32(a)))[..., 0] for a in (np.pi / 2, 0.2))
+    turned, tilted = (np.asarray(augment.rotate(jnp.asarray(image), jnp.float32(a)))[..., 0] for a in (np.pi / 2, 0.2))
     assert any(np.array_equal(turned, np.rot90(image[..., 0], k)) for k in (1, 3))
     assert tilted[2, 2] == image[2, 2, 0]

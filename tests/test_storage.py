@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from bend_jax import storage, training
-from bend_jax.config import SettingsError
+from bend_jax.checks import SettingsError
 
 ROOT = Path(__file__).parent.parent
 # where a damaged state cannot be read, orbax's other reads end after their event loop is closed

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bend_jax import compare, data, document, drawing, papers, pipeline, published, stages, storage, sweep
+from bend_jax import storage
 from bend_jax.checks import SettingsError
-from bend_jax.document import Document, Table, Text
-from bend_jax.papers import cells
+from bend_jax.data import sources, splits
+from bend_jax.report import document, grid, papers, plotting
+from bend_jax.report.document import Document, Table, Text
+from bend_jax.report.papers import cells, published
+from bend_jax.run import pipeline, stages
+from bend_jax.run import rows as run_rows
 from bend_jax.training import NonFiniteError
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +36,7 @@ KNOWN = {
 
 def test_a_grid_has_the_last_settings_values_fastest() -> None:
     """Every combination once, its name as it was asked for."""
-    rows = sweep.read(KNOWN, ["collect.k=2,10", "base.lr=0.1, 1e-3"])
+    rows = run_rows.read_sweep(KNOWN, ["collect.k=2,10", "base.lr=0.1, 1e-3"])
     expected = [(2, 0.1), (2, 0.001), (10, 0.1), (10, 0.001)]
     assert [tuple(row["settings"].values()) for row in rows] == expected
     assert [row["name"] for row in rows][1] == "collect.k=2, base.lr=0.001"
@@ -53,7 +57,7 @@ VALUES = {
 def test_values_are_of_the_settings_type(word: str) -> None:
     """With ; between values where one holds commas."""
     (path,) = {word.split("=")[0]}
-    found = [row["settings"][path] for row in sweep.read(KNOWN, [word])]
+    found = [row["settings"][path] for row in run_rows.read_sweep(KNOWN, [word])]
     assert found == VALUES[word]
     assert [type(value) for value in found] == [type(value) for value in VALUES[word]]
 
@@ -77,7 +81,7 @@ MISTAKES = {
 def test_a_mistake_in_a_sweep_is_one_line(word: str) -> None:
     """Saying what was expected and what came."""
     with pytest.raises(SettingsError) as error:
-        sweep.read(KNOWN, [word])
+        run_rows.read_sweep(KNOWN, [word])
     assert MISTAKES[word] in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -85,7 +89,7 @@ def test_a_mistake_in_a_sweep_is_one_line(word: str) -> None:
 def test_a_setting_is_swept_once() -> None:
     """Two lists of one setting would be a grid with itself."""
     with pytest.raises(SettingsError, match=r"collect\.k is there twice"):
-        sweep.read(KNOWN, ["collect.k=2", "collect.k=3"])
+        run_rows.read_sweep(KNOWN, ["collect.k=2", "collect.k=3"])
 
 
 # stages that compute nothing
@@ -100,9 +104,9 @@ def raw() -> dict[str, Any]:
     return config.to_dict()
 
 
-def rows_of(*words: str) -> list[compare.Row]:
+def rows_of(*words: str) -> list[run_rows.Row]:
     """Of a sweep."""
-    return compare.read_rows(raw(), sweep.read({"collect.k": 1, "members": 1, "base.lr": 0.1}, list(words)))
+    return run_rows.read_rows(raw(), run_rows.read_sweep({"collect.k": 1, "members": 1, "base.lr": 0.1}, list(words)))
 
 
 def accuracy(s: Any) -> float:
@@ -156,16 +160,16 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in results:
         monkeypatch.setitem(stages.WORK, name, stand_in(name))
     images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1)).astype(np.uint8)
-    split = data.Split(images, np.arange(60, dtype=np.int32) % 10)
-    monkeypatch.setattr(data, "load", lambda _: data.Dataset(split, split, split, 10))
-    monkeypatch.setattr(compare, "cost_of", lambda row, s: {"training": 1.0, "inference": 1.0})
-    monkeypatch.setattr(drawing, "available", lambda: False)
+    split = sources.Split(images, np.arange(60, dtype=np.int32) % 10)
+    monkeypatch.setattr(splits, "load", lambda _: splits.Dataset(split, split, split, 10))
+    monkeypatch.setattr(run_rows, "cost_of", lambda row, s: {"training": 1.0, "inference": 1.0})
+    monkeypatch.setattr(plotting, "available", lambda: False)
     return done
 
 
-def go(rows: list[compare.Row], workdir: Path, seeds: list[int], lines: list[str]) -> dict[str, Any]:
+def go(rows: list[run_rows.Row], workdir: Path, seeds: list[int], lines: list[str]) -> dict[str, Any]:
     """The content of a sweep's report."""
-    return sweep.run(rows, "tiny.py", seeds, workdir, lines.append, sweep.make)[0]
+    return run_rows.run_grid(rows, "tiny.py", seeds, workdir, lines.append, grid.make)[0]
 
 
 def test_stages_are_shared_and_an_interrupted_sweep_goes_on(
@@ -226,7 +230,7 @@ def test_a_combination_that_stops_does_not_lose_the_others(
     monkeypatch.setitem(stages.WORK, "collect", diverges)
     lines: list[str] = []
     content = go(rows_of("collect.k=2,3,4"), tmp_path, [0], lines)
-    assert sweep.stopped(content) == ["collect.k=3"]
+    assert grid.stopped(content) == ["collect.k=3"]
     assert [bool(row["failed"]) for row in content["rows"]] == [False, True, False]
     assert "collect stopped" in content["rows"][1]["failed"]
     assert any("seed 0: collect stopped" in line for line in lines)
@@ -235,14 +239,14 @@ def test_a_combination_that_stops_does_not_lose_the_others(
     assert "| 4 | 40.00 | 50.40 |" in text
     monkeypatch.setitem(stages.WORK, "base", lambda s, task: (_ for _ in ()).throw(NonFiniteError("base", "step 1")))
     content = go(rows_of("base.lr=7,8"), tmp_path, [0], lines)
-    assert len(sweep.stopped(content)) == 2
+    assert len(grid.stopped(content)) == 2
     assert "No combination came to its end" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_digests_are_shared_from_the_stage_that_differs(tmp_path: Path, computed: list[str]) -> None:
     """members changes what is generated, k what is collected, the rate the base."""
     rows = rows_of("base.lr=0.1,0.2", "collect.k=2,3", "members=4,5")
-    prepared = compare.preparing(rows, "", tmp_path)
+    prepared = run_rows.preparing(rows, "", tmp_path)
     plans = [pipeline.plan(prepared(row, 0)) for row in rows]
     digests = {name: [plan[name].digest for plan in plans] for name in ("base", "collect", "generate gaussian")}
     assert {name: len(set(found)) for name, found in digests.items()} == {
@@ -257,7 +261,7 @@ def test_digests_are_shared_from_the_stage_that_differs(tmp_path: Path, computed
 
 def test_every_combination_is_checked_first(tmp_path: Path, computed: list[str]) -> None:
     """A subset that is not there is found before the first one runs."""
-    rows = compare.read_rows(raw(), sweep.read({"collect.subset": "fc"}, ["collect.subset=fc,layer9"]))
+    rows = run_rows.read_rows(raw(), run_rows.read_sweep({"collect.subset": "fc"}, ["collect.subset=fc,layer9"]))
     with pytest.raises(SettingsError, match=r"row .collect\.subset=layer9.: collect\.subset: .*layer9"):
         go(rows, tmp_path, [0], [])
     assert computed == []
@@ -265,7 +269,7 @@ def test_every_combination_is_checked_first(tmp_path: Path, computed: list[str])
 
 def ran(**settings: list[Any]) -> list[dict[str, Any]]:
     """Rows of a grid as a report holds them, sBEND's accuracy growing by a point a row."""
-    rows = sweep.read(
+    rows = run_rows.read_sweep(
         {k: v[0] for k, v in settings.items()}, [f"{k}={';'.join(map(str, v))}" for k, v in settings.items()]
     )
     for i, row in enumerate(rows):
@@ -278,11 +282,11 @@ MEASURES = {"sBEND %": ("table", "sbend"), "mean vote %": ("votes", "mean", "acc
 
 def test_one_setting_makes_a_line_for_each_measure() -> None:
     """In the order of its values."""
-    first, second = sweep.curves_of(ran(k=[10, 2]), MEASURES, 100)
+    first, second = grid.curves_of(ran(k=[10, 2]), MEASURES, 100)
     assert (first.label, second.label) == ("sBEND", "mean vote")
     assert first.x == [2, 10]
     assert first.y == pytest.approx([51.0, 50.0])
-    words = sweep.curves_of(ran(subset=["fc", "bn"]), MEASURES, 100)
+    words = grid.curves_of(ran(subset=["fc", "bn"]), MEASURES, 100)
     assert words[0].x == [0, 1]
 
 
@@ -294,23 +298,23 @@ def test_a_figure_is_drawn() -> None:
     figure, rows = Figure(), ran(subset=["fc", "bn"])
     for row in rows:
         row["sd"] = {"table": {"sbend": 0.01}, "votes": {"mean": {"accuracy": 0.02}}}
-    sweep.draw(figure, rows, MEASURES, 100, "accuracy, %")
+    grid.draw(figure, rows, MEASURES, 100, "accuracy, %")
     (axes,) = figure.axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["fc", "bn"]
     assert len(axes.containers) == 2
     figure = Figure()
-    sweep.draw(figure, ran(k=[2, 200]), MEASURES, 100, "accuracy, %")
+    grid.draw(figure, ran(k=[2, 200]), MEASURES, 100, "accuracy, %")
     assert figure.axes[0].get_xscale() == "log"
 
 
 def test_two_settings_make_groups() -> None:
     """A line for each value of the one that has no order, or fewer values."""
-    lines = sweep.curves_of(ran(name=["a", "b"], k=[2, 10, 50]), MEASURES, 100)
+    lines = grid.curves_of(ran(name=["a", "b"], k=[2, 10, 50]), MEASURES, 100)
     assert [line.label for line in lines] == ["name = a", "name = b"]
     assert lines[1].x == [2, 10, 50]
     assert lines[1].y == pytest.approx([63.0, 64.0, 65.0])
-    assert sweep.layout(ran(k=[1, 2], m=[1, 2, 3])) == ("m", "k")
-    assert sweep.layout(ran(a=[1], b=[2], c=[3])) == ("", "")
+    assert grid.layout(ran(k=[1, 2], m=[1, 2, 3])) == ("m", "k")
+    assert grid.layout(ran(a=[1], b=[2], c=[3])) == ("", "")
 
 
 # the papers
@@ -324,7 +328,7 @@ def test_the_papers_rows_parse_at_every_scale(path: Path, scale: str) -> None:
     assert found["PAPER"] == path.stem
     assert scale in found["SCALES"]
     config = found["get_config"](scale)
-    rows = compare.read_rows(config.to_dict(), found["get_rows"](config, scale))
+    rows = run_rows.read_rows(config.to_dict(), found["get_rows"](config, scale))
     assert all(row.config.data.name == {"digits": "digits"}.get(scale, row.config.data.name) for row in rows)
     paper = papers.PAPERS[path.stem]
     if path.stem in ("table3", "pdiff_table"):
@@ -345,12 +349,12 @@ def test_full_scale_has_the_published_tasks() -> None:
     """Every setting of a row is that of the task's own configuration."""
     found = run_path(str(ROOT / "configs" / "paper" / "table3.py"))
     config = found["get_config"]("full")
-    rows = {row.name: row.config for row in compare.read_rows(config.to_dict(), found["get_rows"](config, "full"))}
+    rows = {row.name: row.config for row in run_rows.read_rows(config.to_dict(), found["get_rows"](config, "full"))}
     assert set(rows) == set(published.TABLE3)
     for name, own in rows.items():
         task = run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]().to_dict()
         task["task"], task["generate"]["nulls"] = "table3_full", "gaussian"
-        (expected,) = compare.read_rows(task, [{"name": name, "vote": "sbend", "settings": {}}])
+        (expected,) = run_rows.read_rows(task, [{"name": name, "vote": "sbend", "settings": {}}])
         assert own == expected.config
 
 
@@ -397,7 +401,7 @@ def test_every_paper_is_a_document(path: Path) -> None:
     found = run_path(str(path))
     rows = [whole_row(row) for row in found["get_rows"](found["get_config"]("digits"), "digits")]
     made = papers.document(path.stem, "digits", {"config": path.name, "seed": [0], "rows": rows})
-    text = document.markdown(made, figures=False)
+    text = document.to_markdown(made, figures=False)
     expected = {
         "table3": "| regy_cifar10, published | 94.42 |",
         "table4": "| break-even m (eq. 13) | - | - | 2.00 | 3.64 | -1.64 |",
@@ -463,7 +467,7 @@ def test_table_4_in_trainings() -> None:
 def test_noise_over_the_original() -> None:
     """p-diff's mean without noise is 65.8 of 76.7: 10.9 points below; ours 2 points above."""
     row = report_row("none", mean=0.72, orig_mean=0.70)
-    lines = tables(papers.others.pdiff_noise([row], published.PDIFF_NOISE))[0].rows
+    lines = tables(papers.pdiff_cbnn.pdiff_noise([row], published.PDIFF_NOISE))[0].rows
     assert lines[1] == ["none, mean", "72.00", "65.80", "+6.20", "+2.00", "-10.90", "+12.90"]
 
 

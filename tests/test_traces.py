@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax import predict, statistics, training
-from bend_jax.collect import COLLECT
-from bend_jax.generate import GENERATE
-from bend_jax.settings import COLLECTORS, GENERATORS, Autoencoder, Bend, Collector, Diffusion
+from bend_jax import batch_norm, training
+from bend_jax.collect import COLLECT, COLLECTORS, Collector
+from bend_jax.evaluate import predict
+from bend_jax.generate import GENERATE, GENERATORS
+from bend_jax.generate.autoencoder import Autoencoder
+from bend_jax.generate.bend import Bend
+from bend_jax.generate.diffusion import Diffusion
 from bend_jax.training import Examples, Model, Watch
 from tests.test_collect import BATCH, N, Problem, dense
 
@@ -80,7 +83,7 @@ def test_statistics_are_measured_by_one_program() -> None:
     for m in (1, 4):
         (model, variables, chosen, examples), calls = counted("*")
         vectors = jnp.ones((m, chosen.dim))
-        statistics.recompute(model, variables, chosen, vectors, examples, jax.random.key(0), N, BATCH)
+        batch_norm.recompute(model, variables, chosen, vectors, examples, jax.random.key(0), N, BATCH)
         seen.append(calls)
     assert seen[0] == seen[1]
 

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from bend_jax.settings import Base
 from bend_jax.training import (
     SILENT,
+    Base,
     NonFiniteError,
     State,
     draw_batch,

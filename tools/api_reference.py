@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import bend_jax
+
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "api.md"
 
@@ -78,19 +80,11 @@ def exported() -> str:
         "Frozen dataclasses: `collect=` takes the collectors, `generate=` the generators.\n",
     ]
     lines += ["| name | what it is |", "| --- | --- |"]
-    found = {x.name: x for x in parsed("bend_jax.settings").body if isinstance(x, ast.ClassDef)}
-    for name in [name for name in public_names() if name in found]:
-        words = " ".join((ast.get_docstring(found[name]) or "").split("\n\n")[0].split())
+    shown = {name for section in SECTIONS for name in section.names}
+    for name in [name for name in bend_jax.__all__ if name not in shown]:
+        words = " ".join((inspect.getdoc(getattr(bend_jax, name)) or "").split("\n\n")[0].split())
         lines.append(f"| `bend_jax.{name}` | {plain(words)} |")
     return "\n".join(lines) + "\n"
-
-
-def public_names() -> list[str]:
-    """bend_jax.__all__."""
-    for node in parsed("bend_jax").body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return ast.literal_eval(node.value)
-    raise SystemExit("bend_jax has no __all__")
 
 
 def parsed(module: str) -> ast.Module:

@@ -19,15 +19,19 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bend_jax import checks, config, models, settings, sources  # noqa: E402
+from bend_jax import checks, collect, generate, models, training  # noqa: E402
+from bend_jax.collect import trajectory  # noqa: E402
+from bend_jax.collect.frozen_features import FineTuning  # noqa: E402
+from bend_jax.data import sources  # noqa: E402
+from bend_jax.run import config  # noqa: E402
 
 TARGET = ROOT / "docs" / "settings.md"
 NAMED = {  # what a setting names, where no check of a dataclass says it
     "data.name": f"{', '.join(sources.NAMES)}, npz:PATH",
     "backbone.name": ", ".join(models.NAMES),
-    "collect.name": ", ".join(settings.COLLECTORS),
+    "collect.name": ", ".join(collect.COLLECTORS),
     "collect.subset": "patterns of names, with commas between",
-    "generate.name": ", ".join(settings.GENERATORS),
+    "generate.name": ", ".join(generate.GENERATORS),
     "generate.nulls": "names of generators, with commas between",
 }
 HEAD = """# Settings
@@ -91,13 +95,13 @@ def rows(own: dict[str, Any], path: str) -> str:
         leaf = name.rsplit(".", 1)[-1]
         kind = kind_of(path)
         if path == "collect" and leaf in config.SHARED:
-            kind = settings.Trajectory  # the collectors share these
+            kind = trajectory.Trajectory  # the collectors share these
         hint = type(value) if name in NAMED else typing.get_type_hints(kind)[leaf]
         (field,) = (f for f in dataclasses.fields(kind) if f.name == leaf)
         covered = field.metadata.get("digest", True) and path != "compute"
         what = comments(kind).get(leaf) or default_comments().get(name)
-        if not what and kind in typing.get_args(settings.FineTuning):
-            what = comments(settings.Base).get(leaf)  # the same SGD
+        if not what and issubclass(kind, FineTuning):
+            what = comments(training.Base).get(leaf)  # the same SGD
         if not what:
             raise SystemExit(f"{name} has no comment, neither in {kind.__name__} nor in configs/default.py")
         allowed = NAMED.get(name) or "; ".join(limits(kind).get(leaf, []))
@@ -112,7 +116,7 @@ def kind_of(path: str) -> Any:
     first, *rest = path.split(".") if path else [""]
     kind = typing.get_type_hints(config.Config)[first] if first else config.Config
     for i, part in enumerate(rest):
-        tables = {"collect": settings.COLLECTORS, "generate": settings.GENERATORS}
+        tables = {"collect": collect.COLLECTORS, "generate": generate.GENERATORS}
         kind = tables[first][part] if i == 0 and first in tables else typing.get_type_hints(kind)[part]
     return kind
 
@@ -137,6 +141,13 @@ def trailing(source: str) -> dict[int, str]:
 
 def comments(kind: Any) -> dict[str, str]:
     """What stands beside each field of a dataclass."""
+    if len(bases := [c for c in kind.__mro__ if dataclasses.is_dataclass(c)]) > 1:
+        return {**comments(bases[1]), **comments_of(kind)}
+    return comments_of(kind)
+
+
+def comments_of(kind: Any) -> dict[str, str]:
+    """The same of a class without its bases."""
     source = inspect.getsource(kind)
     beside = trailing(source)
     (node,) = ast.parse(source).body
@@ -174,14 +185,11 @@ def default_comments() -> dict[str, str]:
 def limits(kind: Any) -> dict[str, list[str]]:
     """What the checks of a dataclass, and the functions that it checks itself with, demand of each field."""
     found: dict[str, list[str]] = {}
-    bodies = [ast.parse(inspect.getsource(kind)).body[0]]
-    module = sys.modules[kind.__module__]
-    while bodies:
-        for node in ast.walk(bodies.pop()):
+    classes: list[Any] = [c for c in kind.__mro__ if dataclasses.is_dataclass(c)]
+    for own in reversed(classes):
+        for node in ast.walk(ast.parse(inspect.getsource(own))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                if node.func.id.startswith("_check"):
-                    bodies.append(ast.parse(inspect.getsource(getattr(module, node.func.id))).body[0])
-                for name, words in demanded(node, module):
+                for name, words in demanded(node, sys.modules[own.__module__]):
                     found.setdefault(name, []).append(words)
     names = {f.name for f in dataclasses.fields(kind)}
     return {name: list(dict.fromkeys(words)) for name, words in found.items() if name in names}

@@ -1,5 +1,6 @@
 """CBNN (checkpoint boosted neural networks): multi-class AdaBoost over the checkpoints of one training."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -7,11 +8,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from bend_jax import devices
-from bend_jax.collect.chain import chain
-from bend_jax.collect.features import Checkpoints
-from bend_jax.settings import Boosting
+from bend_jax.checks import SettingsError, at_least
+from bend_jax.collect.fine_tuning import chain
+from bend_jax.collect.frozen_features import Checkpoints, FineTuning
 from bend_jax.subset import Subset, flatten, insert
 from bend_jax.training import SILENT, Examples, Model, State, Watch, sgd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boosting(FineTuning):
+    """CBNN: warm-started multi-class AdaBoost over checkpoints. The base is the first of the k checkpoints."""
+
+    epochs: int = 2  # between two checkpoints
+    eta: float = 0.1  # damping of the weights' update; 1 is SAMME, which leaves a few images all the weight [ours]
+    lr: float = 0.01  # learning rate between two checkpoints
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "epochs")
+        if not 0 < self.eta <= 1:
+            raise SettingsError(f"eta must be in (0, 1]; got {self.eta}")
+
 
 CHUNK = 250  # images a program while a checkpoint labels the training set
 LEAST = 1e-6  # the error is kept so far from 0 and from that of guessing

@@ -1,6 +1,7 @@
 """Bagging in Breiman's sense: k fine-tunings of the subset side by side, each on its own bootstrap resample [ours]."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt16
 
 from bend_jax import devices
-from bend_jax.collect.features import Checkpoints, Source, optimizer, prepare
-from bend_jax.settings import Bootstrap
+from bend_jax.checks import SettingsError, at_least
+from bend_jax.collect.frozen_features import Checkpoints, FineTuning, Source, optimizer, prepare
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
     SEGMENT,
@@ -27,6 +28,24 @@ from bend_jax.training import (
     start,
     train,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap(FineTuning):
+    """Bagging in Breiman's sense [ours]: k fine-tunings from the base, each on its own bootstrap resample."""
+
+    epochs: int = 2
+    lr: float = 0.05  # learning rate of each fine-tuning
+    resample: bool = True  # False: every fine-tuning sees the whole training set
+    reinitialise: bool = False  # start from fresh random values of the subset: a tree ensemble
+    perturb: float = 0.0  # p of a start sqrt(1 - p^2) w + p std(w) eps, leaf by leaf
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "epochs")
+        at_least(self, 0, "perturb")
+        if self.perturb > 1 or (self.perturb and self.reinitialise):
+            raise SettingsError(f"perturb must be in [0, 1], and 0 with reinitialise; got {self.perturb}")
 
 
 @partial(jax.jit, static_argnames=("k", "n"))

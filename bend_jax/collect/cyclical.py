@@ -2,6 +2,7 @@
 cSGLD and cSGHMC (Zhang et al. 2020)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,39 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from bend_jax.collect.chain import chain
-from bend_jax.collect.features import Checkpoints
-from bend_jax.settings import Cyclical
+from bend_jax.checks import SettingsError, at_least, one_of
+from bend_jax.collect.fine_tuning import chain
+from bend_jax.collect.frozen_features import Checkpoints, FineTuning
 from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Examples, Model, Watch
+
+NOISES = ("none", "langevin", "momentum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cyclical(FineTuning):
+    """Cosine cycles from the base: snapshots, FGE, cSGLD and cSGHMC (Huang et al. 2017; Zhang et al. 2020).
+
+    The base is the first of the k checkpoints.
+    """
+
+    epochs: int = 4  # of a cycle
+    per_cycle: int = 1  # checkpoints of a cycle, at the ends of its last epochs
+    lr: float = 0.05  # at the start of a cycle; half a cosine from there to 0
+    noise: str = (
+        "none"  # in the epochs that end with a checkpoint; "langevin" (cSGLD, no momentum), "momentum" (cSGHMC)
+    )
+    temperature: float = 1.0  # of that noise; below 1: a sharpened posterior
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "epochs", "per_cycle")
+        at_least(self, 0, "temperature")
+        one_of(self, "noise", NOISES)
+        if self.per_cycle > self.epochs:
+            raise SettingsError(f"per_cycle={self.per_cycle} is more than the {self.epochs} epochs of a cycle")
+        if (self.k - 1) % self.per_cycle:
+            raise SettingsError(f"k={self.k} is not 1 (the base) and a multiple of per_cycle={self.per_cycle}")
 
 
 class SamplerState(NamedTuple):

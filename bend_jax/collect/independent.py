@@ -1,15 +1,27 @@
 """A deep ensemble (Lakshminarayanan et al. 2017): the base and further trainings by its recipe, each from scratch."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from bend_jax.collect.features import Checkpoints, demand
-from bend_jax.settings import Independent
+from bend_jax.checks import at_least
+from bend_jax.collect.frozen_features import Checkpoints
 from bend_jax.subset import Subset, flatten
-from bend_jax.training import SILENT, Examples, Model, Watch, train_base
+from bend_jax.training import SILENT, Base, Examples, Model, Watch, train_base
+
+
+@dataclass(frozen=True)
+class Independent:
+    """A deep ensemble (Lakshminarayanan et al. 2017): the base and k - 1 more trainings by its recipe."""
+
+    k: int = 200
+    base: Base = field(default_factory=Base)
+
+    def __post_init__(self) -> None:
+        at_least(self, 2, "k")
 
 
 def collect(
@@ -27,6 +39,8 @@ def collect(
     Raises SettingsError for a subset that leaves something out, and for a model without init or train_apply (see
     `demand`).
     """
+    from bend_jax.collect import demand
+
     demand(model, variables, subset, settings, watch.memory)
     vectors = [flatten(subset, variables)]
     for i in range(1, settings.k):

@@ -1,14 +1,29 @@
 """BEND's collector (section 3.1): fine-tune the subset, save it after every epoch."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Array, Key
 
-from bend_jax.collect.chain import chain
-from bend_jax.collect.features import Checkpoints
-from bend_jax.settings import Trajectory
+from bend_jax.checks import one_of
+from bend_jax.collect.fine_tuning import chain
+from bend_jax.collect.frozen_features import Checkpoints, FineTuning
 from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Examples, Model, Watch, sgd
+
+STATISTICS = ("frozen", "drift")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory(FineTuning):
+    """BEND's collector: fine-tune the subset for k epochs, save after each."""
+
+    lr: float = 1.6e-4  # the base's rate after its last step, 0.1 * 0.2**4
+    statistics: str = "frozen"  # of BN; "drift": the literal variant, in which all of them follow the minibatches
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "statistics", STATISTICS)
 
 
 def collect(

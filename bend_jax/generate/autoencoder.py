@@ -4,6 +4,7 @@ Three kinds: `mlp` (`Coder`), `conv` (`convolutional.py`), and `pca`, whitened p
 k vectors span at most k - 1 dimensions, so that it is exact for k - 1 <= latent.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,37 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from bend_jax.checks import at_least, one_of, positive, share
 from bend_jax.generate import convolutional
 from bend_jax.generate.whitening import EXACT, Whitening, from_white, to_white, whiten
-from bend_jax.settings import Autoencoder
 from bend_jax.training import Watch, make_step, start, train
+
+AUTOENCODERS = ("mlp", "conv", "pca")
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Encoder and decoder between standardised vectors and latents."""
+
+    kind: str = "mlp"  # 4 + 4 layers; "conv": 1-D convolutions, as published; "pca": principal components, no training
+    latent: int = 64
+    hidden: int = 256  # width of mlp's hidden layers
+    fold: int = 5  # stride and kernel of the published convolutions (medium; small: 3), each divides the length by it
+    steps: int = 500  # on all vectors; longer training pulls what lies between the vectors towards their mean [ours]
+    segment: int = 250  # steps between two checks
+    lr: float = 3e-4  # of AdamW, at the start; half a cosine from there to 0
+    weight_decay: float = 2e-6  # of AdamW
+    input_noise: float = 1e-3  # x <- noise * eps + (1 - noise) * x
+    latent_noise: float = 0.1  # z <- noise * eps + (1 - noise) * z
+
+    def __post_init__(self) -> None:
+        one_of(self, "kind", AUTOENCODERS)
+        at_least(self, 1, "latent", "hidden", "steps", "segment")
+        at_least(self, 2, "fold")
+        at_least(self, 0, "weight_decay")
+        positive(self, "lr")
+        share(self, "input_noise", "latent_noise")
+
 
 LAYERS = 4
 

@@ -1,13 +1,18 @@
 """`average`: one member, the mean of the checkpoints (SWA, Izmailov et al. 2018; p-diff's "ensemble")."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.settings import Average
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class Average:
+    """One member, the mean of the checkpoints: SWA, p-diff's "ensemble"."""
 
 
 def fit(

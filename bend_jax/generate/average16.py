@@ -1,5 +1,6 @@
 """The null `average16`: each member is the mean of 16 different random checkpoints (Zeng et al. 2025)."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import flax.struct
@@ -7,8 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.settings import MEANS_OF, Average16, check_checkpoints
+from bend_jax.checks import SettingsError
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class Average16:
+    """A null: each member is the mean of 16 different checkpoints (Zeng et al. 2025)."""
+
+
+MEANS_OF = 16  # checkpoints, in a member of average16
 
 
 class Fitted(flax.struct.PyTreeNode):
@@ -21,7 +30,8 @@ class Fitted(flax.struct.PyTreeNode):
 def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Average16, *, watch: Watch = SILENT) -> Fitted:
     """Nothing to learn; needs 16 checkpoints."""
     k = vectors.shape[0]
-    check_checkpoints("", "average16", 0, k)
+    if k < MEANS_OF:
+        raise SettingsError(f"average16 takes means of {MEANS_OF} checkpoints, and there are k={k}: raise k")
     mean = jnp.mean(vectors, axis=0)
     return Fitted(mean, vectors - mean[None])
 

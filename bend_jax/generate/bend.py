@@ -1,5 +1,6 @@
 """BEND's and p-diff's generator: standardise, encode, whiten, diffuse; and back."""
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -8,11 +9,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from bend_jax.checks import at_least
 from bend_jax.generate import diffusion
 from bend_jax.generate import latents as coding
+from bend_jax.generate.autoencoder import Autoencoder
+from bend_jax.generate.diffusion import Diffusion
 from bend_jax.generate.latents import Latents, decode, fit_latents, rank
-from bend_jax.settings import Bend, Diffusion
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class Bend:
+    """BEND's and p-diff's generator: autoencoder, then a DDPM on its latents."""
+
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    temperature: float = 1.0  # sd of all of the sampler's noise: below 1 nearer to the mean, above 1 more diverse
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "temperature")
 
 
 class Fitted(flax.struct.PyTreeNode):

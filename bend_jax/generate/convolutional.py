@@ -16,6 +16,7 @@ LAYERS = 4
 SMALL = ((2, 2, 2, 2), (2, 64, 64, 8))  # channels of encoder and decoder for fold 3
 MEDIUM = ((4, 4, 4, 4), (4, 256, 256, 8))  # for fold 5, and for any other
 
+
 HE = nn.initializers.he_normal()
 
 

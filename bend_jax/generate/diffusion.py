@@ -1,6 +1,7 @@
 """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training, ancestral sampling, DDIM (Song et al. 2021)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,8 +12,66 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax.settings import Diffusion, alpha_bar
+from bend_jax.checks import SettingsError, at_least, one_of, positive, share
 from bend_jax.training import State, Watch, make_step, start_with_ema, train
+
+VARIANCES = ("beta", "posterior")
+
+
+PREDICTIONS = ("eps", "v")
+SAMPLERS = ("ddpm", "ddim")
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020)."""
+
+    timesteps: int = 1000  # T, from data to noise
+    beta_start: float = 1e-4  # both ends scale with 1000 / timesteps
+    beta_end: float = 0.02  # the noise of the last timestep
+    prediction: str = "eps"  # what the net predicts: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0
+    sampler: str = "ddpm"  # ancestral, all timesteps; or "ddim", deterministic in ddim_steps
+    ddim_steps: int = 50  # timesteps that ddim visits
+    variance: str = "beta"  # beta_t as in eq. 3: exact for whitened latents, which a Gaussian would be
+    width: int = 64  # of the denoiser; a large one that is trained long makes copies [ours]
+    blocks: int = 3  # residual blocks of the denoiser
+    steps: int = 2000  # at most: the held-out loss may end it before
+    segment: int = 250  # steps between two looks at the held-out loss
+    patience: int = 2  # segments without a better held-out loss before it stops
+    holdout: float = 0.1  # share of the vectors held out, none below 20 vectors
+    batch: int = 256  # (vector, timestep, noise) triples a step
+    lr: float = 1e-3  # of AdamW
+    weight_decay: float = 0.0  # of AdamW
+    ema: float = 0.9999  # decay, after a warm-up, of the average of the parameters that samples
+
+    def __post_init__(self) -> None:
+        one_of(self, "variance", VARIANCES)
+        one_of(self, "prediction", PREDICTIONS)
+        one_of(self, "sampler", SAMPLERS)
+        at_least(self, 1, "timesteps", "width", "blocks", "steps", "segment", "patience", "batch", "ddim_steps")
+        at_least(self, 0, "weight_decay")
+        positive(self, "lr", "beta_start", "beta_end")
+        share(self, "holdout", "ema")
+        if self.sampler == "ddim" and self.ddim_steps > self.timesteps:
+            raise SettingsError(f"ddim_steps={self.ddim_steps} is more than timesteps={self.timesteps}")
+        alpha_bar(self)
+
+
+def alpha_bar(settings: Diffusion) -> np.ndarray:
+    """[T] cumulative products of 1 - beta_t for the linear schedule, in float64 (BEND below eq. 5).
+
+    Raises SettingsError for a schedule that has a beta of 1 or more, or that leaves alpha_bar[T] > 1e-3: its last
+    step would still show the data, and sampling starts from pure noise.
+    """
+    scale = 1000 / settings.timesteps  # the same total noise for any T
+    betas = np.linspace(settings.beta_start * scale, settings.beta_end * scale, settings.timesteps)
+    if betas.max() >= 1:
+        raise SettingsError(f"timesteps={settings.timesteps} gives beta_t up to {betas.max():.3g}, must be below 1")
+    result = np.cumprod(1 - betas)
+    if result[-1] > 1e-3:
+        raise SettingsError(f"beta_end leaves alpha_bar[T] = {result[-1]:.3g}, must be at most 1e-3: raise it")
+    return result
+
 
 HOLDOUT_FROM = 20  # below so many vectors none is held out
 HELD_DRAWS = 64  # (timestep, noise) pairs for each held-out vector

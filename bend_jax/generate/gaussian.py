@@ -1,5 +1,6 @@
 """The null `gaussian`: an independent Gaussian for every coordinate, with the checkpoints' mean and variance."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import flax.struct
@@ -7,8 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.settings import Gaussian
+from bend_jax.checks import at_least
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A null: an independent Gaussian for every coordinate."""
+
+    scale: float = 1.0  # of the spread
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "scale")
 
 
 class Fitted(flax.struct.PyTreeNode):

@@ -1,13 +1,18 @@
 """The null `identity`: the checkpoints themselves."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.settings import Identity
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A null: the checkpoints themselves."""
 
 
 def fit(

@@ -1,12 +1,17 @@
 """The null `interpolate`: uniform points between two different random checkpoints."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 from jaxtyping import Array, Float, Key
 
-from bend_jax.settings import Interpolate
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class Interpolate:
+    """A null: uniform points between two different random checkpoints."""
 
 
 def fit(

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from bend_jax.generate import autoencoder
+from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.whitening import Affine, Whitening, from_white, standardise, to_affine, to_white, whiten
-from bend_jax.settings import Autoencoder
 from bend_jax.training import NonFiniteError, Watch
 
 

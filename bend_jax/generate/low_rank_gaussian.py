@@ -1,5 +1,6 @@
 """The null `low_rank_gaussian`: a Gaussian with the checkpoints' covariance S, and SWAG (Maddox et al. 2019, eq. 1)."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import flax.struct
@@ -7,8 +8,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.settings import LowRankGaussian
+from bend_jax.checks import SettingsError, at_least
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class LowRankGaussian:
+    """A null: a Gaussian with the checkpoints' covariance, and SWAG (Maddox et al. 2019)."""
+
+    scale: float = 1.0  # of the spread
+    diagonal: float = 0.0  # share of the variance that independent coordinates have; SWAG's is 0.5
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "scale", "diagonal")
+        if self.diagonal > 1:
+            raise SettingsError(f"diagonal must be in [0, 1]; got {self.diagonal}")
 
 
 class Fitted(flax.struct.PyTreeNode):

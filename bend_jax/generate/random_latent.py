@@ -1,5 +1,6 @@
 """The null `random_latent`: the decoder on Gaussian latents, with bend's autoencoder and no diffusion."""
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import flax.struct
@@ -7,9 +8,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from bend_jax.checks import at_least
+from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.latents import Latents, decode, fit_latents, rank
-from bend_jax.settings import RandomLatent
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class RandomLatent:
+    """A null: the decoder on Gaussian latents, with bend's autoencoder and no diffusion."""
+
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    scale: float = 1.0  # of the latents
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "scale")
 
 
 class Fitted(flax.struct.PyTreeNode):

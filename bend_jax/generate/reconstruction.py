@@ -1,5 +1,6 @@
 """The null `autoencoder`: the checkpoints that `identity` takes, through bend's autoencoder and back."""
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import flax.struct
@@ -8,9 +9,16 @@ from jaxtyping import Array, Float, Key
 
 from bend_jax.generate import identity
 from bend_jax.generate import latents as coding
+from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.latents import Latents, decode, fit_latents
-from bend_jax.settings import Reconstruction
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A null: checkpoints through bend's autoencoder and back."""
+
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
 
 
 class Fitted(flax.struct.PyTreeNode):

@@ -1,12 +1,17 @@
 """The null `resample`: checkpoints drawn with replacement."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 from jaxtyping import Array, Float, Key
 
-from bend_jax.settings import Resample
 from bend_jax.training import SILENT, Watch
+
+
+@dataclass(frozen=True)
+class Resample:
+    """A null: checkpoints drawn with replacement."""
 
 
 def fit(

@@ -1,0 +1,87 @@
+"""What collectors with one training in a row share: the subset is trained on, and saved at the ends of some epochs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from bend_jax import devices
+from bend_jax.collect.frozen_features import FineTuning, Source, optimizer, prepare
+from bend_jax.subset import Subset, flatten
+from bend_jax.training import SEGMENT, Examples, Model, State, Watch, cross_entropy, draw_batch, make_step, start, train
+
+
+def chain(
+    name: str,
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    data: Examples,
+    key: Key[Array, ""],
+    settings: FineTuning,
+    watch: Watch,
+    *,
+    tx: optax.GradientTransformation,
+    epochs: int,
+    slot: Callable[[Int[Array, ""]], Int[Array, ""]],
+    drift: bool = False,
+    extra: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
+    weigh: Callable[[Any, Int[Array, " b"]], Float[Array, " b"]] | None = None,
+    saved: Callable[[State, Any, Any], State] = lambda state, vector, arrays: state,
+) -> State:
+    """Train the subset from the base for `epochs` epochs; returns the last state, with extra["saved"] [k, dim].
+
+    slot(number of completed epochs) -> the row of "saved" that the vector goes to, below 0: none; row 0 holds the base
+    until then. extra: what else the state carries, more: what else `saved` reads of the arrays; weigh(extra, index):
+    the weights of a minibatch's images; saved(state, vector, arrays): what follows when a vector was saved.
+    """
+    n = data.labels.shape[0]
+    key_views, key_order, key_steps = jax.random.split(key, 3)
+    source = prepare(model, variables, subset, data, key_views, settings, watch, drift=drift)
+    per_epoch = n // settings.batch
+    arrays = devices.place({**source.data, **(more or {}), "key": key_steps, "order": key_order}, watch.mesh)
+
+    def loss(vector: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
+        index, order = draw_batch(arrays["order"], step, extra["order"], settings.batch)
+        view = (step // per_epoch) % settings.views
+        inputs = source.read(arrays, view, index, key)
+        logits, rest = source.logits(vector, extra["rest"], arrays, inputs, key)
+        losses = cross_entropy(logits, arrays["labels"][index])
+        mean = jnp.mean(losses if weigh is None else weigh(extra, index) * losses)
+        return mean, {**extra, "order": order, "rest": rest}
+
+    base = flatten(subset, variables)
+    table = jnp.zeros((settings.k, subset.dim)).at[0].set(base)
+    carried = {**(extra or {}), "order": jnp.zeros(n, jnp.int32), "saved": table, "rest": source.rest_of(base, arrays)}
+    wrapped = optimizer(subset, tx)
+    return train(
+        name,
+        make_step(loss, wrapped),
+        devices.place(start(base, wrapped, carried), watch.mesh),
+        arrays,
+        steps=epochs * per_epoch,
+        segment=per_epoch,
+        longest=SEGMENT,
+        watch=watch,
+        after=_saver(source, per_epoch, slot, saved),
+    )
+
+
+def _saver(source: Source, per_epoch: int, slot: Callable[..., Any], saved: Callable[..., State]) -> Any:
+    """What follows an epoch: the vector is put into its row of the table, if it has one."""
+
+    def after(state: State, arrays: Any) -> State:
+        row = slot(state.step // per_epoch)
+
+        def put(state: State) -> State:
+            vector = source.vector_of(state.params, state.extra["rest"], arrays)
+            table = state.extra["saved"].at[row].set(vector)
+            return saved(state._replace(extra={**state.extra, "saved": table}), vector, arrays)
+
+        return jax.lax.cond(row >= 0, put, lambda state: state, state)
+
+    return after

@@ -1,0 +1,201 @@
+"""What fine-tuning collectors share: the frozen part of the net, once an image and view, cached or streamed."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from bend_jax import devices
+from bend_jax.batch_norm import holds_statistics
+from bend_jax.checks import DTYPES, at_least, one_of, positive, share
+from bend_jax.split import Cut, cut
+from bend_jax.subset import Subset, flatten, insert
+from bend_jax.training import Examples, Model, Watch
+
+CHUNK = 250  # images a program while the cache is filled
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """What the settings of all collectors have in common that train the subset on features of the frozen part."""
+
+    k: int = 200
+    views: int = 4  # augmented views whose features are cached; epoch e reads view e mod views [ours]
+    batch: int = 64  # images a step
+    cache_dtype: str = "float32"  # of the cached features; bfloat16 on an accelerator [ours]
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        at_least(self, 2, "k")
+        at_least(self, 1, "views", "batch")
+        at_least(self, 0, "weight_decay")
+        positive(self, "lr")
+        share(self, "momentum")
+        one_of(self, "cache_dtype", DTYPES)
+
+
+class Checkpoints(NamedTuple):
+    """What a collector returns: vectors [k, dim], and their weights [k] where it has any."""
+
+    vectors: Float[Array, "k dim"]
+    weights: Float[Array, " k"] | None = None
+
+
+class Source(NamedTuple):
+    """The data of a training of the subset, and how its loss reads them.
+
+    data: a dict of device arrays for `train`; read(data, view, index, key) -> inputs: what a minibatch's logits are
+    computed from, features or images; logits(vector, rest, data, inputs, key) -> ([batch, classes], rest);
+    rest_of(vector, data): the BN statistics that move with the training as they are at its start, {} where they are
+    frozen; vector_of(vector, rest, data): the vector with the statistics of the subset, if it has any; parts: the cut
+    at the vector, None where BN trains; cache_bytes: 0 where features are streamed.
+    """
+
+    data: dict[str, Any]
+    read: Callable[..., Any]
+    logits: Callable[..., tuple[Any, Any]]
+    rest_of: Callable[..., Any]
+    vector_of: Callable[..., Any]
+    parts: Cut | None
+    cache_bytes: int
+
+
+def prepare(
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    examples: Examples,
+    key: Key[Array, ""],
+    settings: FineTuning,
+    watch: Watch,
+    *,
+    drift: bool = False,
+) -> Source:
+    """How the subset is trained: on the frozen part's features where BN statistics stay, else on the whole net.
+
+    drift: all BN statistics follow the minibatches, as they also do where the subset holds some. See `demand`.
+    """
+    from bend_jax.collect import demand
+
+    demand(model, variables, subset, settings, watch.memory)
+    if drift or holds_statistics(subset):
+        return _whole(model, variables, subset, examples, watch.mesh)
+    return _features(model, variables, subset, examples, key, settings, watch)
+
+
+def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mesh: Mesh | None) -> Source:
+    """Every step runs the whole net in training mode on newly augmented images."""
+    assert model.train_apply is not None
+    train_apply = model.train_apply
+    data = {"labels": examples.labels, "images": examples.images, "variables": variables}
+
+    def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
+        keys = jax.random.split(key, index.shape[0] + 1)
+        return examples.view(*devices.split_rows((keys[1:], data["images"][index]), mesh))
+
+    def logits(vector: Any, rest: Any, data: dict[str, Any], images: Any, key: Any) -> tuple[Any, Any]:
+        own = jax.random.split(key, images.shape[0] + 1)[0]
+        result, new = train_apply({**insert(subset, data["variables"], vector), **rest}, images, own)
+        return result, {name: new[name] for name in rest}
+
+    def rest_of(vector: Any, data: dict[str, Any]) -> Any:
+        return {k: v for k, v in insert(subset, data["variables"], vector).items() if k != "params"}
+
+    def vector_of(vector: Any, rest: Any, data: dict[str, Any]) -> Any:
+        return flatten(subset, {**insert(subset, data["variables"], vector), **rest})
+
+    return Source(data, read, logits, rest_of, vector_of, None, 0)
+
+
+def _features(
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    examples: Examples,
+    key: Key[Array, ""],
+    settings: FineTuning,
+    watch: Watch,
+) -> Source:
+    """Cut the net for one image, and cache the features of all views where they fit into `watch.memory`.
+
+    A view of an image is drawn from a key of its own, so that cached and streamed training see the same pixels. The
+    features are stored as settings.cache_dtype either way.
+    """
+    n = examples.labels.shape[0]
+    image = jax.eval_shape(lambda images: examples.plain(images)[0], examples.images[:1])
+    vector = jax.ShapeDtypeStruct((subset.dim,), jnp.float32)
+    parts = cut(lambda v, x: model.apply(insert(subset, variables, v), x[None])[0], vector, image)
+    narrow = jnp.dtype(settings.cache_dtype)
+    numbers = sum(math.prod(shape) for shape in parts.feature_shapes)
+    cache_bytes = settings.views * n * numbers * narrow.itemsize
+    is_cached = cache_bytes <= watch.memory
+    data = {"labels": examples.labels, "prefix": parts.prefix, "suffix": parts.suffix}
+
+    def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
+        key_view = jax.random.fold_in(key, view)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
+        values = jax.vmap(prefix)(examples.view(*devices.split_rows((keys, images[index]), watch.mesh)))
+        return jax.tree.map(lambda f: f.astype(narrow) if jnp.issubdtype(f.dtype, jnp.floating) else f, values)
+
+    shapes = jax.eval_shape(parts.prefix, image)
+    if is_cached:
+        data["cache"] = _fill(features, parts.prefix, key, settings.views, n, examples.images, watch.mesh)
+    else:
+        data |= {"images": examples.images, "view_key": key}
+
+    def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
+        if not is_cached:
+            return features(data["prefix"], data["view_key"], view, index, data["images"])
+        return devices.split_rows(jax.tree.map(lambda cache: cache[view, index], data["cache"]), watch.mesh)
+
+    def logits(vector: Any, rest: Any, data: dict[str, Any], values: Any, key: Any) -> tuple[Any, Any]:
+        values = jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
+        return jax.vmap(data["suffix"], (None, 0))(vector, values), rest
+
+    size = cache_bytes if is_cached else 0
+    return Source(data, read, logits, lambda vector, data: {}, lambda vector, rest, data: vector, parts, size)
+
+
+def _fill(
+    features: Callable[..., Any], prefix: Any, key: Any, views: int, n: int, images: Any, mesh: Mesh | None
+) -> Any:
+    """The features of every view and image, [views, n, ...]: one buffer, filled a chunk of images at a time."""
+    chunk = devices.multiple(min(CHUNK * devices.count(mesh), n), mesh)
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=devices.everywhere(mesh))
+    def put(cache: Any, prefix: Any, key: Any, images: Any, view: Int[Array, ""], begin: Int[Array, ""]) -> Any:
+        values = devices.whole(features(prefix, key, view, begin + jnp.arange(chunk), images), mesh)
+        return jax.tree.map(
+            lambda c, v: jax.lax.dynamic_update_slice(c, v[None], (view, begin, *[0] * (v.ndim - 1))), cache, values
+        )
+
+    shapes = jax.eval_shape(features, prefix, key, jnp.int32(0), jnp.arange(chunk), images)
+    cache = devices.place(jax.tree.map(lambda x: jnp.zeros((views, n, *x.shape[1:]), x.dtype), shapes), mesh)
+    for view in range(views):
+        for begin in range(0, n, chunk):
+            begin = min(begin, n - chunk)  # the last chunk fills some rows again, so that all chunks have one shape
+            cache = put(cache, prefix, key, images, jnp.int32(view), jnp.int32(begin))
+            if mesh is not None:
+                jax.block_until_ready(cache)  # see training.train: one sharded program at a time
+    return cache
+
+
+def optimizer(subset: Subset, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` on a vector or a stack of them, BN statistics in it excepted: no gradient and no decay moves them."""
+    parts = [
+        jnp.full(math.prod(shape), path.startswith("params."), jnp.float32)
+        for path, shape in zip(subset.paths, subset.shapes, strict=True)
+    ]
+    mask = jnp.concatenate(parts)
+    keep_statistics = optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u: u * jnp.broadcast_to(mask, u.shape), updates)
+    )
+    return optax.chain(tx, keep_statistics)

@@ -1,0 +1,82 @@
+"""Augmentation and normalisation of images, on the device."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+
+from bend_jax.data.sources import Data, Images
+
+VIEWS = ("identity", "flip", "left", "right", "up", "down")  # of an image, the last four moved by a pixel
+
+
+def add_noise(generator: np.random.Generator, images: Images, sd: float) -> Images:
+    """Gaussian pixel noise of this sd on [0, 1], clipped and rounded back to 8 bits."""
+    if sd == 0:
+        return images
+    noisy = images / 255 + generator.normal(0, sd, images.shape)
+    return np.round(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
+
+
+@partial(jax.jit, static_argnames=("mean", "std"))
+def normalise(
+    images: UInt8[Array, "n h w c"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "n h w c"]:
+    """(x / 255 - mean) / std by channel."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.array(mean)[None, None, None]) / jnp.array(std)[None, None, None]
+
+
+def rotate(image: UInt8[Array, "h w c"], angle: Float[Array, ""]) -> UInt8[Array, "h w c"]:
+    """The image turned about its centre by an angle in radians: nearest pixel, zeros from outside."""
+    height, width, _ = image.shape
+    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
+    y, x = (axis - c for axis, c in zip(jnp.mgrid[:height, :width], centre, strict=True))
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    rows = jnp.round(cos * y - sin * x + centre[0]).astype(jnp.int32)
+    columns = jnp.round(sin * y + cos * x + centre[1]).astype(jnp.int32)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    turned = image[jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)]
+    return jnp.where(inside[..., None], turned, 0).astype(image.dtype)
+
+
+def look(images: UInt8[Array, "n h w c"], view: str) -> UInt8[Array, "n h w c"]:
+    """A view of each image for a vote: "identity", "flip", or moved by one pixel, with zeros at the edge."""
+    if view == "identity":
+        return images
+    if view == "flip":
+        return images[:, :, ::-1]
+    rows, columns = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}[view]
+    moved = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = images.shape[1:3]
+    return moved[:, 1 - rows : 1 - rows + height, 1 - columns : 1 - columns + width]
+
+
+@lru_cache
+def transforms(settings: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(view, plain): augmented and normalised with one key an image, and only normalised. The same functions for the
+    same settings (see `setting.network`)."""
+
+    def one(key: Key[Array, ""], image: Any) -> Any:
+        key_crop, key_flip, key_turn = jax.random.split(key, 3)
+        if settings.crop:
+            pad = settings.crop
+            padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+            corner = jax.random.randint(key_crop, (2,), 0, 2 * pad + 1)
+            image = jax.lax.dynamic_slice(padded, (corner[0], corner[1], 0), image.shape)
+        if settings.flip:
+            image = jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
+        if settings.rotation:
+            image = rotate(image, jax.random.uniform(key_turn, minval=-1.0) * jnp.deg2rad(settings.rotation))
+        return image
+
+    def plain(images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        return normalise(images, settings.mean, settings.std)
+
+    def view(keys: Key[Array, " n"], images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        return plain(jax.vmap(one)(keys, images))
+
+    return view, plain

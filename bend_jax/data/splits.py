@@ -1,0 +1,119 @@
+"""The three splits of a data set, and augmentation on the device."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from bend_jax.checks import SettingsError
+from bend_jax.data import sources
+from bend_jax.data.augment import add_noise
+from bend_jax.data.sources import Data, Labels, Split
+
+
+class Dataset(NamedTuple):
+    """The three splits. Only the evaluate stage reads `test`. unseen: training images that are not in `train`, on which
+    the collector alone is fitted; None where it is fitted on `train`."""
+
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    unseen: Split | None = None
+
+    @property
+    def collected(self) -> Split:
+        """What the collector is fitted on."""
+        return self.train if self.unseen is None else self.unseen
+
+    @property
+    def training_images(self) -> int:
+        """Of all training images: an epoch is a pass over so many."""
+        return len(self.train.labels) + (0 if self.unseen is None else len(self.unseen.labels))
+
+
+def load(settings: Data) -> Dataset:
+    """Read, add the noise of the settings, and split. Raises SettingsError where the set is missing or malformed."""
+    train, test = sources.read(settings)
+    _check(settings, train)
+    generator = np.random.default_rng(settings.split_seed)
+    if test is None:
+        train, test = _stratified(generator, train, round(len(train.labels) / 2))
+    _check(settings, test)
+    train = _long_tailed(generator, train, settings.imbalance)
+    train = train._replace(images=add_noise(generator, train.images, settings.noise))
+    test = test._replace(images=add_noise(generator, test.images, settings.noise))
+    count = min(settings.validation_most, round(settings.validation * len(train.labels)))
+    train, validation = _stratified(generator, train, count)
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
+    unseen = None
+    if settings.unseen:
+        train, unseen = _stratified(generator, train, round(settings.unseen * len(train.labels)))
+    needed = {"training": train, "validation": validation, "test": test}
+    if settings.imbalance > 1:
+        del needed["validation"]  # a tenth of the smallest classes is none
+    for name, split in needed.items():
+        _check_classes(settings, name, split, num_classes)
+    return Dataset(train, validation, test, num_classes, unseen)
+
+
+def _check(settings: Data, split: Split) -> None:
+    images = split.images
+    if images.shape[-1] != len(settings.mean):
+        raise SettingsError(
+            f"data.mean has {len(settings.mean)} numbers; the images of {settings.name} are {list(images.shape)}: "
+            f"{images.shape[-1]} channels need as many"
+        )
+
+
+def _check_classes(settings: Data, name: str, split: Split, num_classes: int) -> None:
+    counts = np.bincount(split.labels, minlength=num_classes)
+    if num_classes < 2:
+        raise SettingsError(f"data.name={settings.name}: at least two classes are needed; all labels are 0")
+    if not counts.all():
+        missing = ", ".join(str(i) for i in np.flatnonzero(counts == 0)[:5])
+        raise SettingsError(
+            f"data.name={settings.name}: labels go up to {num_classes - 1}, and the {name} split has no image of class "
+            f"{missing}"
+        )
+
+
+def _long_tailed(generator: np.random.Generator, split: Split, imbalance: float) -> Split:
+    """Class c of K keeps imbalance^(-c / (K - 1)) of its images (Cui et al. 2019), drawn at random; order is kept."""
+    if imbalance == 1:
+        return split
+    classes, sizes = np.unique(split.labels, return_counts=True)
+    kept = np.zeros(len(split.labels), bool)
+    for i, (label, size) in enumerate(zip(classes, sizes, strict=True)):
+        number = max(1, round(size * imbalance ** (-i / max(len(classes) - 1, 1))))
+        kept[generator.permutation(np.flatnonzero(split.labels == label))[:number]] = True
+    return Split(split.images[kept], split.labels[kept])
+
+
+def _stratified(generator: np.random.Generator, split: Split, count: int) -> tuple[Split, Split]:
+    """(the rest, `count` images) with the classes in proportion."""
+    held = held_out(generator, split.labels, count)
+    return Split(split.images[~held], split.labels[~held]), Split(split.images[held], split.labels[held])
+
+
+def held_out(generator: np.random.Generator, labels: Labels, count: int) -> Bool[np.ndarray, " n"]:
+    """Which `count` of the images to hold out, stratified: each class's share, rounded by largest remainder."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    exact = count * sizes / len(labels)
+    take = np.floor(exact).astype(int)
+    take[np.argsort(take - exact, kind="stable")[: count - take.sum()]] += 1
+    held = np.zeros(len(labels), bool)
+    for label, number in zip(classes, take, strict=True):
+        held[generator.permutation(np.flatnonzero(labels == label))[:number]] = True
+    return held
+
+
+def content_digest(dataset: Dataset) -> str:
+    """SHA-256 of every array of the splits."""
+    digest = hashlib.sha256()
+    for split in (dataset.train, dataset.validation, dataset.test, dataset.unseen):
+        for array in split or ():
+            digest.update(str((array.dtype, array.shape)).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What an ensemble says of images, and how good, calibrated and sure of itself it is."""

@@ -1,0 +1,156 @@
+"""A report as a document of headings, texts, tables and figures, and its faces: HTML, Markdown, JSON, CSV, PNG, SVG."""
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bend_jax import devices, storage
+from bend_jax.report import html, plotting
+
+FORMAT = 2  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
+BARE = (
+    "This report has no figures, because matplotlib is not installed: "
+    "`pip install matplotlib`, and `--stages=report` renders it again with them."
+)
+
+
+class Heading(NamedTuple):
+    """Of a section."""
+
+    text: str
+
+
+class Text(NamedTuple):
+    """One paragraph of plain text with `code` and [words](relative/path), or a list: every line begins with "- "."""
+
+    text: str
+
+
+class Table(NamedTuple):
+    """Rows of cells as they are to be read; the first column names the row."""
+
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+class Figure(NamedTuple):
+    """draw(matplotlib figure) draws it; name: of its files; sentence: what to see in it."""
+
+    name: str
+    title: str
+    sentence: str
+    draw: Callable[[Any], None]
+
+
+class Document(NamedTuple):
+    """What a report says, in order."""
+
+    title: str
+    blocks: tuple[Heading | Text | Table | Figure, ...]
+
+
+def write(document: Document, folder: Path, content: Any, rows: tuple[list[str], list[list[str]]]) -> str:
+    """Write every face of it into the folder, and return one line that says what was written.
+
+    content: report.json; rows: header and lines of results.csv. Figures need matplotlib; without it there are none, and
+    the report says so. Of several processes the first writes.
+    """
+    if not devices.is_first():
+        return ""
+    drawn = _draw(document, folder) if plotting.available() else {}
+    storage.write_json(folder / "report.json", content)
+    (folder / "report.md").write_text(to_markdown(document, figures=bool(drawn)), encoding="utf-8")
+    (folder / "report.html").write_text(to_html(document, drawn), encoding="utf-8")
+    with (folder / "results.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([rows[0], *rows[1]])
+    count = {0: "no figures", 1: "1 figure"}.get(len(drawn), f"{len(drawn)} figures")
+    missing = " (matplotlib is not installed)" if _bare(document, bool(drawn)) else ""
+    return f"report.html, report.md, report.json, results.csv, {count}{missing}"
+
+
+def publish(
+    document: Document, content: Any, rows: tuple[list[str], list[list[str]]], workdir: Path, manifest: dict[str, Any]
+) -> None:
+    """`write` it into the work directory's store and link it as its report; the same one is not written twice.
+
+    manifest: with "stage", the kind of the document.
+    """
+    said = {"rendering": rendering(), "text": to_markdown(document, figures=False)}
+    digest = storage.digest_of({"format": storage.FORMAT, "content": content, **said})
+    path = storage.entry(workdir / "store", manifest["stage"], digest)
+    if not storage.is_complete(path):
+        with storage.building(workdir / "store", manifest["stage"], digest, manifest) as partial:
+            write(document, partial.output, content, rows)
+    storage.link(workdir, "report", path)
+
+
+def rendering() -> dict[str, Any]:
+    """What the faces depend on besides the content, for the digest of a stage that writes them."""
+    return {"format": FORMAT, "figures": plotting.available()}
+
+
+def _draw(document: Document, folder: Path) -> dict[str, str]:
+    """Every figure's SVG for the page, by its name."""
+    found = [block for block in document.blocks if isinstance(block, Figure)]
+    if found:
+        (folder / "figures").mkdir()
+    return {figure.name: plotting.draw(figure.draw, figure.name, folder / "figures") for figure in found}
+
+
+def _bare(document: Document, drawn: bool) -> bool:
+    return not drawn and any(isinstance(block, Figure) for block in document.blocks)
+
+
+def to_html(document: Document, drawn: dict[str, str]) -> str:
+    """report.html, with the figures that were drawn."""
+    body, row = [], []
+    for block in (*document.blocks, Text("")):
+        if isinstance(block, Figure):
+            row += [(drawn[block.name], block.title, block.sentence)] if block.name in drawn else []
+            continue
+        if row:
+            body.append(html.figures(row))
+            row = []
+        if isinstance(block, Heading):
+            body.append(html.heading(block.text))
+        elif isinstance(block, Table):
+            body.append(html.table(*block))
+        elif block.text:
+            body.append(html.text(block.text))
+    return html.page(document.title, body + ([html.text(BARE)] if _bare(document, bool(drawn)) else []))
+
+
+def to_markdown(document: Document, *, figures: bool) -> str:
+    """report.md; figures: whether they were drawn."""
+    parts = [f"# {escaped(document.title)}"]
+    for block in document.blocks:
+        if isinstance(block, Heading):
+            parts.append(f"## {escaped(block.text)}")
+        elif isinstance(block, Text):
+            parts.append(escaped(block.text))
+        elif isinstance(block, Table):
+            parts += [markdown_table(block.header, block.rows), *([escaped(block.note)] if block.note else [])]
+        elif figures:
+            title = escaped(block.title)
+            parts.append(f"![{title}](figures/{block.name}.png)\n\n{title}: {escaped(block.sentence)}")
+    parts += [BARE] if _bare(document, figures) else []
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Of Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(escaped(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """Plain text, such that Markdown shows it as it is; what stands in `code` needs nothing."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(p if i % 2 else re.sub(r"([*<&])", _escape, p) for i, p in enumerate(parts))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return {"*": "\\*", "<": "&lt;", "&": "&amp;"}[found[1]]

@@ -1,0 +1,91 @@
+"""Latent vectors on a plane: principal components, and t-SNE where scikit-learn is installed."""
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from bend_jax.report.document import Figure
+from bend_jax.report.plotting import COLOURS, label, legend
+
+MOST = 500  # points of each set, evenly thinned
+SETS = {  # (label, colour, marker, size); the bulkiest lie below
+    "noised": ("checkpoints with the autoencoder's noise", COLOURS[3], "v", 14),
+    "checkpoints": ("checkpoints", COLOURS[1], "s", 18),
+    "members": ("members", COLOURS[0], "o", 14),
+}
+
+
+def has_tsne() -> bool:
+    """Whether scikit-learn is installed."""
+    return importlib.util.find_spec("sklearn") is not None
+
+
+def figures(latents: dict[str, Any] | None) -> list[Figure]:
+    """Maps of {"checkpoints": [k, z], "members": [m, z], "noised": [k, z]}; none where a generator has no latents."""
+    if not latents:
+        return []
+    thin = {name: _thinned(np.asarray(latents[name], np.float64)) for name in SETS}
+    stacked = np.concatenate(list(thin.values()))
+    ends = np.cumsum([len(own) for own in thin.values()])[:-1]
+    found = [_by_components(stacked, ends)]
+    if has_tsne() and len(stacked) > 4:  # for fewer there are no neighbours to keep
+        found.append(_by_tsne(stacked, ends))
+    return found
+
+
+def _thinned(points: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "few z"]:
+    return points[np.linspace(0, len(points) - 1, min(len(points), MOST)).round().astype(int)]
+
+
+def components(points: Float[np.ndarray, "n z"]) -> tuple[Float[np.ndarray, "n two"], Float[np.ndarray, " two"]]:
+    """The first two principal components of points, signs fixed, and their shares of the variance."""
+    centred = points - points.mean(axis=0)
+    _, s, v = np.linalg.svd(centred, full_matrices=False)
+    axes = np.zeros((2, points.shape[1]))
+    axes[: len(v[:2])] = v[:2]
+    axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)] + 1e-300)[:, None]
+    shares = np.zeros(2)
+    shares[: len(s[:2])] = s[:2] ** 2 / max((s**2).sum(), 1e-300)
+    return centred @ axes.T, shares
+
+
+def _by_components(stacked: Any, ends: Any) -> Figure:
+    def draw(figure: Any) -> None:
+        points, shares = components(stacked)
+        texts = [f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
+        _scatter(figure, np.split(points, ends), texts)
+
+    sentence = (
+        "Latent vectors of the autoencoder, by their principal components: members that lie on the checkpoints copy "
+        "them, members in one spot have collapsed, a cloud of the same shape is a learned distribution."
+    )
+    return Figure("latents_pca", "Latents by PCA", sentence, draw)
+
+
+def _by_tsne(stacked: Any, ends: Any) -> Figure:
+    def draw(figure: Any) -> None:
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
+
+        scale = max(float(stacked.std()), 1e-12)
+        map_of = TSNE(perplexity=min(30.0, (len(stacked) - 1) / 3), init="pca", max_iter=500, random_state=0)
+        with threadpool_limits(1):  # so few points are no work to share, and the sums keep their order
+            points = map_of.fit_transform(stacked / scale)
+        _scatter(figure, np.split(points, ends), ["t-SNE 1 (no unit)", "t-SNE 2 (no unit)"])
+
+    sentence = (
+        "The same by t-SNE, which keeps neighbours, not distances: where the colours mix, members are neighbours of "
+        "checkpoints; where they part, the generator misses what was collected."
+    )
+    return Figure("latents_tsne", "Latents by t-SNE", sentence, draw)
+
+
+def _scatter(figure: Any, parts: list[Any], texts: list[str]) -> None:
+    axes = figure.subplots()
+    for (text, colour, marker, size), points in zip(SETS.values(), parts, strict=True):
+        look = {"color": colour, "marker": marker, "s": size, "alpha": 0.65, "linewidths": 0}
+        axes.scatter(points[:, 0], points[:, 1], label=text, **look)
+    label(axes, *texts)
+    legend(figure, axes)

@@ -1,0 +1,113 @@
+"""What every stage of a run shares, checked before the first one starts."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bend_jax import devices, models, subset, training
+from bend_jax.checks import SettingsError
+from bend_jax.collect import demand
+from bend_jax.collect.bootstrap import Bootstrap
+from bend_jax.collect.independent import Independent
+from bend_jax.collect.mc_bn import McBn
+from bend_jax.data import augment, out_of_distribution, sources, splits
+from bend_jax.generate import count_members
+from bend_jax.models import pytorch
+from bend_jax.run.config import Backbone, Config
+
+
+class Setting(NamedTuple):
+    """What every stage of one run shares."""
+
+    config: Config
+    config_name: str
+    seed: int
+    workdir: Path
+    dataset: splits.Dataset
+    examples: training.Examples  # the training split, on the device
+    collected: training.Examples  # what the collector is fitted on: the same, or images that the base has not seen
+    model: training.Model
+    chosen: subset.Subset
+    ood: dict[str, sources.Images]  # other data sets by name, like the test images
+    initial: Any = None  # variables of a trained model (--init): the run starts at collect
+    mesh: Mesh | None = None  # the devices that share the work; None: one
+
+
+@lru_cache
+def network(b: Backbone, num_classes: int, image_shape: tuple[int, ...]) -> training.Model:
+    """The configured backbone as a Model: one and the same for the same arguments, so that what is traced and compiled
+    for one run of a comparison serves the others. Raises SettingsError for a name or shape that cannot be built."""
+    try:
+        module = models.build(b.name, num_classes, widths=b.widths, blocks=b.blocks, dtype=b.dtype)
+    except ValueError as error:
+        raise SettingsError(f"backbone: {error}") from None
+
+    def train_apply(variables: Any, images: Any, key: Any) -> tuple[Any, Any]:
+        logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, {**variables, **updates}
+
+    init = jax.jit(lambda key: module.init(key, jnp.zeros((1, *image_shape))))
+    return training.Model(module.apply, train_apply, init)
+
+
+def prepare(
+    config: Config, config_name: str, seed: int, workdir: Path, dataset: splits.Dataset, init: str = ""
+) -> Setting:
+    """Everything that a run needs before its first stage. Raises SettingsError; writes nothing.
+
+    init: a trained model's file, "" for none.
+    """
+    mesh = devices.all_devices()
+    if dataset.unseen is not None and isinstance(config.collect.settings, Independent):
+        raise SettingsError("data.unseen: collect.name=independent trains whole networks, which share no base: use 0")
+    batches = {
+        "base.batch": (config.base.batch, dataset.train),
+        "collect.batch": (getattr(config.collect.settings, "batch", 1), dataset.collected),
+    }
+    for name, (batch, split) in batches.items():
+        if batch > len(split.labels):
+            which = " of data.unseen" if split is dataset.unseen else ""
+            raise SettingsError(f"{name}={batch} is more than the {len(split.labels)} training images{which}")
+        if name != "collect.batch" or not isinstance(config.collect.settings, Bootstrap | McBn | Independent):
+            _check_share(name, batch, mesh)
+    view, plain = augment.transforms(config.data)
+    examples = training.Examples(*_placed(dataset.train, mesh), view, plain)
+    unseen = dataset.unseen
+    collected = examples if unseen is None else training.Examples(*_placed(unseen, mesh), view, plain)
+    model = network(config.backbone, dataset.num_classes, dataset.train.images.shape[1:])
+    assert model.init is not None
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    try:
+        chosen = subset.select(shapes, config.collect.subset)
+    except ValueError as error:
+        raise SettingsError(f"collect.subset: {error}") from None
+    demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, _vectors(config))
+    ood = out_of_distribution.load_others(config.data, config.evaluate.ood, dataset.test.images)
+    initial = pytorch.load_init(Path(init), shapes) if init else None
+    return Setting(config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh)
+
+
+def _placed(split: sources.Split, mesh: Mesh | None) -> tuple[Any, Any]:
+    """Images and labels on the devices."""
+    return devices.place((jnp.asarray(split.images), jnp.asarray(split.labels)), mesh)
+
+
+def _check_share(name: str, batch: int, mesh: Mesh | None) -> None:
+    """Raise where the devices cannot have equal parts of a minibatch."""
+    if batch % devices.count(mesh):
+        raise SettingsError(
+            f"{name}={batch} is split over {devices.count(mesh)} devices: give a multiple of their number, or use "
+            "fewer of them (CUDA_VISIBLE_DEVICES)"
+        )
+
+
+def _vectors(config: Config) -> int:
+    """How many vectors of members a run holds at once: all generators' while they are evaluated, or those of all values
+    of a knob while one is tuned; each twice, as they are put side by side."""
+    k = config.collect.settings.k
+    each = [count_members(name, config.members, k) for name in config.generate.settings]
+    return 2 * max(sum(each), len(config.generate.tune) * max(each))

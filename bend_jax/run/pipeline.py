@@ -1,0 +1,173 @@
+"""Which stages a run consists of, what their digests cover, which are there already; and running those that are not."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from bend_jax import devices, storage
+from bend_jax.batch_norm import must_measure
+from bend_jax.checks import SettingsError
+from bend_jax.data import out_of_distribution, splits
+from bend_jax.generate import KNOBS
+from bend_jax.report import document, run_report
+from bend_jax.run import summary
+from bend_jax.run.config import settings_json
+from bend_jax.run.context import Setting
+from bend_jax.run.progress import Clock, replay, watching
+from bend_jax.run.stages import WORK, Task
+from bend_jax.training import NonFiniteError
+
+Say = Callable[[str], None]
+
+
+class StoppedError(RuntimeError):
+    """A stage that cannot go on; its text names the stage, the step and what to try."""
+
+
+class Job(NamedTuple):
+    """One stage of one run: where its output is, and what its digest covers."""
+
+    stage: str
+    name: str  # what a person reads: "generate gaussian"
+    digest: str
+    path: Path
+    settings: dict[str, Any]
+    inputs: tuple[str, ...]
+    generator: str = ""
+
+
+def plan(s: Setting) -> dict[str, Job]:
+    """Every stage's job by name, in order. A digest covers settings, seed, data, platform, and the inputs' digests."""
+    c, jobs = s.config, {}
+    content = splits.content_digest(s.dataset)
+
+    def add(stage: str, settings: dict[str, Any], inputs: tuple[str, ...], generator: str = "") -> None:
+        covered = {"format": storage.FORMAT, "stage": stage, "settings": settings, "seed": s.seed, "data": content}
+        covered |= {"platform": jax.default_backend(), "inputs": {i: jobs[i].digest for i in inputs}}
+        digest, name = storage.digest_of(covered), f"{stage} {generator}".strip()
+        path = storage.entry(s.workdir / "store", stage, digest)
+        jobs[name] = Job(stage, name, digest, path, settings, inputs, generator)
+
+    of = settings_json
+    how = of(c.base) if s.initial is None else {"init": storage.tree_digest(s.initial)}
+    add("base", {"data": of(c.data), "backbone": of(c.backbone), "base": how}, ())
+    add("collect", of(c.collect), ("base",))
+    for name in (c.generate.name, *c.generate.nulls):
+        add("generate", _generate_settings(s, name), ("base", "collect"), name)
+    generated = tuple(name for name in jobs if name.startswith("generate "))
+    measured = {"statistics": c.generate.statistics} if must_measure(s.chosen, "average") else {}  # of the average
+    others = {"others": out_of_distribution.content_digest(s.ood)} if s.ood else {}
+    add("evaluate", {"main": c.generate.name, **of(c.evaluate), **measured, **others}, ("base", "collect", *generated))
+    add("report", {"task": c.task, "config": s.config_name, "rendering": run_report.rendering()}, tuple(jobs))
+    add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
+    return jobs
+
+
+def _generate_settings(s: Setting, name: str) -> dict[str, Any]:
+    """What a generator's digest covers: also how it was tuned, and how BN statistics were measured, where they are."""
+    c = s.config.generate
+    covered = {"name": name, "m": s.config.members, **settings_json(c.settings[name])}
+    if c.tune and name in KNOBS:
+        covered |= {"tune": c.tune, "views": s.config.evaluate.views}
+    if must_measure(s.chosen, name):
+        covered |= {"statistics": c.statistics}
+    return covered
+
+
+def run(s: Setting, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
+    """Run the named stages, reusing what the store has, and link them in the work directory.
+
+    Raises SettingsError where a stage that is needed is neither named nor in the store, StoppedError where one meets
+    a NaN or Inf, storage.DamagedError where a file of the store is not what was written.
+    """
+    jobs = plan(s)
+    needed = check_inputs(s, jobs, stages)
+    storage.sweep(s.workdir / "store")
+    for job in jobs.values():
+        if job.stage in stages:
+            run_job(s, jobs, job, say)
+            if job.generator in ("", s.config.generate.name):
+                storage.link(s.workdir, job.stage, job.path)
+        elif job.name in needed:
+            storage.verify(job.path)
+    return jobs
+
+
+def check_inputs(s: Setting, jobs: dict[str, Job], stages: tuple[str, ...]) -> set[str]:
+    """The jobs that the named stages still have to read. Raises SettingsError for one that is not to be had."""
+    missing = [job for job in jobs.values() if job.stage in stages and not storage.is_complete(job.path)]
+    needed = {name for job in missing for name in job.inputs}
+    read = [job for job in jobs.values() if job.name in needed and job.stage not in stages]
+    absent = [job for job in read if not storage.is_complete(job.path)]
+    if absent:
+        add = ",".join(dict.fromkeys(job.stage for job in absent))
+        raise SettingsError(
+            f"--stages={','.join(stages)}: {', '.join(job.name for job in absent)}: needed and not in "
+            f"{s.workdir / 'store'}; add {add} to --stages"
+        )
+    return needed
+
+
+def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
+    """Build one stage, or check its files and say that it is reused."""
+    if storage.is_complete(job.path):
+        then, now = storage.verify(job.path)["versions"], storage.versions()
+        other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+        if s.config.compute.tensorboard:
+            replay(job.path, _events(s, job))
+        say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
+        return
+    manifest: dict[str, Any] = {"stage": job.stage, "name": job.name, "seed": s.seed, "settings": job.settings}
+    manifest["inputs"] = {name: jobs[name].digest for name in job.inputs}
+    with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
+        clock = Clock({}, {}, {}, {})
+        inputs = {name: jobs[name].path for name in job.inputs}
+        started = time.perf_counter()
+        try:
+            with watching(s.config, partial, clock, _events(s, job), s.mesh) as watch:
+                task = Task(inputs, partial.output, watch, clock, job.generator)
+                alone = job.stage in ("report", "export")  # work for one process
+                summary = WORK[job.stage](s, task) if devices.is_first() or not alone else ""
+        except NonFiniteError as error:
+            raise StoppedError(f"{job.name} stopped: {error}; {_advice(job, error.name)}") from None
+        manifest["seconds"] = time.perf_counter() - started
+    say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
+
+
+def _events(s: Setting, job: Job) -> Path:
+    """Where TensorBoard's files of a stage go: other settings and seeds are other curves."""
+    return s.workdir / "tensorboard" / job.stage / f"{job.generator}-{job.digest}".lstrip("-")
+
+
+def _advice(job: Job, training: str) -> str:
+    """What to try when a training of this stage met a NaN or Inf."""
+    rates = {"base": "base.lr", "independent": "base.lr"}
+    rates |= {name: f"collect.{name}.lr" for name in ("trajectory", "bootstrap", "cyclical", "boosting")}
+    rates |= {name: f"generate.bend.{name}.lr" for name in ("autoencoder", "diffusion")}
+    training = training.split()[0]  # "independent 2 of 3"
+    look = f"look for NaN in what {', '.join(job.inputs) or 'the images'} gave it"
+    return f"try a smaller {rates[training]}, and {look}" if training in rates else look
+
+
+def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) -> Path:
+    """The report over several seeds, as a report stage of its own: means and standard deviations."""
+    s = settings[0]
+    digest = storage.digest_of({"format": storage.FORMAT, "seeds": [jobs["report"].digest for jobs in plans]})
+    path = storage.entry(s.workdir / "store", "report", digest)
+    if not storage.is_complete(path):
+        reports = [storage.read_json(jobs["report"].path / "report.json") for jobs in plans]
+        manifest = {
+            "stage": "report",
+            "seeds": [x.seed for x in settings],
+            "inputs": [j["report"].digest for j in plans],
+        }
+        with storage.building(s.workdir / "store", "report", digest, manifest) as partial:
+            folders = {str(x.seed): jobs["report"].path.name for x, jobs in zip(settings, plans, strict=True)}
+            content = {**summary.combine(reports), "folders": folders}
+            document.write(run_report.document(content), partial.output, content, run_report.rows_csv(content))
+    storage.link(s.workdir, "report", path)
+    say(f"report over seeds {', '.join(str(x.seed) for x in settings)}: store/{path.name}")
+    return path

@@ -1,0 +1,168 @@
+"""Who watches a stage's trainings: progress bars, clocks, saved states, metrics.jsonl and TensorBoard's event files."""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from bend_jax import devices, storage, training
+from bend_jax.run.config import Config
+
+METRICS = "metrics.jsonl"
+POINTS = 500  # of a training's curve in result.json, at most
+SHOWN = ("loss", "held_out_loss", "rate")  # of a line, in TensorBoard
+
+
+Line = dict[str, Any]
+
+
+class Clock(NamedTuple):
+    """Seconds of each training without compilation, those of them before a process was killed, and of compilations;
+    and the lines of metrics.jsonl, by training."""
+
+    seconds: dict[str, float]
+    compile: dict[str, float]
+    before: dict[str, float]
+    lines: dict[str, list[Line]]
+
+
+@contextlib.contextmanager
+def watching(
+    config: Config, built: storage.Partial, clock: Clock, events: Path, mesh: Mesh | None = None
+) -> Iterator[training.Watch]:
+    """What watches the trainings of one stage. Bars are drawn on a terminal only; metrics.jsonl lies beside the saved
+    states until the stage is there, then in it; TensorBoard's files, where they are asked for, go to `events`. Of
+    several processes the first draws and writes."""
+    quiet = None if devices.is_first() else True
+    saver = storage.state_saver(built.state, config.compute.save_seconds)
+    metrics = built.state / METRICS
+    clock.lines.update(read(metrics))
+    bars: dict[str, Any] = {}
+    since: dict[str, float] = {}
+    boards: list[Any] = []
+
+    def resume(name: str, given: Any, steps: int) -> Any:
+        result, clock.before[name] = saver.resume(name, given)
+        clock.seconds[name] = clock.before[name]
+        keep(metrics, clock.lines, name, int(result.step))
+        for bar in bars.values():
+            bar.close()
+        bars[name] = tqdm(total=steps, initial=int(result.step), desc=name, unit="step", disable=quiet, leave=False)
+        if config.compute.tensorboard and devices.is_first():
+            if not boards:
+                boards.append(_board(events))
+            _show(boards[0], clock.lines[name])
+        since[name] = time.perf_counter()
+        return result
+
+    def compiled(name: str, seconds: float) -> None:
+        clock.compile[name] = clock.compile.get(name, 0.0) + seconds
+        if name in bars:
+            bars[name].unpause()  # the rate and the time left are of steps alone
+        since[name] = time.perf_counter()
+
+    def segment(name: str, given: Any, losses: Any) -> None:
+        elapsed = time.perf_counter() - since[name]
+        clock.seconds[name] += elapsed
+        line = _line(name, given, losses, bars[name].total, clock.seconds[name], elapsed)
+        clock.lines[name].append(line)
+        _append(metrics, line)  # before the state: a line too many is dropped at a resume, a missing one stays missing
+        saver.save(name, given, clock.seconds[name])
+        since[name] = time.perf_counter()
+        for board in boards:
+            _show(board, [line])
+        bars[name].set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+        bars[name].update(line["step"] - bars[name].n)
+
+    try:
+        yield training.Watch(resume, segment, compiled, config.compute.memory_mb * 2**20, mesh)
+        if bars:
+            write(built.output / METRICS, {name: clock.lines[name] for name in bars})
+    finally:
+        for open_one in (*bars.values(), *boards):
+            open_one.close()
+
+
+def _line(name: str, state: Any, losses: Any, steps: int, seconds: float, elapsed: float) -> Line:
+    """One segment: its mean loss, its steps per second, the training's seconds so far; held-out loss where there is
+    one."""
+    line = {"training": name, "step": int(state.step), "steps": steps, "loss": float(np.mean(losses))}
+    line |= {"seconds": round(seconds, 4), "rate": round(len(losses) / max(elapsed, 1e-9), 4)}
+    if state.held_loss is not None and np.isfinite(state.held_loss):
+        line["held_out_loss"] = float(state.held_loss)
+    return line
+
+
+def read(path: Path) -> dict[str, list[Line]]:
+    """The lines of a metrics.jsonl by training, but for what a kill left half written."""
+    result: dict[str, list[Line]] = {}
+    for text in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            result.setdefault(line["training"], []).append(line)
+    return result
+
+
+def write(path: Path, lines: dict[str, list[Line]]) -> None:
+    """All lines, training by training, in the place of what is there."""
+    if not devices.is_first():
+        return
+    temporary = path.with_suffix(".new")
+    temporary.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for own in lines.values() for line in own))
+    os.replace(temporary, path)
+
+
+def keep(path: Path, lines: dict[str, list[Line]], name: str, step: int) -> None:
+    """Drop the lines of this training beyond the step at which it goes on, here and in the file."""
+    lines[name] = [line for line in lines.pop(name, []) if line["step"] <= step]  # its place is the last now
+    path.parent.mkdir(exist_ok=True)
+    write(path, lines)
+
+
+def _append(path: Path, line: Line) -> None:
+    if not devices.is_first():
+        return
+    with path.open("a") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def loss_curves(lines: dict[str, list[Line]]) -> dict[str, dict[str, list[Any]]]:
+    """{training: {"step", "loss", and "held_out_loss" where there is one}} of POINTS segments at most, evenly thinned;
+    the first and the last are kept."""
+    result: dict[str, dict[str, list[Any]]] = {}
+    for name, own in lines.items():
+        index = np.round(np.linspace(0, len(own) - 1, min(len(own), POINTS))).astype(int)
+        keys = [key for key in ("step", "loss", "held_out_loss") if any(key in line for line in own)]
+        result[name] = {key: [own[i].get(key) for i in index] for key in keys}
+    return result
+
+
+def replay(stage: Path, events: Path) -> None:
+    """TensorBoard's files of a stage that was built without them."""
+    if devices.is_first() and (stage / METRICS).exists() and not events.exists():
+        with contextlib.closing(_board(events)) as board:
+            for lines in read(stage / METRICS).values():
+                _show(board, lines)
+
+
+def _board(events: Path) -> Any:
+    from tensorboardX import SummaryWriter
+
+    shutil.rmtree(events, ignore_errors=True)  # of a run that was killed: its lines are written again
+    return SummaryWriter(str(events))
+
+
+def _show(board: Any, lines: list[Line]) -> None:
+    for line in lines:
+        for key in SHOWN:
+            if key in line:
+                board.add_scalar(f"{line['training']}/{key}", line[key], line["step"])
+    board.flush()
