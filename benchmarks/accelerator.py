@@ -26,11 +26,11 @@ import numpy as np
 
 from benchmarks import common
 from bend_jax import ensemble, subset, training
-from bend_jax.collect import COLLECT
+from bend_jax.collect import COLLECTORS
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.evaluate import predict
-from bend_jax.generate import GENERATE, whitening
+from bend_jax.generate import GENERATORS, whitening
 from bend_jax.generate.bend import Bend
 from bend_jax.rng import stream
 
@@ -100,7 +100,9 @@ def _trainings(s: Any, variables: Any) -> dict[str, Any]:
     }
     for name, settings in collectors.items():
         key = stream(0, "collect", name)
-        found[name] = COLLECT[name](s.model, variables, s.chosen, s.examples, key, settings).vectors - base[None]
+        found[name] = (
+            COLLECTORS[name].collect(s.model, variables, s.chosen, s.examples, key, settings).vectors - base[None]
+        )
     return found
 
 
@@ -113,8 +115,8 @@ def _members(s: Any, variables: Any) -> dict[str, Any]:
     bend = Bend()
     autoencoder = replace(bend.autoencoder, steps=50, segment=50)
     bend = replace(bend, autoencoder=autoencoder, diffusion=replace(bend.diffusion, steps=50, segment=50))
-    fitted = GENERATE["bend"].fit(rows, jax.random.key(5), bend)
-    drawn = GENERATE["bend"].sample(fitted, jax.random.key(6), 20)
+    fitted = GENERATORS["bend"].fit(rows, jax.random.key(5), bend)
+    drawn = GENERATORS["bend"].sample(fitted, jax.random.key(6), 20)
 
     def load(rows: Any, view: str) -> Any:
         return s.examples.plain(jnp.asarray(s.dataset.test.images[rows]))
@@ -182,14 +184,16 @@ def steps(args: argparse.Namespace) -> None:
 
     def base(size: int, dtype: str) -> None:
         s = setting(size, dtype)
-        run = lambda watch: training.train_base(s.model, s.examples, stream(0, "base"), s.config.base, watch=watch)  # noqa: E731
-        keep(f"base {size} {dtype}", run)
+        how = (s.model, s.examples, stream(0, "base"), s.config.base)
+        keep(f"base {size} {dtype}", lambda callbacks: training.train_base(*how, callbacks=callbacks))
 
     def collect(dtype: str) -> None:
         s = setting(batch, dtype)
         settings, variables = s.config.collect.settings, common.fresh(s)
         how = (s.model, variables, s.chosen, s.examples, stream(0, "collect"), settings)
-        keep(f"collect trajectory {dtype}", lambda watch: COLLECT["trajectory"](*how, watch=watch))
+        keep(
+            f"collect trajectory {dtype}", lambda callbacks: COLLECTORS["trajectory"].collect(*how, callbacks=callbacks)
+        )
 
     base(batch, "float32")
     collect("float32")
@@ -198,8 +202,8 @@ def steps(args: argparse.Namespace) -> None:
 
 
 def timed(run: Callable[[Any], Any], segments: int = 3) -> dict[str, Any]:
-    """Milliseconds a step of the training that run(watch) starts: the median of its first segments without the first,
-    compilation apart."""
+    """Milliseconds a step of the training that run(callbacks) starts: the median of its first segments without the
+    first, compilation apart."""
     since, done, compiling = [0, 0.0], [], [0.0]
     begin = time.perf_counter()
 

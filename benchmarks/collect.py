@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import common
 from benchmarks.members import CASES
 from bend_jax import training
-from bend_jax.collect import COLLECT
+from bend_jax.collect import COLLECTORS
 from bend_jax.collect.frozen_features import CHUNK
 from bend_jax.rng import stream
 from bend_jax.run import cost
@@ -70,10 +70,12 @@ def counted(s: Setting, how: str, variables: Any, k: int, memory: int) -> tuple[
     def compiled(name: str, seconds: float) -> None:
         raise CompiledError
 
-    watch = training.SILENT._replace(resume=resume, compiled=compiled, memory=memory)
+    callbacks = training.SILENT._replace(resume=resume, compiled=compiled, memory=memory)
     jax.stages.Lowered.compile = compile_  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        COLLECT[name](s.model, variables, s.chosen, s.examples, jax.random.key(0), settings, watch=watch)
+        COLLECTORS[name].collect(
+            s.model, variables, s.chosen, s.examples, jax.random.key(0), settings, callbacks=callbacks
+        )
     except CompiledError:
         pass
     finally:
@@ -84,11 +86,11 @@ def counted(s: Setting, how: str, variables: Any, k: int, memory: int) -> tuple[
 def collected(s: Setting, how: str, variables: Any, k: int, memory: int) -> dict[str, Any]:
     """One run of a collector: its vectors, seconds without compilation, and the steps it took."""
     name, settings = how.split()[0], replace(s.config.collect.settings, k=k)
-    watch, clock = common.clock(memory)
+    callbacks, clock = common.clock(memory)
 
     def run() -> Any:
         key = stream(0, "collect", name)
-        return COLLECT[name](s.model, variables, s.chosen, s.examples, key, settings, watch=watch)
+        return COLLECTORS[name].collect(s.model, variables, s.chosen, s.examples, key, settings, callbacks=callbacks)
 
     found, seconds, compiling = common.elapsed(run)
     (segments,) = clock.segments.values()
@@ -112,9 +114,9 @@ def prepared(case: str, how: str, size: str, dtype: str, views: int) -> Setting:
 
 def base_seconds(s: Setting, epochs: int) -> float:
     """Of one epoch of the base's training."""
-    watch, clock = common.clock()
+    callbacks, clock = common.clock()
     settings = replace(s.config.base, epochs=epochs + 1, schedule="cosine")
-    training.train_base(s.model, s.examples, stream(0, "base"), settings, watch=watch)
+    training.train_base(s.model, s.examples, stream(0, "base"), settings, callbacks=callbacks)
     per_epoch = len(s.dataset.train.labels) // settings.batch
     return common.step_seconds(clock, "base") * per_epoch
 
@@ -137,7 +139,7 @@ def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[st
     ops = cost.operations(s)
     memory = s.config.compute.memory_mb * 2**20
     if how.endswith("streamed"):  # so many views that their features do not fit; no more of them are read
-        views = memory // (cost.cache_bytes(s, ops) // 4) + 1
+        views = memory // (cost.collect_cost(s, ops).cached_bytes // 4) + 1
         s = prepared(case, how, size, dtype, views)
     settings, n = s.config.collect.settings, len(s.dataset.train.labels)
     variables = common.fresh(s)
@@ -151,7 +153,7 @@ def measure(case: str, how: str, dtype: str, size: str, repeats: int) -> dict[st
     step_flops, steps = counted(s, how, variables, K, memory)
     fill = settings.views * prefix_flops(s, variables) if how.endswith("cached") else 0.0  # pyright: ignore[reportAttributeAccessIssue]
     least = floor_epochs(ops, *work(how, K, settings))
-    cache = cost.cache_bytes(s, ops) if how.endswith("cached") else 0
+    cache = cost.collect_cost(s, ops).cached_bytes if how.endswith("cached") else 0
     reads = work(how, k, settings)[1] // (k if how.startswith("bootstrap") else 1)
     rate = probes.rates()
     moved = least_bytes(cache, settings.views, reads)  # pyright: ignore[reportAttributeAccessIssue]
@@ -183,7 +185,7 @@ def parity(case: str, how: str, size: str) -> dict[str, Any]:
     *_, k = SIZES[size]
     s = prepared(case, f"{how} cached", size, "float32", 2)
     variables = common.fresh(s)
-    cache = cost.cache_bytes(s, cost.operations(s))
+    cache = cost.collect_cost(s, cost.operations(s)).cached_bytes
     with jax.default_matmul_precision("highest"):
         pair = [np.asarray(collected(s, how, variables, k, memory)["vectors"]) for memory in (2 * cache, cache - 1)]
     return {

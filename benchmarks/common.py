@@ -221,7 +221,7 @@ class Clock(NamedTuple):
 
 
 def clock(memory: int = training.MEMORY, between: Callable[[int], None] = lambda steps: None) -> tuple[Any, Clock]:
-    """A Watch that times segments, and what it has timed. between(steps): what to run after each one, off its clock."""
+    """Callbacks that time segments, and what they have timed. between(steps): what to run after each, off the clock."""
     found = Clock({})
     since: dict[str, Any] = {}
 

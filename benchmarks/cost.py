@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from benchmarks import common
 from bend_jax import ensemble, storage, subset, training
-from bend_jax.collect import COLLECT
-from bend_jax.generate import GENERATE
+from bend_jax.collect import COLLECTORS
+from bend_jax.generate import GENERATORS
 from bend_jax.rng import stream
 from bend_jax.run import cost, pipeline
 from bend_jax.run.context import Setting
@@ -51,9 +51,9 @@ def prepared(task: str, size: str) -> Setting:
 
 def measure_base(s: Setting, epochs: int) -> float:
     """Seconds for an image."""
-    watch, clock = common.clock()
+    callbacks, clock = common.clock()
     settings = replace(s.config.base, epochs=epochs, schedule="cosine", warmup=0)
-    training.train_base(s.model, s.examples, stream(0, "base"), settings, watch=watch)
+    training.train_base(s.model, s.examples, stream(0, "base"), settings, callbacks=callbacks)
     return common.step_seconds(clock, "base") / settings.batch
 
 
@@ -64,11 +64,11 @@ def measure_collect(s: Setting, variables: Any, k: int, repeats: int) -> tuple[f
     filled = jax.jit(lambda keys, images: frozen(s.examples.view(keys, images)))
     keys = jax.random.split(jax.random.key(8), len(images))
     fill = common.interleaved({"fill": lambda: filled(keys, images)}, repeats)
-    watch, clock = common.clock(s.config.compute.memory_mb * 2**20)
+    callbacks, clock = common.clock(s.config.compute.memory_mb * 2**20)
     settings = replace(s.config.collect.settings, k=k)
     name, key = s.config.collect.name, stream(0, "collect")
-    run = COLLECT[name]
-    jax.block_until_ready(run(s.model, variables, s.chosen, s.examples, key, settings, watch=watch).vectors)
+    run = COLLECTORS[name].collect
+    jax.block_until_ready(run(s.model, variables, s.chosen, s.examples, key, settings, callbacks=callbacks).vectors)
     step = common.step_seconds(clock, name) / settings.batch  # pyright: ignore[reportAttributeAccessIssue]
     return common.median(fill)["fill"] / len(images), step
 
@@ -79,9 +79,9 @@ def measure_generate(s: Setting, repeats: int) -> dict[str, float]:
     k = c.collect.settings.k
     mean = 1 + 0.1 * jax.random.normal(jax.random.key(4), (1, dim))
     vectors = mean + 0.01 * jax.random.normal(jax.random.key(5), (k, dim))
-    module, settings = GENERATE[c.generate.name], c.generate.settings[c.generate.name]
-    watch, clock = common.clock()
-    fitted = module.fit(vectors, jax.random.key(6), settings, watch=watch)
+    module, settings = GENERATORS[c.generate.name], c.generate.settings[c.generate.name]
+    callbacks, clock = common.clock()
+    fitted = module.fit(vectors, jax.random.key(6), settings, callbacks=callbacks)
     draw = common.interleaved({"draw": lambda: module.sample(fitted, jax.random.key(7), c.members)}, repeats)
     found = {f"t_{name}": sum(spent for _, spent in parts) for name, parts in clock.segments.items()}
     return {**found, "t_sample": common.median(draw)["draw"]}

@@ -13,7 +13,7 @@ from bend_jax.generate import autoencoder, bend
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.latents import decode, encode
-from bend_jax.run.cost import flops
+from bend_jax.operations import flops
 
 SECONDS = 60.0  # what our default may take
 DRAW = 2.0  # seconds for the members
@@ -70,8 +70,8 @@ def fitted(given: Any, settings: Bend, members: int, repeats: int, probes: commo
     """Fit, draw, and what came out: seconds without compilation, errors on the checkpoints and on new ones, spread."""
     k = len(given) // 2
     own, new = given[:k], given[k:]
-    watch, clock = common.clock(between=lambda steps: probes.take())
-    found, seconds, compiling = common.elapsed(lambda: bend.fit(own, jax.random.key(2), settings, watch=watch))
+    callbacks, clock = common.clock(between=lambda steps: probes.take())
+    found, seconds, compiling = common.elapsed(lambda: bend.fit(own, jax.random.key(2), settings, callbacks=callbacks))
     drawn = bend.sample(found, jax.random.key(3), members)
     times = common.interleaved({"draw": lambda: bend.sample(found, jax.random.key(3), members)}, repeats)
     scale = jnp.std(own, axis=0)
@@ -96,10 +96,10 @@ def measure(k: int, dim: int, members: int, iterations: int, budget: float, repe
     """One row: the published architecture for a number of seconds, our default whole."""
     given = vectors(jax.random.key(1), k, dim)
     probes = common.Probes()
-    watch, clock = common.clock()
+    callbacks, clock = common.clock()
     timed = replace(PUBLISHED, steps=iterations, segment=max(1, iterations // 5))
     scaled = (given[:k] - given[:k].mean(0)[None]) / given[:k].std(0)[None]
-    autoencoder.fit(scaled, jax.random.key(0), timed, watch)
+    autoencoder.fit(scaled, jax.random.key(0), timed, callbacks)
     published = common.step_seconds(clock, "autoencoder")
     default = Bend()
     steps = max(iterations, int(budget / published))

@@ -97,8 +97,8 @@ def measure(task: str, n: int, batch: int, dtype: str, segments: int) -> dict[st
         other.append(seconds / steps)
         probes.take()
 
-    watch, clock = common.clock(between=between)
-    variables = training.train_base(s.model, s.examples, stream(0, "base"), settings, watch=watch)
+    callbacks, clock = common.clock(between=between)
+    variables = training.train_base(s.model, s.examples, stream(0, "base"), settings, callbacks=callbacks)
     own = [seconds / steps for steps, seconds in clock.segments["base"]]
     own, other = own[1:] or own, other[1:] or other
     rate = probes.rates()

@@ -1,109 +1,80 @@
-"""Your own model: an ensemble out of a trained network, whatever library its parameters come from."""
+"""Three verbs for a network of your own, whatever library its parameters come from: collect, generate, vote."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from bend_jax import batch_norm, ensemble, metrics, storage, subset
-from bend_jax.checks import SettingsError
-from bend_jax.collect import COLLECT, COLLECTORS, Collector, demand
-from bend_jax.collect.independent import Independent
-from bend_jax.collect.mc_bn import McBn
+from bend_jax import batch_norm, devices, inputs, metrics
+from bend_jax.collect.collector import Checkpoints, Problem, check_requirements
 from bend_jax.collect.trajectory import Trajectory
-from bend_jax.data import splits
-from bend_jax.generate import GENERATE, GENERATORS, Generator, check_checkpoints, count_members
+from bend_jax.ensemble import Ensemble
 from bend_jax.generate.bend import Bend
-from bend_jax.generate.identity import Identity
+from bend_jax.generate.generator import Reestimate, check_finite, fit_generator
 from bend_jax.rng import stream
-from bend_jax.training import SILENT, Examples, Model, NonFiniteError, Watch
+from bend_jax.subset import Subset
+from bend_jax.training import SILENT, Callbacks, Examples, Model
 
-BATCH = 500  # images a program
-STATISTICS = 2048  # images that members' BN statistics are measured on
+STATISTICS = 2048  # images that members' BN statistics are re-estimated on
 
 
-@dataclass(frozen=True)
-class Ensemble:
-    """m members of one network that differ in a subset of its parameters.
+def collect_checkpoints(
+    model: Model,
+    variables: Any,
+    examples: Examples,
+    *,
+    subset: Subset,
+    collect: Any = Trajectory(),  # noqa: B008
+    seed: int = 0,
+    callbacks: Callbacks = SILENT,
+) -> Checkpoints:
+    """k checkpoints of a subset of a trained network's parameters: vectors [k, dim], weights [k] or None.
 
-    weights: of the members in the vote, all 1 but for boosting's own checkpoints; temperature: of the vote, fitted on
-    validation images.
+    collect: settings of a collector, or a Collector of your own. Raises SettingsError for what the collector cannot
+    do, NonFiniteError where training meets a NaN or Inf.
     """
-
-    apply: Callable[..., Any]
-    variables: Any
-    chosen: subset.Subset
-    vectors: Float[Array | np.ndarray, "m dim"]
-    weights: Float[np.ndarray, " m"]
-    temperature: float
-
-    def member_logits(self, images: Any) -> Float[np.ndarray, "m n classes"]:
-        """Logits of every member, the frozen part of the network once an image."""
-        return np.concatenate([np.asarray(logits) for logits in _batches(self, images)], axis=1)
-
-    def predict_proba(self, images: Any) -> Float[np.ndarray, "n classes"]:
-        """The members' weighted vote after temperature scaling."""
-        weights = jnp.asarray(self.weights, jnp.float32)
-        votes = [ensemble.weighted_vote(logits, weights) for logits in _batches(self, images)]
-        return np.concatenate([np.asarray(metrics.scale_temperature(vote, self.temperature)) for vote in votes])
-
-    def predict(self, images: Any) -> Int[np.ndarray, " n"]:
-        """The most probable label of `predict_proba`."""
-        return self.predict_proba(images).argmax(axis=1)
-
-    def save(self, directory: str | Path) -> None:
-        """Write variables/, members/, subset.json and ensemble.json: whole or not at all.
-
-        Raises FileExistsError where the folder is there already, ValueError for variables that are no nested dicts.
-        """
-        path = Path(directory).absolute()
-        leaves = jax.tree.leaves(self.variables, is_leaf=lambda x: not isinstance(x, dict))
-        if not all(hasattr(leaf, "shape") for leaf in leaves):
-            raise ValueError("variables are saved as nested dicts of arrays; this tree has other containers in it")
-        if path.exists():
-            raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
-        with storage.publishing(path, {"stage": "ensemble"}) as partial:
-            storage.save_tree(partial.output / "variables", self.variables)
-            storage.save_tree(partial.output / "members", {"vectors": self.vectors})
-            storage.write_json(partial.output / "subset.json", subset.to_json(self.chosen))
-            content = {"temperature": self.temperature, "weights": [float(w) for w in self.weights]}
-            storage.write_json(partial.output / "ensemble.json", content)
+    collector = inputs.find_collector(collect)
+    images = examples.labels.shape[0]
+    problem = Problem(model, variables, subset, images, devices.count(callbacks.mesh))
+    check_requirements(collector, problem, callbacks.memory)
+    key = stream(seed, "collect", collector.name)
+    return collector.collect(model, variables, subset, examples, key, collector.settings, callbacks=callbacks)
 
 
-def _batches(members: Ensemble, images: Any) -> Iterator[Float[Array, "m n classes"]]:
-    """The members' logits on one batch of images after the other."""
-    size, n = min(BATCH, len(images)), len(images)
-    for begin in range(0, n, size):
-        first = min(begin, n - size)  # the last batch is filled up with images that were seen before
-        batch, vectors = jnp.asarray(images[first : first + size]), jnp.asarray(members.vectors)
-        logits = ensemble.member_logits(members.apply, members.variables, members.chosen, vectors, batch)
-        yield logits[:, begin - first :]
+def generate_members(
+    checkpoints: Checkpoints,
+    *,
+    generate: Any = Bend(),  # noqa: B008
+    members: int = 100,
+    seed: int = 0,
+    reestimate: Reestimate | None = None,
+    callbacks: Callbacks = SILENT,
+) -> Float[Array, "m dim"]:
+    """New vectors [m, dim] out of checkpoints; a generator may give fewer than `members`.
 
-
-def load(directory: str | Path, apply: Callable[..., Any]) -> Ensemble:
-    """The ensemble that `Ensemble.save` wrote, for the same pure `apply(variables, images) -> logits`.
-
-    Raises FileNotFoundError where there is none, DamagedError where a file is not what was written.
+    generate: settings of a generator, or a Generator of your own; reestimate: vectors -> vectors with BN statistics of
+    their own, for a subset that holds weights and statistics (`reestimator`). Raises SettingsError for checkpoints that
+    the generator cannot do with, NonFiniteError where its training or its members hold a NaN or Inf.
     """
-    path = Path(directory).absolute()
-    if not storage.is_complete(path):
-        raise FileNotFoundError(f"{path} holds no saved ensemble (no manifest.json)")
-    storage.verify(path)
-    content = storage.read_json(path / "ensemble.json")
-    return Ensemble(
-        apply,
-        storage.load_tree(path / "variables"),
-        subset.from_json(storage.read_json(path / "subset.json")),
-        storage.load_tree(path / "members")["vectors"],
-        np.asarray(content["weights"]),
-        content["temperature"],
-    )
+    generator = inputs.find_generator(generate)
+    fitted = fit_generator(generator, checkpoints.vectors, seed=seed, reestimate=reestimate, callbacks=callbacks)
+    found = fitted.draw(members)
+    check_finite(generator.name, np.asarray(found))
+    return found
+
+
+def reestimator(
+    model: Model, variables: Any, subset: Subset, examples: Examples, *, seed: int = 0, images: int = STATISTICS
+) -> Reestimate | None:
+    """How members get BN statistics of their own: re-estimated on about so many training images; None where the subset
+    holds no weights or no statistics, so that all members keep the base's."""
+    if not batch_norm.mixes_statistics(subset):
+        return None
+    key = stream(seed, "statistics")
+    return lambda vectors: batch_norm.recompute(model, variables, subset, vectors, examples, key, images)
 
 
 def fit(
@@ -112,88 +83,82 @@ def fit(
     images: Any,
     labels: Any,
     *,
-    subset: str | list[str] | tuple[str, ...],
-    collect: Collector = Trajectory(),  # noqa: B008
-    generate: Generator = Bend(),  # noqa: B008
+    subset: str | Sequence[str],
+    collect: Any = Trajectory(),  # noqa: B008
+    generate: Any = Bend(),  # noqa: B008
     members: int = 100,
     validation: tuple[Any, Any] | None = None,
+    unseen: bool = False,
     seed: int = 0,
     train_apply: Callable[..., Any] | None = None,
     init: Callable[..., Any] | None = None,
-    watch: Watch = SILENT,
+    callbacks: Callbacks = SILENT,
 ) -> Ensemble:
     """Collect checkpoints of a trained network's subset, generate members from them, and return their ensemble.
 
-    apply(variables, images) -> logits [n, classes]: pure, in inference mode; images [n, ...]: exactly as apply takes
-    them, no augmentation; labels [n]: whole numbers from 0; subset: comma-separated or listed patterns, e.g.
-    "layer4.1.bn2"; validation: (images, labels) for temperature scaling, None for a stratified tenth of the images;
-    train_apply, init: as in `Model`, for collectors that train BN or start anew.
+    apply(variables, images) -> logits [n, classes]: pure, in inference mode; variables: any tree of arrays, as a whole
+    the parameters where it has no "params"; images [n, ...]: exactly as apply takes them, no augmentation; labels [n]:
+    whole numbers from 0; subset: comma-separated or listed patterns, e.g. "layer4.1.bn2"; collect, generate: settings
+    of an algorithm or a record of your own, collect also checkpoints that are there already (`ensemble.checkpoints`);
+    validation: (images, labels) that the network was not trained on, for temperature scaling; unseen: the network was
+    trained on none of `images`, so that a stratified tenth of them can be that validation; train_apply, init: as in
+    `Model`, for collectors that train BN or start anew.
 
-    Raises ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN.
+    Without unseen images there is no temperature scaling: the temperature is 1, and a warning says so. Raises
+    ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    chosen = _choose(variables, subset)
-    _check(apply, variables, images, labels)
-    if validation is None:
-        held = splits.held_out(np.random.default_rng(seed), labels, max(1, round(len(labels) / 10)))
-        (images, labels), validation = (images[~held], labels[~held]), (images[held], labels[held])
-    else:
-        _check(apply, variables, np.asarray(validation[0]), np.asarray(validation[1]))
-    collector, generator = _name(collect, COLLECTORS), _name(generate, GENERATORS)
-    batch = collect.base.batch if isinstance(collect, Independent) else collect.batch
-    if members < 1 or batch > len(labels):
-        raise SettingsError(f"members={members} must be at least 1, and batch={batch} at most {len(labels)} images")
-    if not isinstance(collect, Independent | McBn):
-        collect = dataclasses.replace(collect, views=1)  # images are not augmented: one view is all there is
-    examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), lambda keys, x: x, lambda x: x)
-    model = Model(apply, train_apply, init)
-    check_checkpoints(collector, generator, members, collect.k)
-    demand(model, variables, chosen, collect, watch.memory, count_members(generator, members, collect.k))
-    key = stream(seed, "collect", collector)
-    found = COLLECT[collector](model, variables, chosen, examples, key, collect, watch=watch)
-    keys = jax.random.split(stream(seed, "generate", generator))
-    fitted = GENERATE[generator].fit(found.vectors, keys[0], generate, watch=watch)
-    drawn = GENERATE[generator].sample(fitted, keys[1], members)
-    if batch_norm.must_measure(chosen, generator):
-        key = stream(seed, "statistics")
-        drawn = batch_norm.recompute(model, variables, chosen, drawn, examples, key, STATISTICS)
-    vectors = np.asarray(drawn)
-    if not np.isfinite(vectors).all():
-        raise NonFiniteError(generator, "members")
-    own = found.weights if isinstance(generate, Identity) else None
-    weights = np.ones(len(vectors)) if own is None else np.asarray(own, np.float64)
-    result = Ensemble(apply, variables, chosen, vectors, weights, 1.0)
-    probabilities = jnp.asarray(result.predict_proba(validation[0]))
-    temperature = metrics.fit_temperature(probabilities, jnp.asarray(validation[1], jnp.int32))
-    return dataclasses.replace(result, temperature=float(temperature))
-
-
-def _choose(variables: Any, patterns: str | list[str] | tuple[str, ...]) -> subset.Subset:
-    words = [w.strip() for w in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
-    try:
-        return subset.select(variables, words)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
-
-
-def _check(apply: Callable[..., Any], variables: Any, images: np.ndarray, labels: np.ndarray) -> None:
-    if labels.ndim != 1 or len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
-        raise SettingsError(
-            f"labels must be whole numbers, one for each of the {len(images)} images; "
-            f"{labels.dtype}{list(labels.shape)} came"
+    given = inputs.check(
+        Model(apply, train_apply, init),
+        variables,
+        (images, labels),
+        subset=subset,
+        collect=collect,
+        generate=generate,
+        members=members,
+        validation=validation,
+        held_out_seed=seed if unseen else None,
+        callbacks=callbacks,
+    )
+    checkpoints = given.checkpoints
+    if checkpoints is None:
+        checkpoints = collect_checkpoints(
+            given.model,
+            variables,
+            given.examples,
+            subset=given.subset,
+            collect=given.collector,
+            seed=seed,
+            callbacks=callbacks,
         )
-    if np.issubdtype(images.dtype, np.floating) and not np.isfinite(images).all():
-        raise SettingsError("the images hold NaN or Inf")
-    logits = jax.eval_shape(apply, variables, jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype))
-    if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2:
-        raise SettingsError(f"apply(variables, images) must give logits [n, classes]; for n = 2 it gives {logits}")
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise SettingsError(f"labels go from {labels.min()} to {labels.max()}; apply gives {logits.shape[1]} classes")
+    reestimate = reestimator(given.model, variables, given.subset, given.examples, seed=seed)
+    vectors = generate_members(
+        checkpoints, generate=given.generator, members=members, seed=seed, reestimate=reestimate, callbacks=callbacks
+    )
+    weights = checkpoints.weights if given.generator.is_all_checkpoints else None
+    weights = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)
+    vote = (np.asarray(vectors), weights, 1.0, checkpoints, given.image)
+    return calibrated(Ensemble(apply, variables, given.subset, *vote), given.validation)
 
 
-def _name(settings: Any, table: dict[str, type]) -> str:
-    for name, kind in table.items():
-        if isinstance(settings, kind):
-            return name
-    kinds = ", ".join(kind.__name__ for kind in table.values())
-    raise SettingsError(f"settings of one of {kinds} are expected; got {settings!r}")
+def calibrated(members: Ensemble, validation: tuple[Any, Any] | None) -> Ensemble:
+    """The ensemble with the temperature of least NLL on (images, labels) that the network was not trained on; without
+    them it is 1, and a warning says why. A warning also tells of a temperature at the end of its range."""
+    if validation is None:
+        warnings.warn(
+            "no validation images that the network has not seen: the temperature stays 1, since on images that it was "
+            "trained on every vote looks surer than it may be; give validation=(images, labels), or unseen=True where "
+            "the network was trained on none of the images",
+            stacklevel=3,
+        )
+        return members
+    images, labels = validation
+    temperature = float(metrics.fit_temperature(jnp.asarray(members.predict_proba(images)), jnp.asarray(labels)))
+    low, high = metrics.TEMPERATURES
+    if not low * 1.01 < temperature < high / 1.01:
+        warnings.warn(
+            f"the temperature {temperature:.3g} is at the end of its range, {low:g} to {high:g}: on the "
+            f"validation images "
+            "the votes have little to do with the labels, or are always right; look at both",
+            stacklevel=3,
+        )
+    return members.replace(temperature=temperature)

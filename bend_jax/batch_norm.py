@@ -20,11 +20,10 @@ def holds_statistics(subset: Subset) -> bool:
     return any(not path.startswith("params.") for path in subset.paths)
 
 
-def must_measure(subset: Subset, generator: str) -> bool:
-    """Whether a generator's members are weights that no BN statistics of theirs are known of, and the subset holds
-    both. (Where it holds no statistics, all members keep the base's, as while collecting.)"""
-    is_new = generator not in ("identity", "resample")
-    return is_new and holds_statistics(subset) and any(path.startswith("params.") for path in subset.paths)
+def mixes_statistics(subset: Subset) -> bool:
+    """Whether the vector holds weights and BN statistics: then new weights need statistics of their own, which are
+    re-estimated. (Where it holds no statistics, all members keep the base's, as while collecting.)"""
+    return holds_statistics(subset) and any(path.startswith("params.") for path in subset.paths)
 
 
 def batch_statistics(

@@ -1,16 +1,12 @@
-"""What settings are checked with: the error for a user's mistake, and ranges."""
+"""Settings as frozen dataclasses whose fields know their range and meaning, and the error for a user's mistake."""
 
+import dataclasses
 import difflib
+import typing
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple, dataclass_transform
 
-RUN_ONLY = {"digest": False}  # changes speed or memory, never a number: not part of a stage's digest
-
-
-def names(text: str) -> tuple[str, ...]:
-    """The words of a comma-separated setting."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
+import numpy as np
 
 DTYPES = ("float32", "bfloat16")
 
@@ -19,32 +15,128 @@ class SettingsError(ValueError):
     """A mistake in the settings or the input that a user can put right; its text is one or two lines."""
 
 
-def at_least(settings: Any, least: int, *names: str) -> None:
-    """Raise SettingsError unless these fields are at least so much (NaN is not)."""
-    for name in names:
-        if not getattr(settings, name) >= least:
-            raise SettingsError(f"{name} must be at least {least:g}; got {getattr(settings, name)}")
+class Range(NamedTuple):
+    """What a setting may be: one of `choices`, or a number between bounds (None: unbounded). NaN is in no range."""
+
+    least: float | None = None  # the smallest value allowed
+    above: float | None = None  # every value must be larger than this
+    most: float | None = None  # the largest value allowed
+    below: float | None = None  # every value must be smaller than this
+    choices: tuple[str, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is in the range."""
+        if self.choices:
+            return value in self.choices
+        bounds = [
+            self.least is None or value >= self.least,
+            self.above is None or value > self.above,
+            self.most is None or value <= self.most,
+            self.below is None or value < self.below,
+        ]
+        return all(bounds)
+
+    def words(self) -> str:
+        """As a person reads it: "at least 1", "above 0", "in [0, 1)", "one of a, b"; nothing for no range."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        low = self.least if self.least is not None else self.above
+        high = self.most if self.most is not None else self.below
+        if low is None or high is None:
+            texts = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+            return " and ".join(f"{word} {bound:g}" for word, bound in texts.items() if bound is not None)
+        left, right = "[" if self.least is not None else "(", "]" if self.most is not None else ")"
+        return f"in {left}{low:g}, {high:g}{right}"
 
 
-def positive(settings: Any, *names: str) -> None:
-    """Raise SettingsError unless these fields are above 0."""
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise SettingsError(f"{name} must be above 0; got {getattr(settings, name)}")
+def setting(
+    what: str,
+    *,
+    default: Any,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    digest: bool = True,
+    shared: str = "",
+) -> Any:
+    """A field of a Settings class.
+
+    what: its meaning, in a few words; least, above, most, below, choices: its range; digest: False for a setting that
+    changes speed, memory or what can be watched, never a number; shared: where a run takes the value from another
+    group of settings, that group's name. A default that is itself a group of settings is given as its class.
+    """
+    metadata = {"what": what, "range": Range(least, above, most, below, choices), "digest": digest, "shared": shared}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def one_of(settings: Any, name: str, choices: tuple[str, ...]) -> None:
-    """Raise SettingsError unless the field is one of the choices."""
-    value = getattr(settings, name)
-    if value not in choices:
-        raise SettingsError(f"{name} must be one of {', '.join(choices)}; got {value!r}{did_you_mean(value, choices)}")
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
+class Settings:
+    """Base of all settings. A subclass becomes a frozen dataclass with keyword arguments, its fields are checked
+    against their ranges, and its documentation lists them."""
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        fields: Any = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+        told = [f"{f.name}: {f.metadata['what']}{_limits(f)}." for f in fields]
+        head = (cls.__doc__ or "").split("\n\nSettings:\n")[0].rstrip()
+        cls.__doc__ = "\n".join([f"{head}\n\nSettings:\n", *(f"- {line}" for line in told)]) if told else head
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError for the first field of the wrong type or out of its range."""
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            value = getattr(self, field.name)
+            if not _is_of(hints[field.name], value):
+                raise SettingsError(f"{field.name} must be of type {hints[field.name].__name__}; got {value!r}")
+            check_field(field, value, field.name)
 
 
-def share(settings: Any, *names: str) -> None:
-    """Raise SettingsError unless these fields are in [0, 1)."""
-    for name in names:
-        if not 0 <= getattr(settings, name) < 1:
-            raise SettingsError(f"{name} must be in [0, 1); got {getattr(settings, name)}")
+def check_field(field: Any, value: Any, name: str) -> None:
+    """Raise SettingsError, which calls the field by this name, for a value that is out of its range."""
+    allowed = field.metadata["range"]
+    if not allowed.holds(value):
+        hint = did_you_mean(str(value), allowed.choices)
+        raise SettingsError(f"{name} must be {allowed.words()}; got {_shown(value)}{hint}")
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    """Whether a value has a field's type; whole numbers are floats too, truth values are no numbers."""
+    if hint in (int, float):
+        return isinstance(
+            value, (int, np.integer, np.floating, float) if hint is float else (int, np.integer)
+        ) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _limits(field: Any) -> str:
+    """The default and the range of a field, for the documentation of its class."""
+    allowed = field.metadata["range"].words()
+    if field.default is dataclasses.MISSING:
+        return ""
+    return f" (default {field.default!r}{'; ' + allowed if allowed else ''})"
+
+
+def settings_json(settings: Any) -> dict[str, Any]:
+    """Settings as JSON for a digest: without the fields that change no number."""
+    result = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.metadata.get("digest", True):
+            result[field.name] = settings_json(value) if dataclasses.is_dataclass(value) else value
+    return result
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The words of a comma-separated setting."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -1,18 +1,27 @@
-"""All m members at once, and the votes over them."""
+"""An ensemble: all m members at once, the votes over them, and what `fit` returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from bend_jax import devices, metrics
+from bend_jax import devices, metrics, storage
+from bend_jax import subset as subsets
+from bend_jax.checks import SettingsError
+from bend_jax.collect.collector import Checkpoints
 from bend_jax.split import Cut, cut
 from bend_jax.subset import Subset, insert
 from bend_jax.training import MEMORY
+
+BATCH = 500  # images a program
 
 
 def chunk_size(parts: Cut, memory: int = MEMORY) -> int:
@@ -116,3 +125,176 @@ def greedy_weights(likelihoods: Float[Array, "m n"], size: int) -> Float[Array, 
 def vote_probabilities(predictions: Int[Array, "m n"], num_classes: int) -> Float[Array, "n classes"]:
     """sBEND and aBEND as probabilities: (votes + 1/classes) / (m + 1), so that the NLL is finite."""
     return (metrics.counts(predictions, num_classes) + 1.0 / num_classes) / (predictions.shape[0] + 1.0)
+
+
+class Ensemble(flax.struct.PyTreeNode, eq=False):
+    """m members of one network that differ in a subset of its parameters. A pytree: `jax.jit`, `jax.vmap`, `jax.grad`
+    and `jax.device_put` take it.
+
+    apply(variables, images) -> logits [n, classes]: pure, in inference mode; variables: the base's; subset: the leaves
+    in which members differ; vectors: the members, [m, dim]; weights: of the members in the vote, all 1 but for
+    boosting's own checkpoints; temperature: of the vote; checkpoints: the vectors [k, dim] that the members were made
+    from, and their weights; image: shape and dtype of one image, None where they are not known.
+    """
+
+    apply: Callable[..., Any] = flax.struct.field(pytree_node=False)
+    variables: Any
+    subset: Subset = flax.struct.field(pytree_node=False)
+    vectors: Float[Array | np.ndarray, "m dim"]
+    weights: Float[Array | np.ndarray, " m"]
+    temperature: Any = 1.0
+    checkpoints: Any = None
+    image: Any = flax.struct.field(pytree_node=False, default=None)
+
+    def __repr__(self) -> str:
+        m, dim = self.vectors.shape[-2:]
+        return f"Ensemble({m} members of {dim} numbers in {len(self.subset.paths)} leaves: {self.subset.paths[0]} ...)"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether everything is the same: the function, the subset, and the bits of every array."""
+        if not isinstance(other, Ensemble):
+            return NotImplemented
+        mine, other_leaves = jax.tree.leaves(self), jax.tree.leaves(other)
+        same = jax.tree.structure(self) == jax.tree.structure(other)
+        return same and all(np.array_equal(x, y) for x, y in zip(mine, other_leaves, strict=True))
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def member_logits(self, images: Any) -> Any:
+        """[m, n, classes]: logits of every member, the frozen part of the network once an image. images: [n, ...], also
+        with n = 0.
+
+        Raises ValueError (SettingsError) for images of another shape than those that the ensemble was made with.
+        """
+        return _joined(list(self._batches(images)), axis=1)
+
+    def predict_proba(self, images: Any) -> Any:
+        """[n, classes]: the members' weighted vote after temperature scaling."""
+        weights = jnp.asarray(self.weights, jnp.float32)
+        votes = [weighted_vote(logits, weights) for logits in self._batches(images)]
+        return _joined([metrics.scale_temperature(vote, self.temperature) for vote in votes], axis=0)
+
+    def predict(self, images: Any) -> Any:
+        """[n]: the most probable label of `predict_proba`."""
+        return self.predict_proba(images).argmax(axis=1)
+
+    def _batches(self, images: Any) -> Iterator[Float[Array, "m n classes"]]:
+        """The members' logits on one batch of images after the other; inside a traced program on all at once."""
+        images = images if isinstance(images, jax.Array) else np.asarray(images)
+        self._check(images)
+        n, vectors = images.shape[0], jnp.asarray(self.vectors)
+        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((self, images)))
+        size = n if traced else min(BATCH, n)
+        if n == 0:
+            one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+            classes = jax.eval_shape(self.apply, self.variables, one).shape[1]
+            yield jnp.zeros((vectors.shape[0], 0, classes))
+            return
+        for begin in range(0, n, size):
+            first = min(begin, n - size)  # the last batch is filled up with images that were seen before
+            batch = jnp.asarray(images[first : first + size])
+            logits = member_logits(self.apply, self.variables, self.subset, vectors, batch)
+            yield logits[:, begin - first :]
+
+    def _check(self, images: Any) -> None:
+        """Raise SettingsError for images that are not like those of the training."""
+        if self.image is None or tuple(images.shape[1:]) == tuple(self.image.shape):
+            return
+        wanted = ", ".join(map(str, self.image.shape))
+        hint = "; one image needs a batch axis: images[None]" if images.shape == self.image.shape else ""
+        raise SettingsError(f"images must be [n, {wanted}]; they are {list(images.shape)}{hint}")
+
+    def save(self, directory: str | Path) -> None:
+        """Write the ensemble into a new folder, whole or not at all: variables/, members/, subset.json, ensemble.json,
+        and checkpoints/ where they are known.
+
+        Variables that are nested dicts of arrays are saved as they are, other trees as a list of their leaves, which
+        `load` puts back into the tree that it is given. Raises FileExistsError where the folder is there already.
+        """
+        path = Path(directory).absolute()
+        if path.exists():
+            raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
+        leaves = jax.tree.leaves(self.variables)
+        plain = _is_plain(self.variables)
+        content = {
+            "temperature": float(self.temperature),
+            "weights": [float(w) for w in self.weights],
+            "leaves": None if plain else len(leaves),
+            "classes": self.classes,
+            "image": None if self.image is None else [list(self.image.shape), str(self.image.dtype)],
+        }
+        with storage.publishing(path, {"stage": "ensemble"}) as partial_:
+            tree = self.variables if plain else {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
+            storage.save_tree(partial_.output / "variables", tree)
+            storage.save_tree(partial_.output / "members", {"vectors": self.vectors})
+            if self.checkpoints is not None:
+                storage.save_tree(partial_.output / "checkpoints", _without_none(self.checkpoints._asdict()))
+            storage.write_json(partial_.output / "subset.json", subsets.to_json(self.subset))
+            storage.write_json(partial_.output / "ensemble.json", content)
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the network tells apart; None where the image is not known."""
+        if self.image is None:
+            return None
+        one = jax.ShapeDtypeStruct((1, *self.image.shape), self.image.dtype)
+        return jax.eval_shape(self.apply, self.variables, one).shape[1]
+
+
+def _joined(parts: list[Array], axis: int) -> Any:
+    """The parts as one NumPy array; inside a traced program there is one part, which stays as it is."""
+    if isinstance(parts[0], Tracer):
+        return parts[0]
+    return np.concatenate([np.asarray(part) for part in parts], axis=axis)
+
+
+def _is_plain(tree: Any) -> bool:
+    """Whether a tree is nested dicts of arrays, which orbax restores without a target."""
+    if type(tree) is dict:
+        return all(isinstance(key, str) for key in tree) and all(_is_plain(value) for value in tree.values())
+    return isinstance(tree, jax.Array | np.ndarray)
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if value is not None}
+
+
+def load(directory: str | Path, apply: Callable[..., Any], variables: Any = None) -> Ensemble:
+    """The ensemble that `Ensemble.save` wrote, for the same pure `apply(variables, images) -> logits`.
+
+    variables: a tree of the same structure, needed where the saved ones were no nested dicts (a tuple, a FrozenDict,
+    the state of an NNX module); its values are not used. Raises FileNotFoundError where there is no ensemble,
+    DamagedError where a file is not what was written, SettingsError for an apply or a tree that does not fit.
+    """
+    path = Path(directory).absolute()
+    if not storage.is_complete(path):
+        raise FileNotFoundError(f"{path} holds no saved ensemble (no manifest.json)")
+    storage.verify(path, "restore this folder from a copy, or save the ensemble again")
+    content = storage.read_json(path / "ensemble.json")
+    saved = storage.load_tree(path / "variables")
+    if content.get("leaves") is not None:
+        leaves = [saved[str(i)] for i in range(content["leaves"])]
+        structure = jax.tree.structure(variables)
+        if structure.num_leaves != len(leaves):
+            raise SettingsError(
+                f"the saved variables are no nested dicts but a tree of {len(leaves)} leaves: load(directory, apply, "
+                f"variables=...) needs one of the same structure; a tree of {structure.num_leaves} leaves came"
+            )
+        saved = jax.tree.unflatten(structure, leaves)
+    checkpoints = storage.load_tree(path / "checkpoints") if (path / "checkpoints").exists() else None
+    image = content.get("image")
+    result = Ensemble(
+        apply,
+        saved,
+        subsets.from_json(storage.read_json(path / "subset.json")),
+        storage.load_tree(path / "members")["vectors"],
+        np.asarray(content["weights"]),
+        content["temperature"],
+        checkpoints and Checkpoints(checkpoints["vectors"], checkpoints.get("weights")),
+        image and jax.ShapeDtypeStruct(tuple(image[0]), image[1]),
+    )
+    if content.get("classes") not in (None, result.classes):
+        raise SettingsError(
+            f"the ensemble in {path} tells {content['classes']} classes apart; this apply gives {result.classes}"
+        )
+    return result

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+TEMPERATURES = (1 / 16, 16.0)  # the range of a fitted temperature
 TINY = 1e-12  # the least probability whose logarithm is taken
 DRAWS = 2000  # of a paired bootstrap
 
@@ -73,7 +74,7 @@ def _binned(
 
 @jax.jit
 def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
-    """The temperature in [1/16, 16] of least NLL on these (validation) images; see `scale_temperature`.
+    """The temperature in TEMPERATURES of least NLL on these (validation) images; see `scale_temperature`.
 
     The NLL is convex in 1/T, so golden-section search over log T finds the one minimum.
     """
@@ -89,8 +90,7 @@ def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array,
         go_left = loss(left) < loss(right)
         return jnp.where(go_left, low, left), jnp.where(go_left, right, high)
 
-    bound = jnp.log(16.0)
-    low, high = jax.lax.fori_loop(0, 40, narrow, (-bound, bound))
+    low, high = jax.lax.fori_loop(0, 40, narrow, tuple(jnp.log(jnp.float32(t)) for t in TEMPERATURES))
     return jnp.exp((low + high) / 2)
 
 

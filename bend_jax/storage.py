@@ -52,32 +52,33 @@ def is_complete(path: Path) -> bool:
     return (path / "manifest.json").is_file()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path, remedy: str = "") -> dict[str, Any]:
     """The manifest of a complete stage. Raises DamagedError where it cannot be read."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError) as error:
-        raise DamagedError(f"{path / 'manifest.json'} cannot be read ({error}); {_remedy(path)}") from None
+        raise DamagedError(f"{path / 'manifest.json'} cannot be read ({error}); {_remedy(path, remedy)}") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
-        raise DamagedError(f"{path / 'manifest.json'} is no manifest; {_remedy(path)}")
+        raise DamagedError(f"{path / 'manifest.json'} is no manifest; {_remedy(path, remedy)}")
     return manifest
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """Read the manifest and check the SHA-256 of every file. Raises DamagedError for one that differs or is missing."""
-    manifest = read_manifest(path)
+def verify(path: Path, remedy: str = "") -> dict[str, Any]:
+    """Read the manifest and check the SHA-256 of every file. Raises DamagedError for one that differs or is missing;
+    remedy: what its text advises, to delete the folder of a stage where nothing is said."""
+    manifest = read_manifest(path, remedy)
     for name, expected in manifest["sha256"].items():
         try:
             actual = _sha256(path / name)
         except OSError:
-            raise DamagedError(f"{path / name} is missing; {_remedy(path)}") from None
+            raise DamagedError(f"{path / name} is missing; {_remedy(path, remedy)}") from None
         if actual != expected:
-            raise DamagedError(f"{path / name} is damaged (its SHA-256 is not the manifest's); {_remedy(path)}")
+            raise DamagedError(f"{path / name} is damaged (its SHA-256 is not the manifest's); {_remedy(path, remedy)}")
     return manifest
 
 
-def _remedy(path: Path) -> str:
-    return f"delete {path} to have it computed again"
+def _remedy(path: Path, remedy: str) -> str:
+    return remedy or f"delete {path} to have it computed again"
 
 
 def _sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Variables = Any  # a tree of arrays, collections ("params", "batch_stats") first
+Variables = Any  # a tree of arrays, collections ("params", "batch_stats") first, or the parameters alone
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ def from_json(value: dict[str, Any]) -> Subset:
     return Subset(tuple(value["paths"]), tuple(tuple(s) for s in value["shapes"]))
 
 
+def has_collections(variables: Variables) -> bool:
+    """Whether the top level holds collections, "params" among them. A tree without that key (a list, Haiku's dict, an
+    Equinox module, the state of an NNX module) is as a whole the parameters."""
+    return isinstance(variables, Mapping) and "params" in variables
+
+
 def _name(entry: Any) -> str:
     """One step of a tree path as a word, whatever container it steps into."""
     for attribute in ("key", "idx", "name"):
@@ -52,8 +58,9 @@ def _name(entry: Any) -> str:
 def _leaves(variables: Variables) -> list[tuple[tuple[str, ...], Any]]:
     """(path components, leaf) of every leaf, in leaf order. Raises ValueError for a name given twice."""
     flat = jax.tree_util.tree_flatten_with_path(variables)[0]
+    first = () if has_collections(variables) else ("params",)
     # a key that holds dots itself is several components
-    leaves = [(tuple(".".join(_name(e) for e in path).split(".")), leaf) for path, leaf in flat]
+    leaves = [((*first, *".".join(_name(e) for e in path).split(".")), leaf) for path, leaf in flat]
     seen: set[str] = set()
     for path, _ in leaves:
         name = ".".join(path)
@@ -107,6 +114,12 @@ def select(variables: Variables, patterns: Sequence[str]) -> Subset:
         raise ValueError(f"patterns is a sequence of strings; one string came: {patterns!r}; write [{patterns!r}]")
     if not patterns:
         raise ValueError("no pattern was given: name at least one layer, or '*' for everything")
+    if isinstance(variables, Mapping) and "batch_stats" in variables and "params" not in variables:
+        raise ValueError(
+            f"the variables hold batch_stats and no params (their top level is "
+            f"{', '.join(map(str, variables))}): put the "
+            "parameters under the key params"
+        )
     leaves = _leaves(variables)
     collections = {path[0] for path, _ in leaves if len(path) > 1}
     for pattern in patterns:

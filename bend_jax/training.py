@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,32 +13,28 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import devices
-from bend_jax.checks import at_least, one_of, positive, share
+from bend_jax.checks import Settings, setting
 
 SCHEDULES = ("step", "cosine")
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(Settings):
     """Training of the base: SGD with coupled weight decay, as p-diff's release trains it."""
 
-    epochs: int = 100  # passes over the training images
-    batch: int = 64  # images a step
-    lr: float = 0.1  # learning rate at the start, after the warm-up
-    momentum: float = 0.9  # of SGD
-    nesterov: bool = False  # whether that momentum looks ahead
-    weight_decay: float = 5e-4  # coupled: added to the gradient, as PyTorch's SGD does
-    schedule: str = "step"  # of the learning rate: steps at the milestones, or half a cosine
-    milestones: tuple[int, ...] = (30, 60, 90)  # epochs after which the step schedule multiplies by decay
-    decay: float = 0.2  # what the step schedule multiplies by
-    warmup: int = 0  # epochs of linear warm-up
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "epochs", "batch")
-        at_least(self, 0, "weight_decay", "warmup")
-        positive(self, "lr", "decay")
-        share(self, "momentum")
-        one_of(self, "schedule", SCHEDULES)
+    epochs: int = setting("passes over the training images", default=100, least=1)
+    batch: int = setting("images a step", default=64, least=1)
+    lr: float = setting("learning rate at the start, after the warm-up", default=0.1, above=0)
+    momentum: float = setting("of SGD", default=0.9, least=0, below=1)
+    nesterov: bool = setting("whether that momentum looks ahead", default=False)
+    weight_decay: float = setting("coupled: added to the gradient, as PyTorch's SGD does", default=5e-4, least=0)
+    schedule: str = setting(
+        "of the learning rate: steps at the milestones, or half a cosine", default="step", choices=SCHEDULES
+    )
+    milestones: tuple[int, ...] = setting(
+        "epochs after which the step schedule multiplies by decay", default=(30, 60, 90)
+    )
+    decay: float = setting("what the step schedule multiplies by", default=0.2, above=0)
+    warmup: int = setting("epochs of linear warm-up", default=0, least=0)
 
 
 SEGMENT = 100  # steps of the base between two checks and saves, at most
@@ -80,7 +75,7 @@ class NonFiniteError(FloatingPointError):
         self.name, self.what, self.step = name, what, step
 
 
-class Watch(NamedTuple):
+class Callbacks(NamedTuple):
     """What a running training tells its surroundings; the default keeps silent.
 
     resume(name, state, steps) -> state: the last saved one, or the one given; segment(name, state, losses): after each
@@ -95,7 +90,7 @@ class Watch(NamedTuple):
     mesh: Mesh | None = None
 
 
-SILENT = Watch()
+SILENT = Callbacks()
 
 
 class State(NamedTuple):
@@ -164,18 +159,18 @@ def train(
     steps: int,
     segment: int,
     longest: int | None = None,
-    watch: Watch = SILENT,
+    callbacks: Callbacks = SILENT,
     after: Callable[[State, Any], State] | None = None,
     stopped: Callable[[State], bool] = lambda state: False,
 ) -> State:
-    """Run `step` until `steps`, in segments of `segment` steps, from the state that `watch.resume` gives.
+    """Run `step` until `steps`, in segments of `segment` steps, from the state that `callbacks.resume` gives.
 
     longest: a segment of more steps is run in parts of so many, with a look at the losses and a save after each;
     after(state, data): jitted at each segment's end (save a vector, look at held-out loss); stopped(state): whether to
     end early. Raises NonFiniteError where a loss or a gradient is not finite.
     """
-    state = devices.like(watch.resume(name, state, steps), state)  # a copy: its buffers are donated
-    run = _segment_runner(name, step, state, data, watch)
+    state = devices.like(callbacks.resume(name, state, steps), state)  # a copy: its buffers are donated
+    run = _segment_runner(name, step, state, data, callbacks)
     finish = jax.jit(after, donate_argnums=0, out_shardings=devices.shardings(state)) if after else None
     done = int(state.step)
     while done < steps and not stopped(state):
@@ -187,14 +182,14 @@ def train(
         if finish and length == left:
             state = finish(state, data)
         done += length
-        watch.segment(name, state, losses)
+        callbacks.segment(name, state, losses)
     return state
 
 
 Runner = Callable[[State, Any, int], tuple[State, np.ndarray, np.ndarray]]
 
 
-def _segment_runner(name: str, step: Step, state: State, data: Any, watch: Watch) -> Runner:
+def _segment_runner(name: str, step: Step, state: State, data: Any, callbacks: Callbacks) -> Runner:
     """How a segment runs on this machine.
 
     On CPU a step with the gradient of a convolution is 7 to 35 times slower inside `lax.scan` than called from
@@ -203,12 +198,12 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, watch: Watch
     """
     started = time.perf_counter()
     kept = devices.shardings(state)
-    out = None if kept is None else (kept, devices.everywhere(watch.mesh))  # losses are the same on all devices
+    out = None if kept is None else (kept, devices.everywhere(callbacks.mesh))  # losses are the same on all devices
     jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
     traced = jitted.trace(state, data)
     if jax.default_backend() == "cpu" and "conv_general_dilated" in _primitives(traced.jaxpr.jaxpr):
         one = traced.lower().compile()
-        watch.compiled(name, time.perf_counter() - started)
+        callbacks.compiled(name, time.perf_counter() - started)
 
         def loop(state: State, data: Any, length: int) -> tuple[State, np.ndarray, np.ndarray]:
             results = []
@@ -230,7 +225,7 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, watch: Watch
                 return jax.lax.scan(lambda carry, _: jitted(carry, data), state, length=length)
 
             programs[length] = jax.jit(body, donate_argnums=0, out_shardings=out).lower(state, data).compile()
-            watch.compiled(name, time.perf_counter() - started)
+            callbacks.compiled(name, time.perf_counter() - started)
         state, results = programs[length](state, data)
         losses, norms = jax.device_get(results)
         return state, losses, norms
@@ -310,11 +305,17 @@ def _once(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def train_base(
-    model: Model, examples: Examples, key: Key[Array, ""], settings: Base, *, name: str = "base", watch: Watch = SILENT
+    model: Model,
+    examples: Examples,
+    key: Key[Array, ""],
+    settings: Base,
+    *,
+    name: str = "base",
+    callbacks: Callbacks = SILENT,
 ) -> dict[str, Any]:
     """Train the backbone from scratch; returns its variables after the last epoch (no selection on any split).
 
-    name: of the training, to `watch`.
+    name: of the training, to `callbacks`.
     """
     assert model.init is not None
     assert model.train_apply is not None
@@ -324,12 +325,12 @@ def train_base(
     key_init, key_order, key_steps = jax.random.split(key, 3)
     variables = _once(model.init)(key_init)
     data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
-    data = devices.place(data, watch.mesh)
+    data = devices.place(data, callbacks.mesh)
 
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(data["order"], step, extra["order"], settings.batch)
         keys = jax.random.split(key, settings.batch + 1)
-        images = examples.view(*devices.split_rows((keys[1:], data["images"][index]), watch.mesh))
+        images = examples.view(*devices.split_rows((keys[1:], data["images"][index]), callbacks.mesh))
         logits, new = train_apply({**extra["rest"], "params": params}, images, keys[0])
         rest = {name: value for name, value in new.items() if name != "params"}
         return jnp.mean(cross_entropy(logits, data["labels"][index])), {"rest": rest, "order": order}
@@ -338,7 +339,7 @@ def train_base(
     rate = schedule(settings, per_epoch)
     optimizer = sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov)
     state = start(variables["params"], optimizer, {"rest": rest, "order": jnp.zeros(n, jnp.int32)})
-    state = devices.place(state, watch.mesh)
+    state = devices.place(state, callbacks.mesh)
     state = train(
         name,
         make_step(loss, optimizer),
@@ -346,6 +347,6 @@ def train_base(
         data,
         steps=settings.epochs * per_epoch,
         segment=min(per_epoch, SEGMENT),
-        watch=watch,
+        callbacks=callbacks,
     )
     return {"params": state.params, **state.extra["rest"]}

@@ -76,7 +76,7 @@ import bend_jax
 bootstrap = bend_jax.Bootstrap(k=20, epochs=3, lr=0.5)
 given = {"subset": "norm1,head", "collect": bootstrap, "members": 100, "validation": validation}
 ensemble = bend_jax.fit(apply, variables, *train, generate=bend_jax.Bend(), **given)
-print(f"{len(ensemble.vectors)} members of {ensemble.chosen.dim} numbers each: {', '.join(ensemble.chosen.paths)}")
+print(f"{len(ensemble.vectors)} members of {ensemble.subset.dim} numbers each: {', '.join(ensemble.subset.paths)}")
 print(f"temperature of the vote {ensemble.temperature:.2f}, of the base {temperature:.2f}")
 show("ensemble of generated members", ensemble.predict_proba(test[0]))
 

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bend_jax import devices, ensemble, models, training
-from bend_jax.collect import COLLECT, Collector
+from bend_jax.collect import COLLECTORS, Collector
 from bend_jax.collect.boosting import Boosting
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.cyclical import Cyclical
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.evaluate import predict
 from bend_jax.subset import flatten, select
-from bend_jax.training import Base, Examples, Model, Watch
+from bend_jax.training import Base, Callbacks, Examples, Model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 N, BATCH = 18, 8  # 18 images fill no 4 devices evenly
@@ -75,7 +75,7 @@ def members(pattern: str, m: int, chunk: int | None) -> Callable[[Any], Any]:
 def one_step(mesh: Any) -> Any:
     """A step of the base."""
     settings = Base(epochs=1, batch=16, lr=0.1, milestones=())
-    return training.train_base(MODEL, EXAMPLES, jax.random.key(3), settings, watch=Watch(mesh=mesh))
+    return training.train_base(MODEL, EXAMPLES, jax.random.key(3), settings, callbacks=Callbacks(mesh=mesh))
 
 
 def collected(name: str, pattern: str, settings: Collector, memory: int = 2**30) -> Callable[[Any], Any]:
@@ -83,8 +83,12 @@ def collected(name: str, pattern: str, settings: Collector, memory: int = 2**30)
     chosen = select(VARIABLES, [pattern])
 
     def work(mesh: Any) -> Any:
-        watch = Watch(mesh=mesh, memory=memory)
-        return COLLECT[name](MODEL, VARIABLES, chosen, EXAMPLES, jax.random.key(4), settings, watch=watch).vectors
+        callbacks = Callbacks(mesh=mesh, memory=memory)
+        return (
+            COLLECTORS[name]
+            .collect(MODEL, VARIABLES, chosen, EXAMPLES, jax.random.key(4), settings, callbacks=callbacks)
+            .vectors
+        )
 
     return work
 
@@ -95,14 +99,14 @@ def count_operations() -> Iterator[dict[str, list[float]]]:
     counts: dict[str, list[float]] = {}
     runner = training._segment_runner
 
-    def count(name: str, step: Any, state: Any, data: Any, watch: Watch) -> Any:
+    def count(name: str, step: Any, state: Any, data: Any, callbacks: Callbacks) -> Any:
         out = devices.shardings(state)
-        both = None if out is None else (out, devices.everywhere(watch.mesh))
+        both = None if out is None else (out, devices.everywhere(callbacks.mesh))
         compiled = jax.jit(step, out_shardings=both).lower(state, data).compile()
         analysis = compiled.cost_analysis()
         assert analysis
         counts.setdefault(name, []).append(analysis["flops"])
-        return runner(name, step, state, data, watch)
+        return runner(name, step, state, data, callbacks)
 
     training._segment_runner = count
     yield counts

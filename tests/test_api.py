@@ -29,10 +29,10 @@ from bend_jax.generate.bend import Bend
 from bend_jax.generate.diffusion import Diffusion
 from bend_jax.generate.identity import Identity
 from bend_jax.storage import DamagedError
-from bend_jax.training import Base, Watch
+from bend_jax.training import Base, Callbacks
 
 ROOT = Path(__file__).parents[1]
-QUICK = Bend(Autoencoder(steps=20, latent=4, hidden=16), Diffusion(steps=20, width=8, blocks=1))
+QUICK = Bend(autoencoder=Autoencoder(steps=20, latent=4, hidden=16), diffusion=Diffusion(steps=20, width=8, blocks=1))
 
 
 def apply(variables: Any, images: Any) -> Any:
@@ -145,7 +145,7 @@ def test_boosting_votes_with_its_weights_and_generated_members_without(tmp_path:
         ({"collect": Independent(k=2, base=Base(batch=16))}, r"the subset '\*'"),
         ({"subset": "*", "collect": Independent(k=2, base=Base(batch=16))}, r"train_apply\(variables"),
         ({"collect": McBn(k=2, batch=16)}, "batch_stats"),
-        ({"watch": Watch(memory=100)}, "2,376 bytes, and 100 are allowed"),
+        ({"callbacks": Callbacks(memory=100)}, "2,376 bytes, and 100 are allowed"),
         ({"generate": Average16()}, "means of 16 checkpoints, and there are k=8"),
         ({"collect": Boosting(k=7, batch=16), "generate": Identity()}, "members=6 do not match boosting's 7 weights"),
         ({"validation": (np.zeros((3, 5), np.float32), np.array([0, 1, 7]))}, "from 0 to 7; apply gives 3 classes"),

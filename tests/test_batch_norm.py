@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from bend_jax.api import collect_checkpoints
 from bend_jax.batch_norm import batch_statistics, recompute
 from bend_jax.checks import SettingsError
-from bend_jax.collect import COLLECT, COLLECTORS, mc_bn, trajectory
+from bend_jax.collect import mc_bn, trajectory
 from bend_jax.collect.boosting import Boosting
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.cyclical import Cyclical
@@ -222,7 +223,6 @@ def test_frozen_statistics_give_other_vectors_than_drifting_ones() -> None:
 def test_statistics_that_move_need_a_train_apply(patterns: str, settings: Any) -> None:
     """One line that says so, before anything is trained."""
     model, variables, subset, examples = dense(patterns)
-    collect = next(COLLECT[name] for name, kind in COLLECTORS.items() if isinstance(settings, kind))
     with pytest.raises(SettingsError, match=r"train_apply\(variables, images, key\)") as error:
-        collect(model._replace(train_apply=None), variables, subset, examples, jax.random.key(0), settings)
+        collect_checkpoints(model._replace(train_apply=None), variables, examples, subset=subset, collect=settings)
     assert "\n" not in str(error.value)

@@ -12,7 +12,7 @@ from benchmarks import check, collect, common, compilation, cost, generate, memb
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.generate.autoencoder import Autoencoder
-from bend_jax.run.cost import Operations, flops
+from bend_jax.operations import Operations, flops
 
 # a suffix of a tenth of the forward pass; a step of the base is three passes, one of the suffix two of its own
 OPS = Operations(forward=10.0, step=30.0, suffix=1.0, suffix_step=2.0, parts=None)  # pyright: ignore[reportArgumentType]

@@ -13,7 +13,7 @@ import pytest
 
 from bend_jax import models
 from bend_jax.checks import SettingsError
-from bend_jax.collect import COLLECT, COLLECTORS, bootstrap, trajectory
+from bend_jax.collect import bootstrap, trajectory
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.frozen_features import optimizer
 from bend_jax.collect.trajectory import Trajectory
@@ -159,7 +159,7 @@ def fine_tune(
 
 
 def too_little(subset: Subset, k: int) -> Any:
-    """A watch with memory for k vectors, and for no cache and no second member."""
+    """A callbacks with memory for k vectors, and for no cache and no second member."""
     return SILENT._replace(memory=8 * subset.dim * k)
 
 
@@ -168,8 +168,8 @@ def test_a_trajectory_is_plain_fine_tuning_of_the_subset(problem: Any, is_cached
     """The same vectors as uncached training on the same views, to 1e-4, saved after every epoch."""
     settings = Trajectory(k=3, views=2, batch=BATCH, cache_dtype="float32", lr=0.1)
     key = jax.random.key(5)
-    watch = SILENT if is_cached else too_little(problem[2], 3)
-    found = trajectory.collect(*problem, key, settings, watch=watch)
+    callbacks = SILENT if is_cached else too_little(problem[2], 3)
+    found = trajectory.collect(*problem, key, settings, callbacks=callbacks)
     assert found.weights is None
     expected = fine_tune(problem, jax.random.split(key, 3), settings, momentum_sgd(settings), 3)
     np.testing.assert_allclose(found.vectors, list(expected), atol=1e-4)
@@ -187,7 +187,7 @@ def test_a_narrow_cache_is_close_to_a_wide_one(problem: Any) -> None:
         *problem,
         key,
         Trajectory(k=2, views=2, batch=BATCH, cache_dtype="bfloat16", lr=0.1),
-        watch=too_little(problem[2], 2),
+        callbacks=too_little(problem[2], 2),
     ).vectors
     assert 0 < float(jnp.abs(wide - narrow).max()) < 0.02
     np.testing.assert_allclose(narrow, streamed, atol=1e-4)
@@ -205,8 +205,8 @@ def test_each_bootstrap_is_trained_as_if_alone(problem: Any, fits: bool) -> None
     settings = Bootstrap(k=3, views=2, batch=BATCH, cache_dtype="float32", epochs=2, lr=0.1)
     key = jax.random.key(6)
     total: list[int] = []
-    watch = (SILENT if fits else too_little(problem[2], 3))._replace(resume=record(total))
-    found = bootstrap.collect(*problem, key, settings, watch=watch)
+    callbacks = (SILENT if fits else too_little(problem[2], 3))._replace(resume=record(total))
+    found = bootstrap.collect(*problem, key, settings, callbacks=callbacks)
     counts = np.asarray(bootstrap.resamples(jax.random.split(key, 5)[3], 3, N), np.float32)
     expected = [alone(problem, key, settings, weigh=lambda index, c=c: c[index]) for c in counts]
     np.testing.assert_allclose(found.vectors, expected, atol=1e-4)
@@ -215,7 +215,7 @@ def test_each_bootstrap_is_trained_as_if_alone(problem: Any, fits: bool) -> None
 
 
 def record(total: list[int]) -> Callable[[str, Any, int], Any]:
-    """A watch's resume that notes how many steps a training has: those of a chunk times the chunks."""
+    """A callbacks's resume that notes how many steps a training has: those of a chunk times the chunks."""
 
     def resume(name: str, state: Any, steps: int) -> Any:
         total.append(steps)
@@ -238,8 +238,8 @@ def test_chunks_that_do_not_divide_k(problem: Any) -> None:
     # room for the cache and for two members a step
     memory = 2 * 3 * BATCH * one.suffix_bytes + N * one.feature_bytes
     total: list[int] = []
-    watch = SILENT._replace(memory=memory, resume=record(total))
-    parts = bootstrap.collect(*problem, key, settings, watch=watch)
+    callbacks = SILENT._replace(memory=memory, resume=record(total))
+    parts = bootstrap.collect(*problem, key, settings, callbacks=callbacks)
     np.testing.assert_allclose(whole.vectors, parts.vectors, atol=1e-5)
     assert total == [3 * STEPS]
 
@@ -276,7 +276,7 @@ def test_members_with_a_convolution_kernel_are_trained_one_at_a_time() -> None:
     """Whatever fits the memory; each equals plain training alone."""
     settings = Bootstrap(k=2, views=2, batch=BATCH, epochs=2, lr=0.1)
     key, net, total = jax.random.key(6), convolutional(), list[int]()
-    found = bootstrap.collect(*net, key, settings, watch=SILENT._replace(resume=record(total)))
+    found = bootstrap.collect(*net, key, settings, callbacks=SILENT._replace(resume=record(total)))
     counts = np.asarray(bootstrap.resamples(jax.random.split(key, 5)[3], 2, N), np.float32)
     expected = [alone(net, key, settings, weigh=lambda index, c=c: c[index]) for c in counts]
     np.testing.assert_allclose(found.vectors, expected, atol=1e-4)
@@ -376,11 +376,6 @@ def test_fresh_members_start_from_fresh_statistics() -> None:
         assert float(jnp.abs(jnp.stack(means)).max()) < 10
 
 
-def test_every_collector_of_the_settings_has_its_file() -> None:
-    """The table and the settings name the same ones."""
-    assert set(COLLECT) == set(COLLECTORS)
-
-
 def test_padding_members_do_no_harm_to_a_network_undefined_at_zero() -> None:
     """Chunks that k does not fill are padded with copies of a start, not with zeros: w / |w| has none there."""
     x = jax.random.normal(jax.random.key(0), (N, 5))
@@ -390,6 +385,6 @@ def test_padding_members_do_no_harm_to_a_network_undefined_at_zero() -> None:
     examples = Examples(x, jnp.arange(N, dtype=jnp.int32) % 3, lambda keys, images: images, lambda images: images)
     settings = Bootstrap(k=5, views=1, batch=BATCH, epochs=1, lr=0.1)
     for memory in (2**30, 4 * N * 5 + 9000, 4 * N * 5 + 5000):
-        watch = SILENT._replace(memory=memory)
-        found = bootstrap.collect(model, variables, subset, examples, jax.random.key(0), settings, watch=watch)
+        callbacks = SILENT._replace(memory=memory)
+        found = bootstrap.collect(model, variables, subset, examples, jax.random.key(0), settings, callbacks=callbacks)
         assert np.isfinite(np.asarray(found.vectors)).all()

@@ -295,8 +295,8 @@ def test_independent_trainings_are_the_base_and_others_by_its_recipe() -> None:
     settings = Independent(k=3, base=Base(epochs=2, batch=BATCH, lr=0.05, milestones=(1,)))
     model, variables, subset, examples = dense("*")
     key, names = jax.random.key(9), list[str]()
-    watch = SILENT._replace(segment=lambda name, state, losses: names.append(name))
-    found = independent.collect(model, variables, subset, examples, key, settings, watch=watch).vectors
+    callbacks = SILENT._replace(segment=lambda name, state, losses: names.append(name))
+    found = independent.collect(model, variables, subset, examples, key, settings, callbacks=callbacks).vectors
     np.testing.assert_array_equal(found[0], flatten(subset, variables))
     for i in (1, 2):
         trained = train_base(model, examples, jax.random.fold_in(key, i), settings.base)
@@ -333,18 +333,18 @@ def test_independent_refuses_what_it_cannot_train() -> None:
 )
 def test_a_resumed_collector_gives_the_same_bits(collect: Any, settings: Any, patterns: Any, monkeypatch: Any) -> None:
     """From states in the middle of an epoch and at its end, as they come back from a disk."""
-    monkeypatch.setattr(importlib.import_module("bend_jax.collect.chain"), "SEGMENT", 2)
+    monkeypatch.setattr(importlib.import_module("bend_jax.collect.fine_tuning"), "SEGMENT", 2)
     net, key, saved = dense(*patterns), jax.random.key(4), list[Any]()
 
     def keep(name: str, state: Any, losses: Any) -> None:
         saved.append(jax.tree.map(np.array, state))
 
-    whole = collect(*net, key, settings, watch=SILENT._replace(segment=keep))
+    whole = collect(*net, key, settings, callbacks=SILENT._replace(segment=keep))
     steps = [int(state.step) for state in saved]
     assert steps[:4] == [2, 3, 5, 6]
     for state in (saved[0], saved[3], saved[-2]):
-        watch = SILENT._replace(resume=lambda name, given, steps, state=state: state)
-        again = collect(*net, key, settings, watch=watch)
+        callbacks = SILENT._replace(resume=lambda name, given, steps, state=state: state)
+        again = collect(*net, key, settings, callbacks=callbacks)
         jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 
@@ -359,10 +359,10 @@ def run_quadratic(longest: int | None, begin: State | None = None) -> tuple[Stat
         return state._replace(extra=state.extra.at[state.step].add(1), params=state.params * 0.9)
 
     state = begin or start(jnp.zeros(4), tx, jnp.zeros(12, jnp.int32))
-    watch = SILENT._replace(segment=lambda name, state, losses: saved.append(jax.tree.map(np.array, state)))
+    callbacks = SILENT._replace(segment=lambda name, state, losses: saved.append(jax.tree.map(np.array, state)))
     data = {"target": jnp.arange(4.0), "key": jax.random.key(0)}
     step = make_step(loss, tx)
-    state = train("test", step, state, data, steps=11, segment=4, longest=longest, watch=watch, after=after)
+    state = train("test", step, state, data, steps=11, segment=4, longest=longest, callbacks=callbacks, after=after)
     return state, saved
 
 

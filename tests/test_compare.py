@@ -1,5 +1,6 @@
 """Comparisons: rows are checked before anything runs, share their stages, and say what they cost and differ by."""
 
+from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bend_jax import collect, storage
+from bend_jax import storage
 from bend_jax.checks import SettingsError
 from bend_jax.data import sources, splits
 from bend_jax.report import comparison
@@ -141,11 +142,13 @@ def test_the_collector_alone_sees_the_unseen_images(tmp_path: Path, monkeypatch:
     _, s = prepared(tmp_path, "mean", N // 2)
     assert s.dataset.unseen is not None
     monkeypatch.setattr(stages.training, "train_base", seen)
-    monkeypatch.setitem(collect.COLLECT, "trajectory", lambda model, variables, chosen, *rest, **_: seen(model, *rest))
+    own = replace(s.config.collect.algorithm, collect=lambda model, variables, chosen, *rest, **_: seen(model, *rest))
+    s = s._replace(config=replace(s.config, collect=replace(s.config.collect, algorithm=own)))
     monkeypatch.setattr(stages.storage, "load_tree", lambda _: {})
     for stage, expected in ((stages.base, s.dataset.train), (stages.collect, s.dataset.unseen)):
         with pytest.raises(SeenError) as error:
             stage(s, stages.Task({"base": tmp_path}, tmp_path, SILENT, Clock({}, {}, {}, {})))
+        assert expected is not None
         np.testing.assert_array_equal(error.value.args[0].images, expected.images)
     with pytest.raises(SettingsError, match="share no base"):
         prepared(tmp_path, "mean", N // 2, collect__name="independent", collect__subset="*")

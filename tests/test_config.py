@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from bend_jax import checks
-from bend_jax.checks import SettingsError
+from bend_jax.checks import SettingsError, settings_json
 from bend_jax.collect import COLLECTORS
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.frozen_features import FineTuning
@@ -24,7 +24,7 @@ from bend_jax.generate import GENERATORS
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.diffusion import Diffusion, alpha_bar
-from bend_jax.run.config import Backbone, Collect, Compute, Config, Generate, parse, settings_json
+from bend_jax.run.config import Backbone, Collect, Compute, Config, Generate, parse
 from bend_jax.training import Base
 
 ROOT = Path(__file__).parent.parent

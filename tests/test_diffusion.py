@@ -11,7 +11,7 @@ import pytest
 from bend_jax.checks import SettingsError
 from bend_jax.generate import diffusion
 from bend_jax.generate.diffusion import Diffusion
-from bend_jax.training import SILENT, Watch
+from bend_jax.training import SILENT, Callbacks
 
 DRAWS = 20_000
 sample = jax.jit(diffusion.sample, static_argnames=("m", "latent", "settings"))
@@ -137,9 +137,9 @@ def test_the_first_loss_of_each_prediction_is_the_expected_one() -> None:
     latents, first = jax.random.normal(jax.random.key(0), (19, 32)), {}
     latents = (latents - latents.mean()) / latents.std()
     for prediction in ("eps", "v"):
-        watch = Watch(segment=lambda name, state, losses, p=prediction: first.update({p: float(losses[0])}))
+        callbacks = Callbacks(segment=lambda name, state, losses, p=prediction: first.update({p: float(losses[0])}))
         settings = Diffusion(prediction=prediction, steps=1, batch=10_000, width=8, blocks=1)
-        diffusion.fit(latents, jax.random.key(1), settings, watch)
+        diffusion.fit(latents, jax.random.key(1), settings, callbacks)
     assert first["v"] == pytest.approx(1.0, abs=0.02)
     assert first["eps"] == pytest.approx(float(diffusion.tables(Diffusion()).alpha_bar.mean()), abs=0.01)
 

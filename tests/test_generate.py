@@ -12,9 +12,7 @@ import pytest
 from bend_jax import metrics
 from bend_jax.checks import SettingsError
 from bend_jax.generate import (
-    GENERATE,
     GENERATORS,
-    KNOBS,
     autoencoder,
     bend,
     convolutional,
@@ -36,7 +34,7 @@ from bend_jax.generate.noise import Noise
 from bend_jax.generate.random_latent import RandomLatent
 from bend_jax.generate.reconstruction import Reconstruction
 from bend_jax.generate.resample import Resample
-from bend_jax.training import SILENT, NonFiniteError, Watch
+from bend_jax.training import SILENT, Callbacks, NonFiniteError
 
 PCA = Autoencoder(kind="pca")
 UNTRAINED = Diffusion(steps=1, lr=1e-30, width=8, blocks=1)  # the exact denoiser of N(0, I)
@@ -151,9 +149,9 @@ def test_convolutions_train() -> None:
     """The loss starts at the vectors' mean square, 1, and falls below what their mean alone would leave."""
     t = jnp.linspace(0.0, 6.0, 100)[None] + jnp.linspace(0.0, 3.0, 10)[:, None]
     vectors, losses = jnp.sin(t) / jnp.std(jnp.sin(t)), []
-    watch = Watch(segment=lambda name, state, found: losses.extend(found))
+    callbacks = Callbacks(segment=lambda name, state, found: losses.extend(found))
     settings = Autoencoder(kind="conv", fold=3, steps=300, lr=1e-2, latent_noise=1e-3)
-    coder = autoencoder.fit(vectors, jax.random.key(0), settings, watch)
+    coder = autoencoder.fit(vectors, jax.random.key(0), settings, callbacks)
     assert losses[0] == pytest.approx(float(jnp.mean(vectors**2)), rel=1e-3)
     assert losses[-1] < 0.5 * float(jnp.var(vectors, axis=0).mean())
     latents = jax.eval_shape(lambda: autoencoder.encode(coder, vectors, settings))
@@ -206,12 +204,14 @@ def test_noised_latents_have_the_noise_of_the_training() -> None:
     np.testing.assert_allclose(found, white, atol=1e-3)
     noise = np.asarray(bend.noised(fitted, jax.random.key(1), vectors) - found)
     assert noise.std() == pytest.approx(0.3, abs=4 * 0.3 / np.sqrt(2 * noise.size))
-    assert [name for name, module in GENERATE.items() if hasattr(module, "encode")] == ["bend"]
+    assert [name for name, module in GENERATORS.items() if module.encode] == ["bend"]
 
 
 def test_sampling_is_a_function_of_its_key() -> None:
     """The same key gives the same members, another key others."""
-    fitted = bend.fit(checkpoints(), jax.random.key(1), Bend(Autoencoder(steps=20), Diffusion(steps=20)))
+    fitted = bend.fit(
+        checkpoints(), jax.random.key(1), Bend(autoencoder=Autoencoder(steps=20), diffusion=Diffusion(steps=20))
+    )
     first, again, other = (bend.sample(fitted, jax.random.key(i), 4) for i in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 0
@@ -278,18 +278,18 @@ def test_members_have_the_moments_of_the_formula(case: str) -> None:
     """Of a finite population of k checkpoints, whose covariance is over k."""
     name, settings, k, covariance_of = EXPECTED[case]
     vectors = few(k)
-    fitted = GENERATE[name].fit(vectors, jax.random.key(1), settings)
-    members = GENERATE[name].sample(fitted, jax.random.key(2), 4000 if name == "bend" else 20_000)
+    fitted = GENERATORS[name].fit(vectors, jax.random.key(1), settings)
+    members = GENERATORS[name].sample(fitted, jax.random.key(2), 4000 if name == "bend" else 20_000)
     exact = np.asarray(vectors, np.float64)
     assert_moments(members, exact.mean(0), covariance_of(np.cov(exact.T, bias=True)))
 
 
-@pytest.mark.parametrize("name", KNOBS)
+@pytest.mark.parametrize("name", [name for name, generator in GENERATORS.items() if generator.knob])
 def test_the_knob_is_a_leaf_and_needs_neither_a_fit_nor_a_trace(name: str) -> None:
     """Members at 0.5 are those at 1 half as far from the mean, and 0 is the mean (all maps here are linear)."""
     coder = {"autoencoder": PCA} if name in ("bend", "random_latent") else {}
-    settings = GENERATORS[name](**coder, **({"diffusion": UNTRAINED} if name == "bend" else {}))
-    vectors, module = few(6), GENERATE[name]
+    settings = type(GENERATORS[name].settings)(**coder, **({"diffusion": UNTRAINED} if name == "bend" else {}))
+    vectors, module = few(6), GENERATORS[name]
     fitted = module.fit(vectors, jax.random.key(1), settings)
     traces = []
 
@@ -299,33 +299,33 @@ def test_the_knob_is_a_leaf_and_needs_neither_a_fit_nor_a_trace(name: str) -> No
         return module.sample(fitted, key, 3)
 
     whole, half, none = (
-        sample(fitted.replace(**{KNOBS[name]: jnp.float32(v)}), jax.random.key(2)) for v in (1.0, 0.5, 0.0)
+        sample(fitted.replace(**{GENERATORS[name].knob: jnp.float32(v)}), jax.random.key(2)) for v in (1.0, 0.5, 0.0)
     )
     np.testing.assert_allclose(sample(fitted, jax.random.key(2)), whole, rtol=1e-6)
     assert len(traces) == 1
     mean = vectors.mean(0)[None]
     np.testing.assert_allclose(half - mean, (whole - mean) / 2, atol=1e-4)
     np.testing.assert_allclose(none, jnp.broadcast_to(mean, (3, 4)), atol=1e-4)
-    np.testing.assert_array_equal(getattr(fitted, KNOBS[name]), jnp.float32(1.0))
+    np.testing.assert_array_equal(getattr(fitted, GENERATORS[name].knob), jnp.float32(1.0))
 
 
 def test_average_is_one_member_whatever_was_asked_for() -> None:
     """The mean."""
     vectors = few(6)
-    fitted = GENERATE["average"].fit(vectors, jax.random.key(0), Average())
-    members = GENERATE["average"].sample(fitted, jax.random.key(0), 25)
+    fitted = GENERATORS["average"].fit(vectors, jax.random.key(0), Average())
+    members = GENERATORS["average"].sample(fitted, jax.random.key(0), 25)
     np.testing.assert_allclose(members, vectors.mean(0)[None], rtol=1e-6)
 
 
 def test_average16_says_what_it_needs() -> None:
     """15 checkpoints are too few."""
     with pytest.raises(SettingsError, match="means of 16 checkpoints, and there are k=15"):
-        GENERATE["average16"].fit(few(15), jax.random.key(0), Average16())
+        GENERATORS["average16"].fit(few(15), jax.random.key(0), Average16())
 
 
 def test_resampled_members_are_checkpoints() -> None:
     """Each of them one, and all come."""
-    members = GENERATE["resample"].sample(few(6), jax.random.key(0), 200)
+    members = GENERATORS["resample"].sample(few(6), jax.random.key(0), 200)
     found = {tuple(row) for row in np.asarray(members).tolist()}
     assert found == {tuple(row) for row in np.asarray(few(6)).tolist()}
 
@@ -333,7 +333,7 @@ def test_resampled_members_are_checkpoints() -> None:
 def test_reconstruction_goes_through_the_autoencoder() -> None:
     """An exact one gives what `identity` takes; one of a single component the points on its line."""
     vectors = few(6)
-    module, key = GENERATE["autoencoder"], jax.random.key(0)
+    module, key = GENERATORS["autoencoder"], jax.random.key(0)
     fitted = module.fit(vectors, key, Reconstruction(PCA))
     for m in (3, 6, 9):
         np.testing.assert_allclose(module.sample(fitted, key, m), identity.sample(vectors, key, m), atol=1e-4)
@@ -350,8 +350,8 @@ def test_two_checkpoints_are_enough(name: str, same: bool) -> None:
     parts["autoencoder"] = {"autoencoder": coder}
     vectors = checkpoints(k=2)
     vectors = vectors[:1].repeat(2, axis=0) if same else vectors
-    fitted = GENERATE[name].fit(vectors, jax.random.key(1), GENERATORS[name](**parts.get(name, {})))
-    members = GENERATE[name].sample(fitted, jax.random.key(2), 3)
+    fitted = GENERATORS[name].fit(vectors, jax.random.key(1), type(GENERATORS[name].settings)(**parts.get(name, {})))
+    members = GENERATORS[name].sample(fitted, jax.random.key(2), 3)
     assert members.shape == ({"average": 1, "identity": 2, "autoencoder": 2}.get(name, 3), 40)
     assert bool(jnp.isfinite(members).all())
 
@@ -367,5 +367,5 @@ def test_identity_gives_evenly_spaced_checkpoints() -> None:
 
 def test_every_generator_of_the_settings_has_its_file() -> None:
     """The table and the settings name the same ones."""
-    assert set(GENERATE) == set(GENERATORS)
-    assert all(callable(module.fit) and callable(module.sample) for module in GENERATE.values())
+    assert set(GENERATORS) == set(GENERATORS)
+    assert all(callable(module.fit) and callable(module.sample) for module in GENERATORS.values())

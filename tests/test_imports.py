@@ -58,6 +58,15 @@ def test_only_a_run_knows_the_command_line() -> None:
         assert part(name) == "run" or not {part(other) for other in others} & EXPERIMENT, name
 
 
+def test_no_two_modules_import_each_other() -> None:
+    """Taking away again and again the modules that import none of those left leaves nothing."""
+    left = {name: {o for o in others if o in FILES and o != name} for name, others in IMPORTS.items()}
+    while free := [name for name, others in left.items() if not others & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
 def test_importing_the_package_is_light() -> None:
     """No plotting, data or table library comes in with it."""
     code = "import sys, bend_jax; print(*sys.modules)"

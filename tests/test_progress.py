@@ -56,10 +56,10 @@ def build(root: Path, compute: Config, again: int = 0) -> list[dict[str, Any]]:
     built = storage.Partial(root / f"output{again}", root / "state")
     built.output.mkdir(parents=True)
     clock = Clock({}, {}, {}, {})
-    with progress.watching(compute, built, clock, root / "events") as watch:
+    with progress.watching(compute, built, clock, root / "events") as callbacks:
         begin = start_with_ema(jnp.zeros(3), OPTIMIZER)
-        train("first", STEP, begin, DATA, steps=6, segment=2, watch=watch)
-        train("second", STEP, begin, DATA, steps=10, segment=2, watch=watch, after=look)
+        train("first", STEP, begin, DATA, steps=6, segment=2, callbacks=callbacks)
+        train("second", STEP, begin, DATA, steps=10, segment=2, callbacks=callbacks, after=look)
     found = [json.loads(line) for line in (built.output / "metrics.jsonl").read_text().splitlines()]
     assert [line for own in clock.lines.values() for line in own] == found
     return found

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from bend_jax import batch_norm, training
-from bend_jax.collect import COLLECT, COLLECTORS, Collector
+from bend_jax.collect import COLLECTORS, Collector
 from bend_jax.evaluate import predict
-from bend_jax.generate import GENERATE, GENERATORS
+from bend_jax.generate import GENERATORS
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.diffusion import Diffusion
-from bend_jax.training import Examples, Model, Watch
+from bend_jax.training import Callbacks, Examples, Model
 from tests.test_collect import BATCH, N, Problem, dense
 
 
@@ -106,13 +106,13 @@ def test_a_collector_traces_as_often_for_many_checkpoints_as_for_few(pattern: st
     for values in SIZES[name]:
         problem, calls = counted(pattern)
         settings: Collector = COLLECTORS[name](**values)
-        watch = Watch(memory=60_000)
-        COLLECT[name](*problem, jax.random.key(1), settings, watch=watch)
+        callbacks = Callbacks(memory=60_000)
+        COLLECTORS[name].collect(*problem, jax.random.key(1), settings, callbacks=callbacks)
         seen.append(calls)
     assert seen[0] == seen[1]
 
 
-@pytest.mark.parametrize("name", GENERATE)
+@pytest.mark.parametrize("name", GENERATORS)
 def test_a_second_draw_is_not_traced_again(name: str) -> None:
     """Another key, the same m: no new program."""
     coder = Autoencoder(kind="pca", latent=2)
@@ -121,8 +121,8 @@ def test_a_second_draw_is_not_traced_again(name: str) -> None:
     own |= {"random_latent": {"autoencoder": coder}, "autoencoder": {"autoencoder": coder}}
     settings = Bend(**own["bend"]) if name == "bend" else GENERATORS[name](**own.get(name, {}))
     vectors = jax.random.normal(jax.random.key(0), (16, 4))
-    fitted = GENERATE[name].fit(vectors, jax.random.key(1), settings)
-    draw = GENERATE[name].sample
+    fitted = GENERATORS[name].fit(vectors, jax.random.key(1), settings)
+    draw = GENERATORS[name].sample
     jax.block_until_ready(draw(fitted, jax.random.key(2), 5))
     traced: list[str] = []
     listen = lambda event, seconds, **more: traced.append(event) if "trace" in event else None  # noqa: E731

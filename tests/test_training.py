@@ -77,11 +77,11 @@ def test_a_resumed_training_gives_the_same_bits(objective: Any) -> None:
         saved.append(jax.tree.map(np.asarray, state))
 
     begin = start_with_ema(jnp.zeros(4), OPTIMIZER)
-    whole = train("test", step, begin, DATA, steps=11, segment=4, watch=SILENT._replace(segment=keep))
+    whole = train("test", step, begin, DATA, steps=11, segment=4, callbacks=SILENT._replace(segment=keep))
     assert [int(s.step) for s in saved] == [4, 8, 11]
     for state in saved:
-        watch = SILENT._replace(resume=lambda name, given, steps, state=state: state)
-        again = train("test", step, begin, DATA, steps=11, segment=4, watch=watch)
+        callbacks = SILENT._replace(resume=lambda name, given, steps, state=state: state)
+        again = train("test", step, begin, DATA, steps=11, segment=4, callbacks=callbacks)
         jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 
@@ -117,8 +117,8 @@ def test_early_stop_is_part_of_the_state() -> None:
     first = train("test", step, begin, DATA, steps=40, segment=4, after=after, stopped=stopped)
     assert int(first.step) == 8
     kept = jax.tree.map(np.asarray, first)
-    watch = SILENT._replace(resume=lambda name, state, steps: kept)
-    again = train("test", step, begin, DATA, steps=40, segment=4, after=after, stopped=stopped, watch=watch)
+    callbacks = SILENT._replace(resume=lambda name, state, steps: kept)
+    again = train("test", step, begin, DATA, steps=40, segment=4, after=after, stopped=stopped, callbacks=callbacks)
     assert int(again.step) == 8
 
 

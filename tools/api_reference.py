@@ -34,26 +34,27 @@ shape too (jaxtyping).
 SECTIONS = (
     Section(
         "A network of your own",
-        "`import bend_jax`: the settings below and these three are all that it exports.",
+        "`import bend_jax`. `fit` is the three verbs in one.",
         "bend_jax.api",
-        ("fit", "Ensemble", "load"),
+        ("fit", "collect_checkpoints", "generate_members", "reestimator"),
     ),
     Section(
         "What a network is, and who watches",
         "`fit` makes these of its arguments; collectors and generators get them.",
         "bend_jax.training",
-        ("Model", "Examples", "Watch", "NonFiniteError"),
+        ("Model", "Examples", "Callbacks", "NonFiniteError"),
     ),
     Section(
         "A mistake in settings or input", "A ValueError that says what to do.", "bend_jax.checks", ("SettingsError",)
     ),
+    Section("A collector of your own", "", "bend_jax.collect.collector"),
+    Section("A generator of your own", "", "bend_jax.generate.generator"),
     Section("Backbones", "Flax modules with the CIFAR stem.", "bend_jax.models", ("build",)),
     Section("Which parameters", "", "bend_jax.subset"),
     Section("Which computation: once an image, once a member", "", "bend_jax.split", ("split", "cut", "Cut")),
     Section("Members and votes", "", "bend_jax.ensemble"),
     Section("Measures", "", "bend_jax.metrics"),
 )
-CONTRACTS = ("bend_jax.collect", "bend_jax.generate")
 
 
 def text() -> str:
@@ -66,9 +67,6 @@ def text() -> str:
         parts += [f"## {section.title}\n", plain(section.words or ast.get_docstring(tree) or "") + "\n"]
         place = section.module.removesuffix(".api")  # the package has those of api.py
         parts += [described(f"{place}.{name}", public[name]) for name in section.names or public]
-    parts.append("## Contracts of collectors and generators\n")
-    for module in CONTRACTS:
-        parts += [f"### `{module}`\n", f"```\n{ast.get_docstring(parsed(module))}\n```\n"]
     parts.append("How to add one: [CONTRIBUTING.md](../CONTRIBUTING.md).\n")
     return "\n".join(parts)
 

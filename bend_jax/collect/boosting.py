@@ -1,6 +1,5 @@
 """CBNN (checkpoint boosted neural networks): multi-class AdaBoost over the checkpoints of one training."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,26 +7,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from bend_jax import devices
-from bend_jax.checks import SettingsError, at_least
+from bend_jax.checks import setting
+from bend_jax.collect import fine_tuning
+from bend_jax.collect.collector import Checkpoints, Collector, Cost, Work
 from bend_jax.collect.fine_tuning import chain
-from bend_jax.collect.frozen_features import Checkpoints, FineTuning
+from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
 from bend_jax.subset import Subset, flatten, insert
-from bend_jax.training import SILENT, Examples, Model, State, Watch, sgd
+from bend_jax.training import SILENT, Callbacks, Examples, Model, State, sgd
 
 
-@dataclass(frozen=True, kw_only=True)
 class Boosting(FineTuning):
     """CBNN: warm-started multi-class AdaBoost over checkpoints. The base is the first of the k checkpoints."""
 
-    epochs: int = 2  # between two checkpoints
-    eta: float = 0.1  # damping of the weights' update; 1 is SAMME, which leaves a few images all the weight [ours]
-    lr: float = 0.01  # learning rate between two checkpoints
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "epochs")
-        if not 0 < self.eta <= 1:
-            raise SettingsError(f"eta must be in (0, 1]; got {self.eta}")
+    epochs: int = setting("between two checkpoints", default=2, least=1)
+    eta: float = setting(
+        "damping of the weights' update: 1 is SAMME, which leaves a few images all the weight [ours]",
+        default=0.1,
+        above=0,
+        most=1,
+    )
+    lr: float = setting("learning rate between two checkpoints", default=0.01, above=0)
 
 
 CHUNK = 250  # images a program while a checkpoint labels the training set
@@ -60,7 +59,7 @@ def collect(
     key: Key[Array, ""],
     settings: Boosting,
     *,
-    watch: Watch = SILENT,
+    callbacks: Callbacks = SILENT,
 ) -> Checkpoints:
     """The base and k - 1 vectors [k, dim], and the lambda of each as weights [k].
 
@@ -74,10 +73,10 @@ def collect(
         full = insert(subset, arrays["boosted"], vector)
 
         def wrong(index: Any) -> Any:
-            images = devices.split_rows(arrays["plain"][index], watch.mesh)
+            images = devices.split_rows(arrays["plain"][index], callbacks.mesh)
             return jnp.argmax(model.apply(full, data.plain(images)), axis=1) != arrays["labels"][index]
 
-        chunk = devices.multiple(min(CHUNK * devices.count(watch.mesh), n), watch.mesh)
+        chunk = devices.multiple(min(CHUNK * devices.count(callbacks.mesh), n), callbacks.mesh)
         index = jnp.minimum(jnp.arange(-(-n // chunk) * chunk), n - 1).reshape(-1, chunk)
         return reweigh(weights, jax.lax.map(wrong, index).reshape(-1)[:n], classes, settings.eta)
 
@@ -97,7 +96,7 @@ def collect(
         data,
         key,
         settings,
-        watch,
+        callbacks,
         tx=sgd(settings.lr, settings.momentum, settings.weight_decay),
         epochs=(settings.k - 1) * settings.epochs,
         slot=lambda epoch: jnp.where(epoch % settings.epochs == 0, epoch // settings.epochs, -1),
@@ -107,3 +106,14 @@ def collect(
         saved=saved,
     )
     return Checkpoints(state.extra["saved"], state.extra["lambdas"])
+
+
+def cost(settings: Boosting, work: Work) -> Cost:
+    """The epochs between checkpoints, and one pass of each checkpoint over the training images."""
+    epochs = (settings.k - 1) * settings.epochs
+    trained = fine_tuning_cost(settings, work, epochs, epochs)
+    labelled = settings.k * work.images * work.operations.forward
+    return trained._replace(operations=trained.operations + labelled)
+
+
+COLLECTOR = Collector("boosting", Boosting(), collect, fine_tuning.needs, cost, has_weights=True)

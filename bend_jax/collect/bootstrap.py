@@ -1,7 +1,6 @@
 """Bagging in Breiman's sense: k fine-tunings of the subset side by side, each on its own bootstrap resample [ours]."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,16 +10,17 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt16
 
 from bend_jax import devices
-from bend_jax.checks import SettingsError, at_least
-from bend_jax.collect.frozen_features import Checkpoints, FineTuning, Source, optimizer, prepare
+from bend_jax.checks import SettingsError, setting
+from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_batch, check_init
+from bend_jax.collect.frozen_features import FineTuning, Source, fine_tuning_cost, optimizer, prepare
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
     SEGMENT,
     SILENT,
+    Callbacks,
     Examples,
     Model,
     State,
-    Watch,
     cross_entropy,
     draw_batch,
     make_step,
@@ -30,22 +30,21 @@ from bend_jax.training import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class Bootstrap(FineTuning):
     """Bagging in Breiman's sense [ours]: k fine-tunings from the base, each on its own bootstrap resample."""
 
-    epochs: int = 2
-    lr: float = 0.05  # learning rate of each fine-tuning
-    resample: bool = True  # False: every fine-tuning sees the whole training set
-    reinitialise: bool = False  # start from fresh random values of the subset: a tree ensemble
-    perturb: float = 0.0  # p of a start sqrt(1 - p^2) w + p std(w) eps, leaf by leaf
+    epochs: int = setting("of each checkpoint, from the base, on its own resample", default=2, least=1)
+    lr: float = setting("learning rate of each fine-tuning", default=0.05, above=0)
+    resample: bool = setting("False: each one sees the whole training set", default=True)
+    reinitialise: bool = setting("start from fresh random values of the subset instead: a tree ensemble", default=False)
+    perturb: float = setting(
+        "p of a start sqrt(1 - p^2) w + p std(w) eps, leaf by leaf; 0 with reinitialise", default=0.0, least=0, most=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "epochs")
-        at_least(self, 0, "perturb")
-        if self.perturb > 1 or (self.perturb and self.reinitialise):
-            raise SettingsError(f"perturb must be in [0, 1], and 0 with reinitialise; got {self.perturb}")
+        if self.perturb and self.reinitialise:
+            raise SettingsError(f"perturb must be 0 with reinitialise; got {self.perturb}")
 
 
 @partial(jax.jit, static_argnames=("k", "n"))
@@ -79,14 +78,14 @@ def start_vectors(
     return jax.lax.map(lambda k: flatten(subset, init(k)), keys)
 
 
-def _chunk(settings: Bootstrap, source: Source, watch: Watch) -> int:
+def _chunk(settings: Bootstrap, source: Source, callbacks: Callbacks) -> int:
     """Members at once, a multiple of the devices: forward, backward and the optimiser keep about three times what the
     suffix writes. One a device where a convolution's kernel depends on the vector: vmap would make slow grouped
     convolutions of them."""
-    shares = devices.count(watch.mesh)
+    shares = devices.count(callbacks.mesh)
     if source.parts is None or source.parts.has_vector_kernel:
         return shares
-    fitting = (watch.memory - source.cache_bytes) // max(3 * settings.batch * source.parts.suffix_bytes, 1)
+    fitting = (callbacks.memory - source.cache_bytes) // max(3 * settings.batch * source.parts.suffix_bytes, 1)
     return shares * max(1, min(-(-settings.k // shares), fitting))
 
 
@@ -98,31 +97,31 @@ def collect(
     key: Key[Array, ""],
     settings: Bootstrap,
     *,
-    watch: Watch = SILENT,
+    callbacks: Callbacks = SILENT,
 ) -> Checkpoints:
     """k vectors [k, dim]. A resample is a weight: all k see the same minibatch, member b multiplies the loss of image i
     by its multinomial count c[b, i], so that features are read once for all k.
 
-    Members are trained in chunks that fit watch.memory, one chunk after the other in one program.
+    Members are trained in chunks that fit callbacks.memory, one chunk after the other in one program.
     """
     n = data.labels.shape[0]
     key_views, key_order, key_steps, key_counts, key_init = jax.random.split(key, 5)
-    source = prepare(model, variables, subset, data, key_views, settings, watch)
+    source = prepare(model, variables, subset, data, key_views, settings, callbacks)
     per_epoch = n // settings.batch
     steps = settings.epochs * per_epoch  # of one chunk
-    chunk = _chunk(settings, source, watch)
+    chunk = _chunk(settings, source, callbacks)
     chunks = -(-settings.k // chunk)
     drawn = resamples(key_counts, settings.k, n) if settings.resample else np.ones((settings.k, n), np.uint16)
     idle = ((0, chunks * chunk - settings.k), (0, 0))  # members that learn nothing
     vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), idle, mode="edge")
     arrays = {**source.data, "key": key_steps, "order": key_order, "counts": jnp.pad(drawn, idle), "start": vectors}
-    arrays = devices.place(arrays, watch.mesh)
+    arrays = devices.place(arrays, callbacks.mesh)
 
     def one(vector: Any, rest: Any, weight: UInt16[Array, " b"], own: Any, inputs: Any, labels: Any, key: Any) -> Any:
         logits, rest = source.logits(vector, rest, own, inputs, key)
         return jnp.mean(weight * cross_entropy(logits, labels)), rest
 
-    members = devices.over_members(jax.vmap(one, (0, 0, 0, None, None, None, None)), watch.mesh, 3)
+    members = devices.over_members(jax.vmap(one, (0, 0, 0, None, None, None, None)), callbacks.mesh, 3)
 
     def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         local = step % steps  # every chunk sees the same minibatches in the same order,
@@ -130,7 +129,7 @@ def collect(
         index, order = draw_batch(arrays["order"], local, extra["order"], settings.batch)
         view = (local // per_epoch) % settings.views
         weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]
-        inputs = devices.whole(source.read(arrays, view, index, key), watch.mesh)
+        inputs = devices.whole(source.read(arrays, view, index, key), callbacks.mesh)
         own = {name: arrays[name] for name in source.data}
         losses, rest = members(params, extra["rest"], weights, own, inputs, arrays["labels"][index], key)
         # a sum over members: each one's gradient is its own, as if it were trained alone
@@ -140,12 +139,12 @@ def collect(
     state = train(
         "bootstrap",
         make_step(loss, tx),
-        _first(source, tx, vectors, arrays, chunk, watch.mesh),
+        _first(source, tx, vectors, arrays, chunk, callbacks.mesh),
         arrays,
         steps=chunks * steps,
         segment=per_epoch,
         longest=SEGMENT,
-        watch=watch,
+        callbacks=callbacks,
         after=_saver(source, tx, steps),
     )
     return Checkpoints(state.extra["saved"][: settings.k])
@@ -181,3 +180,20 @@ def _saver(source: Source, tx: Any, steps: int) -> Any:
         return jax.lax.cond(state.step % steps == 0, lambda s: next_chunk(s, arrays), lambda s: s, state)
 
     return after
+
+
+def needs(settings: Bootstrap, problem: Problem) -> None:
+    """Raise SettingsError for what it cannot do. Devices share members, not minibatches."""
+    check_batch(settings.batch, problem.images)
+    if settings.reinitialise:
+        check_init(problem.model)
+
+
+def cost(settings: Bootstrap, work: Work) -> Cost:
+    """k times the epochs. Features are read once for all members; where a convolution's kernel depends on the vector
+    the members are trained one after the other, and each reads them."""
+    readers = settings.k if work.operations.parts.has_vector_kernel else 1
+    return fine_tuning_cost(settings, work, settings.k * settings.epochs, settings.epochs * readers)
+
+
+COLLECTOR = Collector("bootstrap", Bootstrap(), collect, needs, cost)

@@ -2,7 +2,6 @@
 cSGLD and cSGHMC (Zhang et al. 2020)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,39 +9,37 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from bend_jax.checks import SettingsError, at_least, one_of
+from bend_jax.checks import SettingsError, setting
+from bend_jax.collect import fine_tuning
+from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work
 from bend_jax.collect.fine_tuning import chain
-from bend_jax.collect.frozen_features import Checkpoints, FineTuning
+from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
 from bend_jax.subset import Subset
-from bend_jax.training import SILENT, Examples, Model, Watch
+from bend_jax.training import SILENT, Callbacks, Examples, Model
 
 NOISES = ("none", "langevin", "momentum")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Cyclical(FineTuning):
     """Cosine cycles from the base: snapshots, FGE, cSGLD and cSGHMC (Huang et al. 2017; Zhang et al. 2020).
 
     The base is the first of the k checkpoints.
     """
 
-    epochs: int = 4  # of a cycle
-    per_cycle: int = 1  # checkpoints of a cycle, at the ends of its last epochs
-    lr: float = 0.05  # at the start of a cycle; half a cosine from there to 0
-    noise: str = (
-        "none"  # in the epochs that end with a checkpoint; "langevin" (cSGLD, no momentum), "momentum" (cSGHMC)
+    epochs: int = setting("of a cycle", default=4, least=1)
+    per_cycle: int = setting("checkpoints of a cycle, at the ends of its last epochs", default=1, least=1)
+    lr: float = setting("at the start of a cycle; half a cosine from there to 0", default=0.05, above=0)
+    noise: str = setting(
+        'in the epochs that end with a checkpoint: "langevin" (cSGLD, no momentum) or "momentum" (cSGHMC)',
+        default="none",
+        choices=NOISES,
     )
-    temperature: float = 1.0  # of that noise; below 1: a sharpened posterior
+    temperature: float = setting("of that noise; below 1: a sharpened posterior", default=1.0, least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "epochs", "per_cycle")
-        at_least(self, 0, "temperature")
-        one_of(self, "noise", NOISES)
         if self.per_cycle > self.epochs:
             raise SettingsError(f"per_cycle={self.per_cycle} is more than the {self.epochs} epochs of a cycle")
-        if (self.k - 1) % self.per_cycle:
-            raise SettingsError(f"k={self.k} is not 1 (the base) and a multiple of per_cycle={self.per_cycle}")
 
 
 class SamplerState(NamedTuple):
@@ -95,7 +92,7 @@ def collect(
     key: Key[Array, ""],
     settings: Cyclical,
     *,
-    watch: Watch = SILENT,
+    callbacks: Callbacks = SILENT,
 ) -> Checkpoints:
     """The base and k - 1 vectors [k, dim] from the ends of the last per_cycle epochs of each cycle."""
     n = data.labels.shape[0]
@@ -123,9 +120,25 @@ def collect(
         data,
         key_chain,
         settings,
-        watch,
+        callbacks,
         tx=sampler(settings, rate, is_noisy, n, key_noise),
         epochs=cycles * settings.epochs,
         slot=slot,
     )
     return Checkpoints(state.extra["saved"])
+
+
+def needs(settings: Cyclical, problem: Problem) -> None:
+    """Raise SettingsError for what it cannot do: k is 1 (the base) and a multiple of per_cycle."""
+    if (settings.k - 1) % settings.per_cycle:
+        raise SettingsError(f"k={settings.k} is not 1 (the base) and a multiple of per_cycle={settings.per_cycle}")
+    fine_tuning.needs(settings, problem)
+
+
+def cost(settings: Cyclical, work: Work) -> Cost:
+    """All epochs of all cycles."""
+    epochs = (settings.k - 1) // settings.per_cycle * settings.epochs
+    return fine_tuning_cost(settings, work, epochs, epochs)
+
+
+COLLECTOR = Collector("cyclical", Cyclical(), collect, needs, cost)

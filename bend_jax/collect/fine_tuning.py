@@ -9,9 +9,22 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import devices
+from bend_jax.checks import SettingsError
+from bend_jax.collect.collector import Problem, check_batch
 from bend_jax.collect.frozen_features import FineTuning, Source, optimizer, prepare
 from bend_jax.subset import Subset, flatten
-from bend_jax.training import SEGMENT, Examples, Model, State, Watch, cross_entropy, draw_batch, make_step, start, train
+from bend_jax.training import (
+    SEGMENT,
+    Callbacks,
+    Examples,
+    Model,
+    State,
+    cross_entropy,
+    draw_batch,
+    make_step,
+    start,
+    train,
+)
 
 
 def chain(
@@ -22,7 +35,7 @@ def chain(
     data: Examples,
     key: Key[Array, ""],
     settings: FineTuning,
-    watch: Watch,
+    callbacks: Callbacks,
     *,
     tx: optax.GradientTransformation,
     epochs: int,
@@ -41,9 +54,9 @@ def chain(
     """
     n = data.labels.shape[0]
     key_views, key_order, key_steps = jax.random.split(key, 3)
-    source = prepare(model, variables, subset, data, key_views, settings, watch, drift=drift)
+    source = prepare(model, variables, subset, data, key_views, settings, callbacks, drift=drift)
     per_epoch = n // settings.batch
-    arrays = devices.place({**source.data, **(more or {}), "key": key_steps, "order": key_order}, watch.mesh)
+    arrays = devices.place({**source.data, **(more or {}), "key": key_steps, "order": key_order}, callbacks.mesh)
 
     def loss(vector: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(arrays["order"], step, extra["order"], settings.batch)
@@ -61,12 +74,12 @@ def chain(
     return train(
         name,
         make_step(loss, wrapped),
-        devices.place(start(base, wrapped, carried), watch.mesh),
+        devices.place(start(base, wrapped, carried), callbacks.mesh),
         arrays,
         steps=epochs * per_epoch,
         segment=per_epoch,
         longest=SEGMENT,
-        watch=watch,
+        callbacks=callbacks,
         after=_saver(source, per_epoch, slot, saved),
     )
 
@@ -85,3 +98,13 @@ def _saver(source: Source, per_epoch: int, slot: Callable[..., Any], saved: Call
         return jax.lax.cond(row >= 0, put, lambda state: state, state)
 
     return after
+
+
+def needs(settings: FineTuning, problem: Problem) -> None:
+    """Raise SettingsError for a minibatch that is too large, or that the devices cannot share equally."""
+    check_batch(settings.batch, problem.images)
+    if settings.batch % problem.devices:
+        raise SettingsError(
+            f"batch={settings.batch} is split over {problem.devices} devices: give a multiple of their number, or use "
+            "fewer of them (CUDA_VISIBLE_DEVICES)"
+        )

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,43 +9,38 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from bend_jax import devices
 from bend_jax.batch_norm import holds_statistics
-from bend_jax.checks import DTYPES, at_least, one_of, positive, share
+from bend_jax.checks import DTYPES, Settings, setting
+from bend_jax.collect.collector import Cost, Work
 from bend_jax.split import Cut, cut
 from bend_jax.subset import Subset, flatten, insert
-from bend_jax.training import Examples, Model, Watch
+from bend_jax.training import Callbacks, Examples, Model
 
 CHUNK = 250  # images a program while the cache is filled
 
 
-@dataclass(frozen=True, kw_only=True)
-class FineTuning:
+class FineTuning(Settings):
     """What the settings of all collectors have in common that train the subset on features of the frozen part."""
 
-    k: int = 200
-    views: int = 4  # augmented views whose features are cached; epoch e reads view e mod views [ours]
-    batch: int = 64  # images a step
-    cache_dtype: str = "float32"  # of the cached features; bfloat16 on an accelerator [ours]
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-    def __post_init__(self) -> None:
-        at_least(self, 2, "k")
-        at_least(self, 1, "views", "batch")
-        at_least(self, 0, "weight_decay")
-        positive(self, "lr")
-        share(self, "momentum")
-        one_of(self, "cache_dtype", DTYPES)
-
-
-class Checkpoints(NamedTuple):
-    """What a collector returns: vectors [k, dim], and their weights [k] where it has any."""
-
-    vectors: Float[Array, "k dim"]
-    weights: Float[Array, " k"] | None = None
+    k: int = setting("checkpoints", default=200, least=2, shared="collect")
+    views: int = setting(
+        "augmented views of each image whose frozen features are cached; epoch e reads view e mod views [ours]",
+        default=4,
+        least=1,
+        shared="collect",
+    )
+    batch: int = setting("images a step", default=64, least=1, shared="collect")
+    cache_dtype: str = setting(
+        "of the cached features; the tasks, an accelerator's, take bfloat16 [ours]",
+        default="float32",
+        choices=DTYPES,
+        shared="collect",
+    )
+    momentum: float = setting("of SGD", default=0.9, least=0, below=1)
+    weight_decay: float = setting("coupled: added to the gradient, as PyTorch's SGD does", default=5e-4, least=0)
 
 
 class Source(NamedTuple):
@@ -75,20 +69,17 @@ def prepare(
     examples: Examples,
     key: Key[Array, ""],
     settings: FineTuning,
-    watch: Watch,
+    callbacks: Callbacks,
     *,
     drift: bool = False,
 ) -> Source:
     """How the subset is trained: on the frozen part's features where BN statistics stay, else on the whole net.
 
-    drift: all BN statistics follow the minibatches, as they also do where the subset holds some. See `demand`.
+    drift: all BN statistics follow the minibatches, as they also do where the subset holds some.
     """
-    from bend_jax.collect import demand
-
-    demand(model, variables, subset, settings, watch.memory)
     if drift or holds_statistics(subset):
-        return _whole(model, variables, subset, examples, watch.mesh)
-    return _features(model, variables, subset, examples, key, settings, watch)
+        return _whole(model, variables, subset, examples, callbacks.mesh)
+    return _features(model, variables, subset, examples, key, settings, callbacks)
 
 
 def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mesh: Mesh | None) -> Source:
@@ -122,9 +113,9 @@ def _features(
     examples: Examples,
     key: Key[Array, ""],
     settings: FineTuning,
-    watch: Watch,
+    callbacks: Callbacks,
 ) -> Source:
-    """Cut the net for one image, and cache the features of all views where they fit into `watch.memory`.
+    """Cut the net for one image, and cache the features of all views where they fit into `callbacks.memory`.
 
     A view of an image is drawn from a key of its own, so that cached and streamed training see the same pixels. The
     features are stored as settings.cache_dtype either way.
@@ -134,27 +125,26 @@ def _features(
     vector = jax.ShapeDtypeStruct((subset.dim,), jnp.float32)
     parts = cut(lambda v, x: model.apply(insert(subset, variables, v), x[None])[0], vector, image)
     narrow = jnp.dtype(settings.cache_dtype)
-    numbers = sum(math.prod(shape) for shape in parts.feature_shapes)
-    cache_bytes = settings.views * n * numbers * narrow.itemsize
-    is_cached = cache_bytes <= watch.memory
+    cache_bytes = cached_bytes(settings, parts, n)
+    is_cached = cache_bytes <= callbacks.memory
     data = {"labels": examples.labels, "prefix": parts.prefix, "suffix": parts.suffix}
 
     def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
         key_view = jax.random.fold_in(key, view)
         keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
-        values = jax.vmap(prefix)(examples.view(*devices.split_rows((keys, images[index]), watch.mesh)))
+        values = jax.vmap(prefix)(examples.view(*devices.split_rows((keys, images[index]), callbacks.mesh)))
         return jax.tree.map(lambda f: f.astype(narrow) if jnp.issubdtype(f.dtype, jnp.floating) else f, values)
 
     shapes = jax.eval_shape(parts.prefix, image)
     if is_cached:
-        data["cache"] = _fill(features, parts.prefix, key, settings.views, n, examples.images, watch.mesh)
+        data["cache"] = _fill(features, parts.prefix, key, settings.views, n, examples.images, callbacks.mesh)
     else:
         data |= {"images": examples.images, "view_key": key}
 
     def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
         if not is_cached:
             return features(data["prefix"], data["view_key"], view, index, data["images"])
-        return devices.split_rows(jax.tree.map(lambda cache: cache[view, index], data["cache"]), watch.mesh)
+        return devices.split_rows(jax.tree.map(lambda cache: cache[view, index], data["cache"]), callbacks.mesh)
 
     def logits(vector: Any, rest: Any, data: dict[str, Any], values: Any, key: Any) -> tuple[Any, Any]:
         values = jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
@@ -199,3 +189,20 @@ def optimizer(subset: Subset, tx: optax.GradientTransformation) -> optax.Gradien
         lambda updates, params: jax.tree.map(lambda u: u * jnp.broadcast_to(mask, u.shape), updates)
     )
     return optax.chain(tx, keep_statistics)
+
+
+def cached_bytes(settings: FineTuning, parts: Cut, images: int) -> int:
+    """Of the features of all views of so many images."""
+    numbers = sum(math.prod(shape) for shape in parts.feature_shapes)
+    return settings.views * images * numbers * jnp.dtype(settings.cache_dtype).itemsize
+
+
+def fine_tuning_cost(settings: FineTuning, work: Work, epochs: int, passes: int, *, drift: bool = False) -> Cost:
+    """Of a training of the subset over `epochs` epochs that reads streamed features in `passes` of them; the frozen
+    part runs once a view where they are cached. Where BN statistics move every step is one of the whole network."""
+    ops = work.operations
+    if drift or work.moves_statistics:
+        return Cost(work.images * epochs * ops.step)
+    size = cached_bytes(settings, ops.parts, work.images)
+    fills = settings.views if size <= work.memory else passes
+    return Cost(work.images * (fills * (ops.forward - ops.suffix) + epochs * ops.suffix_step), size)

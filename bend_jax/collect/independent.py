@@ -1,27 +1,31 @@
 """A deep ensemble (Lakshminarayanan et al. 2017): the base and further trainings by its recipe, each from scratch."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from bend_jax.checks import at_least
-from bend_jax.collect.frozen_features import Checkpoints
-from bend_jax.subset import Subset, flatten
-from bend_jax.training import SILENT, Base, Examples, Model, Watch, train_base
+from bend_jax.checks import Settings, SettingsError, setting
+from bend_jax.collect.collector import (
+    Checkpoints,
+    Collector,
+    Cost,
+    Problem,
+    Work,
+    check_batch,
+    check_init,
+    check_train_apply,
+)
+from bend_jax.subset import Subset, flatten, select
+from bend_jax.training import SILENT, Base, Callbacks, Examples, Model, train_base
 
 
-@dataclass(frozen=True)
-class Independent:
+class Independent(Settings):
     """A deep ensemble (Lakshminarayanan et al. 2017): the base and k - 1 more trainings by its recipe."""
 
-    k: int = 200
-    base: Base = field(default_factory=Base)
-
-    def __post_init__(self) -> None:
-        at_least(self, 2, "k")
+    k: int = setting("the base and k - 1 more networks", default=200, least=2, shared="collect")
+    base: Base = setting("the recipe of every network", default=Base, shared="base")
 
 
 def collect(
@@ -32,19 +36,33 @@ def collect(
     key: Key[Array, ""],
     settings: Independent,
     *,
-    watch: Watch = SILENT,
+    callbacks: Callbacks = SILENT,
 ) -> Checkpoints:
-    """The base's vector and those of k - 1 trainings with other seeds [k, dim].
-
-    Raises SettingsError for a subset that leaves something out, and for a model without init or train_apply (see
-    `demand`).
-    """
-    from bend_jax.collect import demand
-
-    demand(model, variables, subset, settings, watch.memory)
+    """The base's vector and those of k - 1 trainings with other seeds [k, dim]."""
     vectors = [flatten(subset, variables)]
     for i in range(1, settings.k):
         name = f"independent {i} of {settings.k - 1}"
-        trained = train_base(model, data, jax.random.fold_in(key, i), settings.base, name=name, watch=watch)
+        trained = train_base(model, data, jax.random.fold_in(key, i), settings.base, name=name, callbacks=callbacks)
         vectors.append(flatten(subset, trained))
     return Checkpoints(jnp.stack(vectors))
+
+
+def needs(settings: Independent, problem: Problem) -> None:
+    """Raise SettingsError for a subset that leaves something out, and for a model without init or train_apply."""
+    if problem.unseen:
+        raise SettingsError(
+            "the independent collector trains whole networks, which share no base: data.unseen must be 0"
+        )
+    if problem.subset != select(problem.variables, ["*"]):
+        raise SettingsError("the independent collector trains whole networks: give it the subset '*'")
+    check_batch(settings.base.batch, problem.images)
+    check_train_apply(problem.model)
+    check_init(problem.model)
+
+
+def cost(settings: Independent, work: Work) -> Cost:
+    """k - 1 trainings like the base's."""
+    return Cost((settings.k - 1) * settings.base.epochs * work.images * work.operations.step)
+
+
+COLLECTOR = Collector("independent", Independent(), collect, needs, cost)

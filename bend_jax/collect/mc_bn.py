@@ -1,28 +1,23 @@
 """MC-BN (Teye et al. 2018): the base with the BN statistics of random training minibatches. Nothing is trained."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from bend_jax.batch_norm import recompute
-from bend_jax.checks import at_least
-from bend_jax.collect.frozen_features import Checkpoints
+from bend_jax.batch_norm import holds_statistics, recompute
+from bend_jax.checks import Settings, SettingsError, setting
+from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_batch, check_train_apply
 from bend_jax.subset import Subset, flatten
-from bend_jax.training import SILENT, Examples, Model, Watch
+from bend_jax.training import SILENT, Callbacks, Examples, Model
 
 
-@dataclass(frozen=True)
-class McBn:
+class McBn(Settings):
     """MC-BN (Teye et al. 2018): the base with BN statistics of k random training batches; trains nothing."""
 
-    k: int = 200
-    batch: int = 64
-
-    def __post_init__(self) -> None:
-        at_least(self, 2, "k", "batch")
+    k: int = setting("batches, each of which gives one checkpoint", default=200, least=2, shared="collect")
+    batch: int = setting("images a batch", default=64, least=2, shared="collect")
 
 
 def collect(
@@ -33,15 +28,9 @@ def collect(
     key: Key[Array, ""],
     settings: McBn,
     *,
-    watch: Watch = SILENT,
+    callbacks: Callbacks = SILENT,
 ) -> Checkpoints:
-    """k vectors [k, dim] that differ in their BN statistics alone, each from one augmented minibatch.
-
-    Raises SettingsError for a subset without statistics, and for a model without train_apply (see `demand`).
-    """
-    from bend_jax.collect import demand
-
-    demand(model, variables, subset, settings, watch.memory)
+    """k vectors [k, dim] that differ in their BN statistics alone, each from one augmented minibatch."""
     base = flatten(subset, variables)[None]
     batch = settings.batch
     return Checkpoints(
@@ -52,3 +41,19 @@ def collect(
             ]
         )
     )
+
+
+def needs(settings: McBn, problem: Problem) -> None:
+    """Raise SettingsError for a subset without statistics, and for a model without train_apply."""
+    if not holds_statistics(problem.subset):
+        raise SettingsError("mc_bn varies BN statistics, and the subset holds none: give it the subset 'batch_stats'")
+    check_batch(settings.batch, problem.images)
+    check_train_apply(problem.model)
+
+
+def cost(settings: McBn, work: Work) -> Cost:
+    """Two forward passes of each batch (`batch_norm.batch_statistics`)."""
+    return Cost(settings.k * 2 * settings.batch * work.operations.forward)
+
+
+COLLECTOR = Collector("mc_bn", McBn(), collect, needs, cost)

@@ -1,29 +1,29 @@
 """BEND's collector (section 3.1): fine-tune the subset, save it after every epoch."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Array, Key
 
-from bend_jax.checks import one_of
+from bend_jax.checks import setting
+from bend_jax.collect import fine_tuning
+from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_train_apply
 from bend_jax.collect.fine_tuning import chain
-from bend_jax.collect.frozen_features import Checkpoints, FineTuning
+from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
 from bend_jax.subset import Subset
-from bend_jax.training import SILENT, Examples, Model, Watch, sgd
+from bend_jax.training import SILENT, Callbacks, Examples, Model, sgd
 
 STATISTICS = ("frozen", "drift")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Trajectory(FineTuning):
     """BEND's collector: fine-tune the subset for k epochs, save after each."""
 
-    lr: float = 1.6e-4  # the base's rate after its last step, 0.1 * 0.2**4
-    statistics: str = "frozen"  # of BN; "drift": the literal variant, in which all of them follow the minibatches
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of(self, "statistics", STATISTICS)
+    lr: float = setting("the base's rate after its last decay, 0.1 * 0.2**4", default=1.6e-4, above=0)
+    statistics: str = setting(
+        'of BN; "drift": all of them move meanwhile, as in the published code',
+        default="frozen",
+        choices=STATISTICS,
+    )
 
 
 def collect(
@@ -34,7 +34,7 @@ def collect(
     key: Key[Array, ""],
     settings: Trajectory,
     *,
-    watch: Watch = SILENT,
+    callbacks: Callbacks = SILENT,
 ) -> Checkpoints:
     """k vectors [k, dim]: everything but the subset is frozen, and BN runs in inference mode with the base's
     statistics, so that a member is exactly a function of its vector.
@@ -51,10 +51,25 @@ def collect(
         data,
         key,
         settings,
-        watch,
+        callbacks,
         tx=tx,
         epochs=settings.k,
         slot=lambda epoch: epoch - 1,
         drift=settings.statistics == "drift",
     )
     return Checkpoints(state.extra["saved"])
+
+
+def needs(settings: Trajectory, problem: Problem) -> None:
+    """Raise SettingsError for what it cannot do."""
+    fine_tuning.needs(settings, problem)
+    if settings.statistics == "drift":
+        check_train_apply(problem.model)
+
+
+def cost(settings: Trajectory, work: Work) -> Cost:
+    """k epochs of the subset."""
+    return fine_tuning_cost(settings, work, settings.k, settings.k, drift=settings.statistics == "drift")
+
+
+COLLECTOR = Collector("trajectory", Trajectory(), collect, needs, cost)

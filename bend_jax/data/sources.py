@@ -6,42 +6,47 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from bend_jax.checks import RUN_ONLY, SettingsError, at_least, did_you_mean, share
+from bend_jax.checks import Settings, SettingsError, did_you_mean, setting
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(Settings):
     """The images, their split and their augmentation."""
 
-    name: str = "cifar10"  # the set; npz:PATH: a file of your own with x_train, y_train, x_test, y_test
-    dir: str = field(default="", metadata=RUN_ONLY)  # where sets are prepared; empty: TFDS_DATA_DIR, or TFDS's default
-    imbalance: float = 1.0  # largest class over smallest in a long-tailed training set; class sizes fall geometrically
-    noise: float = 0.0  # sd of Gaussian pixel noise on [0, 1], added once to every split
-    split_seed: int = 0  # of the split and of the noise; the same in every run
-    validation: float = 0.1  # share of the training images held out, stratified
-    validation_most: int = 5000  # and at most so many
-    unseen: float = 0.0  # share of the training images, stratified, for the collector alone: the base never sees them
-    crop: int = 4  # random shifts by up to so many pixels
-    flip: bool = True
-    rotation: float = 0.0  # random turns by up to so many degrees
-    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
-    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)  # of the training images, by channel
+    name: str = setting(
+        "the set; npz:PATH: a file of your own with x_train, y_train, x_test, y_test", default="cifar10"
+    )
+    dir: str = setting("where sets are prepared; empty: TFDS_DATA_DIR, or TFDS's default", default="", digest=False)
+    imbalance: float = setting(
+        "largest class over smallest in a long-tailed training set; class sizes fall geometrically",
+        default=1.0,
+        least=1,
+    )
+    noise: float = setting("sd of Gaussian pixel noise on [0, 1], added once to every split", default=0.0, least=0)
+    split_seed: int = setting(
+        "of the split and of the noise; the same in every run, whatever --seed", default=0, least=0
+    )
+    validation: float = setting("share of the training images held out, stratified", default=0.1, above=0, below=1)
+    validation_most: int = setting("images held out at most", default=5000, least=1)
+    unseen: float = setting(
+        "share of the training images, stratified, for the collector alone: the base never sees them",
+        default=0.0,
+        least=0,
+        below=1,
+    )
+    crop: int = setting("random shifts by up to so many pixels", default=4, least=0)
+    flip: bool = setting("random mirror images", default=True)
+    rotation: float = setting("random turns by up to so many degrees", default=0.0, least=0)
+    mean: tuple[float, ...] = setting("of the training images, by channel", default=(0.4914, 0.4822, 0.4465))
+    std: tuple[float, ...] = setting("of the training images, by channel; above 0", default=(0.2023, 0.1994, 0.2010))
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "noise", "crop", "rotation")
-        at_least(self, 1, "imbalance")
-        at_least(self, 0, "split_seed")
-        at_least(self, 1, "validation_most")
-        if not 0 < self.validation < 1:
-            raise SettingsError(f"validation must be in (0, 1); got {self.validation}")
-        share(self, "unseen")
+        super().__post_init__()
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise SettingsError(f"mean and std need one number a channel, std above 0; got {self.mean}, {self.std}")
 

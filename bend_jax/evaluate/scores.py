@@ -1,6 +1,5 @@
 """From the predictions of base, checkpoints and members to the figures of a report (HOUSE names: table, votes, ...)."""
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import ensemble, metrics
-from bend_jax.checks import RUN_ONLY, SettingsError, at_least, did_you_mean, names
+from bend_jax.checks import Settings, SettingsError, did_you_mean, names, setting
 from bend_jax.data.augment import VIEWS
 from bend_jax.data.corruptions import CORRUPTIONS
 from bend_jax.evaluate import uncertainty
@@ -17,21 +16,25 @@ from bend_jax.evaluate.curves import SINGLE
 from bend_jax.evaluate.predict import Outputs, Weights, over_voters
 
 
-@dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Settings):
     """The votes and measures."""
 
-    draws: int = 10  # of aBEND; the paper's table averages ten
-    bins: int = 15  # of the calibration error
-    views: str = "identity"  # of each image, comma-separated; every vote runs over members x views
-    greedy: int = 0  # members that the greedy vote chooses on validation, with replacement; 0: no such vote
-    ood: str = ""  # data sets that the net was not trained on, comma-separated, to be told from the test images
-    corruptions: str = ""  # of the test images, comma-separated, each at five severities
-    batch: int = field(default=500, metadata=RUN_ONLY)  # images a program
+    draws: int = setting("of aBEND; the paper's table averages ten", default=10, least=1)
+    bins: int = setting("of the calibration error", default=15, least=1)
+    views: str = setting(
+        f"of each image, with commas between: {', '.join(VIEWS)} (the last four by a pixel); votes are "
+        f"over members x views",
+        default="identity",
+    )
+    greedy: int = setting(
+        "members that the greedy vote chooses on validation, with replacement; 0: no such vote", default=0, least=0
+    )
+    ood: str = setting("data sets to be told from the test images, with commas between: names or npz:PATH", default="")
+    corruptions: str = setting(f"of the test images, each at five severities: {', '.join(CORRUPTIONS)}", default="")
+    batch: int = setting("images a program; changes no number", default=500, least=1, digest=False)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "draws", "bins", "batch")
-        at_least(self, 0, "greedy")
+        super().__post_init__()
         views = names(self.views)
         unknown = [view for view in views if view not in VIEWS]
         if unknown or not views or len(set(views)) < len(views):
@@ -123,13 +126,14 @@ def choose(
     validation: dict[str, Outputs],
     labels: Int[np.ndarray, " v"],
     members: dict[str, int],
-    given: Float[np.ndarray, " k"] | None,
+    given: Weights,
     greedy: int,
 ) -> dict[str, Weights]:
     """The weighted votes that validation images decide, by set: "best" (the most accurate member), "greedy" (where
-    greedy > 0); and "weighted", by the collector's own weights, where a set is the k checkpoints themselves.
+    greedy > 0); and "weighted", by `given` weights.
 
-    members: how many each set has; a member is the mean of its views.
+    members: how many each set has, a member is the mean of its views; given: the collector's weights [k], by the sets
+    that are its k checkpoints themselves.
     """
     weights: dict[str, Weights] = {}
     for name, m in members.items():
@@ -143,8 +147,8 @@ def choose(
         if greedy:
             likelihoods = jnp.asarray(by_member[:, np.arange(len(labels)), labels])
             weights[name]["greedy"] = np.asarray(ensemble.greedy_weights(likelihoods, greedy))
-        if given is not None and name in ("checkpoints", "identity") and m == len(given):
-            weights[name]["weighted"] = given
+        if name in given:
+            weights[name]["weighted"] = given[name]
     return weights
 
 

@@ -4,7 +4,6 @@ Three kinds: `mlp` (`Coder`), `conv` (`convolutional.py`), and `pca`, whitened p
 k vectors span at most k - 1 dimensions, so that it is exact for k - 1 <= latent.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,36 +13,34 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import at_least, one_of, positive, share
+from bend_jax.checks import Settings, setting
 from bend_jax.generate import convolutional
 from bend_jax.generate.whitening import EXACT, Whitening, from_white, to_white, whiten
-from bend_jax.training import Watch, make_step, start, train
+from bend_jax.operations import flops
+from bend_jax.training import Callbacks, make_step, start, train
 
 AUTOENCODERS = ("mlp", "conv", "pca")
 
 
-@dataclass(frozen=True)
-class Autoencoder:
+class Autoencoder(Settings):
     """Encoder and decoder between standardised vectors and latents."""
 
-    kind: str = "mlp"  # 4 + 4 layers; "conv": 1-D convolutions, as published; "pca": principal components, no training
-    latent: int = 64
-    hidden: int = 256  # width of mlp's hidden layers
-    fold: int = 5  # stride and kernel of the published convolutions (medium; small: 3), each divides the length by it
-    steps: int = 500  # on all vectors; longer training pulls what lies between the vectors towards their mean [ours]
-    segment: int = 250  # steps between two checks
-    lr: float = 3e-4  # of AdamW, at the start; half a cosine from there to 0
-    weight_decay: float = 2e-6  # of AdamW
-    input_noise: float = 1e-3  # x <- noise * eps + (1 - noise) * x
-    latent_noise: float = 0.1  # z <- noise * eps + (1 - noise) * z
-
-    def __post_init__(self) -> None:
-        one_of(self, "kind", AUTOENCODERS)
-        at_least(self, 1, "latent", "hidden", "steps", "segment")
-        at_least(self, 2, "fold")
-        at_least(self, 0, "weight_decay")
-        positive(self, "lr")
-        share(self, "input_noise", "latent_noise")
+    kind: str = setting(
+        'four layers and four layers; "conv": 1-D convolutions; "pca": principal components, without training',
+        default="mlp",
+        choices=AUTOENCODERS,
+    )
+    latent: int = setting("numbers in a latent of mlp and pca", default=64, least=1)
+    hidden: int = setting("width of mlp's hidden layers", default=256, least=1)
+    fold: int = setting("stride and kernel of conv: 5 is p-diff's medium, 3 its small one", default=5, least=2)
+    steps: int = setting(
+        "on all vectors; longer training shrinks what lies between the checkpoints [ours]", default=500, least=1
+    )
+    segment: int = setting("steps between two checks", default=250, least=1)
+    lr: float = setting("of AdamW, at the start; half a cosine from there to 0", default=3e-4, above=0)
+    weight_decay: float = setting("of AdamW", default=2e-6, least=0)
+    input_noise: float = setting("x <- noise * eps + (1 - noise) * x", default=1e-3, least=0, below=1)
+    latent_noise: float = setting("z <- noise * eps + (1 - noise) * z", default=0.1, least=0, below=1)
 
 
 LAYERS = 4
@@ -67,7 +64,7 @@ class Coder(nn.Module):
         return linear + nn.Dense(self.out, kernel_init=nn.initializers.zeros, name=f"layer{LAYERS}")(x)
 
 
-def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, watch: Watch) -> Any:
+def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, callbacks: Callbacks) -> Any:
     """Train on all (standardised) vectors at once; returns the parameters of `encode` and `decode`. Eq. 8."""
     if settings.kind == "pca":
         return whiten(vectors, settings.latent)
@@ -90,7 +87,7 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
         {"vectors": vectors, "key": key_steps},
         steps=settings.steps,
         segment=settings.segment,
-        watch=watch,
+        callbacks=callbacks,
     )
     return state.params
 
@@ -141,3 +138,16 @@ def _coders(settings: Autoencoder, dim: int) -> tuple[nn.Module, nn.Module]:
     if settings.kind == "conv":
         return convolutional.Encoder(settings.fold), convolutional.Decoder(settings.fold, dim)
     return Coder(settings.hidden, settings.latent), Coder(settings.hidden, dim)
+
+
+def cost(settings: Autoencoder, k: int, dim: int) -> float:
+    """Floating-point operations of its training on k vectors: each step is three times a pass."""
+    if settings.kind == "pca":
+        return 0.0
+
+    def both(params: Any, vectors: Any) -> Any:
+        return decode(params, encode(params, vectors, settings), dim, settings)
+
+    vectors = jax.ShapeDtypeStruct((k, dim), jnp.float32)
+    params = jax.eval_shape(lambda x: initial(x, jax.random.key(0), settings), vectors)
+    return settings.steps * 3 * flops(both, params, vectors)

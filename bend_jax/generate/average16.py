@@ -1,6 +1,5 @@
 """The null `average16`: each member is the mean of 16 different random checkpoints (Zeng et al. 2025)."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import flax.struct
@@ -8,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import SettingsError
-from bend_jax.training import SILENT, Watch
+from bend_jax.checks import Settings, SettingsError
+from bend_jax.generate.generator import Generator
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class Average16:
+class Average16(Settings):
     """A null: each member is the mean of 16 different checkpoints (Zeng et al. 2025)."""
 
 
@@ -27,11 +26,12 @@ class Fitted(flax.struct.PyTreeNode):
     deviations: Float[Array, "k dim"]
 
 
-def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Average16, *, watch: Watch = SILENT) -> Fitted:
+def fit(
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Average16, *, callbacks: Callbacks = SILENT
+) -> Fitted:
     """Nothing to learn; needs 16 checkpoints."""
     k = vectors.shape[0]
-    if k < MEANS_OF:
-        raise SettingsError(f"average16 takes means of {MEANS_OF} checkpoints, and there are k={k}: raise k")
+    needs(settings, k)
     mean = jnp.mean(vectors, axis=0)
     return Fitted(mean, vectors - mean[None])
 
@@ -43,3 +43,12 @@ def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]
     order = jax.vmap(lambda key: jax.random.permutation(key, k))(jax.random.split(key, m))
     weights = jnp.where(order < MEANS_OF, 1 / MEANS_OF, 0.0)  # [m, k], a product instead of [m, 16, dim] gathered
     return fitted.mean[None] + jnp.matmul(weights, fitted.deviations, precision=jax.lax.Precision.HIGHEST)
+
+
+def needs(settings: Average16, k: int) -> None:
+    """Raise SettingsError for fewer than 16 checkpoints."""
+    if k < MEANS_OF:
+        raise SettingsError(f"average16 takes means of {MEANS_OF} checkpoints, and there are k={k}: raise k")
+
+
+GENERATOR = Generator("average16", Average16(), fit, sample, needs)

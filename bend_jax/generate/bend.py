@@ -1,6 +1,5 @@
 """BEND's and p-diff's generator: standardise, encode, whiten, diffuse; and back."""
 
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -9,25 +8,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import at_least
+from bend_jax.checks import Settings, setting
+from bend_jax.generate import autoencoder as coder
 from bend_jax.generate import diffusion
 from bend_jax.generate import latents as coding
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.diffusion import Diffusion
+from bend_jax.generate.generator import Generator, Size
 from bend_jax.generate.latents import Latents, decode, fit_latents, rank
-from bend_jax.training import SILENT, Watch
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class Bend:
+class Bend(Settings):
     """BEND's and p-diff's generator: autoencoder, then a DDPM on its latents."""
 
-    autoencoder: Autoencoder = field(default_factory=Autoencoder)
-    diffusion: Diffusion = field(default_factory=Diffusion)
-    temperature: float = 1.0  # sd of all of the sampler's noise: below 1 nearer to the mean, above 1 more diverse
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "temperature")
+    autoencoder: Autoencoder = setting("between vectors and latents", default=Autoencoder)
+    diffusion: Diffusion = setting("on the latents", default=Diffusion)
+    temperature: float = setting(
+        "of all the sampler's noise: below 1 nearer to the mean, above 1 more diverse", default=1.0, least=0
+    )
 
 
 class Fitted(flax.struct.PyTreeNode):
@@ -39,11 +38,13 @@ class Fitted(flax.struct.PyTreeNode):
     settings: Diffusion = flax.struct.field(pytree_node=False)
 
 
-def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Bend, *, watch: Watch = SILENT) -> Fitted:
+def fit(
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Bend, *, callbacks: Callbacks = SILENT
+) -> Fitted:
     """Train the autoencoder on the vectors and the DDPM on their latents."""
     key_coder, key_denoiser = jax.random.split(key)
-    latents, white = fit_latents(vectors, key_coder, settings.autoencoder, watch)
-    denoiser = diffusion.fit(white, key_denoiser, settings.diffusion, watch)
+    latents, white = fit_latents(vectors, key_coder, settings.autoencoder, callbacks)
+    denoiser = diffusion.fit(white, key_denoiser, settings.diffusion, callbacks)
     return Fitted(latents, denoiser, jnp.float32(settings.temperature), settings.diffusion)
 
 
@@ -63,3 +64,13 @@ def encode(fitted: Fitted, vectors: Float[Array, "n dim"]) -> Float[Array, "n la
 def noised(fitted: Fitted, key: Key[Array, ""], vectors: Float[Array, "n dim"]) -> Float[Array, "n latent"]:
     """The same with the noise that the autoencoder is trained with (`latents.noised`): p-diff's "adding noise"."""
     return coding.noised(fitted.latents, key, vectors)
+
+
+def cost(settings: Bend, size: Size) -> float:
+    """Floating-point operations of both trainings and of the samples."""
+    latent = min(settings.autoencoder.latent, size.k - 1)
+    trained = coder.cost(settings.autoencoder, size.k, size.dim)
+    return trained + diffusion.cost(settings.diffusion, latent, size.m * size.draws)
+
+
+GENERATOR = Generator("bend", Bend(), fit, sample, cost=cost, knob="temperature", encode=encode, noised=noised)

@@ -1,7 +1,6 @@
 """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training, ancestral sampling, DDIM (Song et al. 2021)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,8 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax.checks import SettingsError, at_least, one_of, positive, share
-from bend_jax.training import State, Watch, make_step, start_with_ema, train
+from bend_jax.checks import Settings, SettingsError, setting
+from bend_jax.training import Callbacks, State, make_step, start_with_ema, train
 
 VARIANCES = ("beta", "posterior")
 
@@ -22,36 +21,43 @@ PREDICTIONS = ("eps", "v")
 SAMPLERS = ("ddpm", "ddim")
 
 
-@dataclass(frozen=True)
-class Diffusion:
+class Diffusion(Settings):
     """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020)."""
 
-    timesteps: int = 1000  # T, from data to noise
-    beta_start: float = 1e-4  # both ends scale with 1000 / timesteps
-    beta_end: float = 0.02  # the noise of the last timestep
-    prediction: str = "eps"  # what the net predicts: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0
-    sampler: str = "ddpm"  # ancestral, all timesteps; or "ddim", deterministic in ddim_steps
-    ddim_steps: int = 50  # timesteps that ddim visits
-    variance: str = "beta"  # beta_t as in eq. 3: exact for whitened latents, which a Gaussian would be
-    width: int = 64  # of the denoiser; a large one that is trained long makes copies [ours]
-    blocks: int = 3  # residual blocks of the denoiser
-    steps: int = 2000  # at most: the held-out loss may end it before
-    segment: int = 250  # steps between two looks at the held-out loss
-    patience: int = 2  # segments without a better held-out loss before it stops
-    holdout: float = 0.1  # share of the vectors held out, none below 20 vectors
-    batch: int = 256  # (vector, timestep, noise) triples a step
-    lr: float = 1e-3  # of AdamW
-    weight_decay: float = 0.0  # of AdamW
-    ema: float = 0.9999  # decay, after a warm-up, of the average of the parameters that samples
+    timesteps: int = setting("T, from data to noise", default=1000, least=1)
+    beta_start: float = setting(
+        "noise of the first timestep; both ends scale with 1000 / timesteps", default=1e-4, above=0
+    )
+    beta_end: float = setting("noise of the last timestep", default=0.02, above=0)
+    prediction: str = setting(
+        "what the net predicts: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0",
+        default="eps",
+        choices=PREDICTIONS,
+    )
+    sampler: str = setting(
+        'ancestral, all timesteps; or "ddim", deterministic in ddim_steps', default="ddpm", choices=SAMPLERS
+    )
+    ddim_steps: int = setting("timesteps that ddim visits", default=50, least=1)
+    variance: str = setting(
+        'of a sampling step, as in eq. 3: exact for whitened latents of a Gaussian; or "posterior"',
+        default="beta",
+        choices=VARIANCES,
+    )
+    width: int = setting("of the denoiser; a large one that is trained long makes copies [ours]", default=64, least=1)
+    blocks: int = setting("residual blocks of the denoiser", default=3, least=1)
+    steps: int = setting("at most: the held-out loss may end it before", default=2000, least=1)
+    segment: int = setting("steps between two evaluations of the held-out loss", default=250, least=1)
+    patience: int = setting("segments without a better held-out loss before it stops", default=2, least=1)
+    holdout: float = setting("share of the checkpoints held out; none below 20", default=0.1, least=0, below=1)
+    batch: int = setting("(checkpoint, timestep, noise) triples a step", default=256, least=1)
+    lr: float = setting("of AdamW", default=1e-3, above=0)
+    weight_decay: float = setting("of AdamW", default=0.0, least=0)
+    ema: float = setting(
+        "decay, after a warm-up, of the average of the parameters that samples", default=0.9999, least=0, below=1
+    )
 
     def __post_init__(self) -> None:
-        one_of(self, "variance", VARIANCES)
-        one_of(self, "prediction", PREDICTIONS)
-        one_of(self, "sampler", SAMPLERS)
-        at_least(self, 1, "timesteps", "width", "blocks", "steps", "segment", "patience", "batch", "ddim_steps")
-        at_least(self, 0, "weight_decay")
-        positive(self, "lr", "beta_start", "beta_end")
-        share(self, "holdout", "ema")
+        super().__post_init__()
         if self.sampler == "ddim" and self.ddim_steps > self.timesteps:
             raise SettingsError(f"ddim_steps={self.ddim_steps} is more than timesteps={self.timesteps}")
         alpha_bar(self)
@@ -149,7 +155,7 @@ def add_noise(
     return jnp.sqrt(bar) * x + jnp.sqrt(1 - bar) * eps
 
 
-def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffusion, watch: Watch) -> Any:
+def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffusion, callbacks: Callbacks) -> Any:
     """Train the denoiser (eq. 9); returns the averaged parameters of least held-out loss (below 20 vectors: the last).
 
     The error is that of eps or of v; as eps_hat - eps = sqrt(abar_t) (v_hat - v), v gives noisy timesteps more weight.
@@ -193,7 +199,7 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
         data,
         steps=settings.steps,
         segment=settings.segment,
-        watch=watch,
+        callbacks=callbacks,
         after=look if held else None,
         stopped=lambda state: held > 0 and int(state.since) >= settings.patience,
     )
@@ -280,3 +286,11 @@ def ddim(
     start = temperature * jax.random.normal(key, shape)
     x, _ = jax.lax.scan(step, start, (times, bars, nexts), reverse=True)
     return x
+
+
+def cost(settings: Diffusion, latent: int, samples: int) -> float:
+    """Floating-point operations of its training and of so many samples: 6 a weight and row of a training step, 2 of
+    a forward pass."""
+    weights = settings.width * (2 * latent + settings.width * (1 + 2 * settings.blocks))
+    visited = settings.timesteps if settings.sampler == "ddpm" else settings.ddim_steps
+    return weights * (6 * settings.steps * settings.batch + 2 * visited * samples)

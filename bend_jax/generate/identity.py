@@ -1,22 +1,22 @@
 """The null `identity`: the checkpoints themselves."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.training import SILENT, Watch
+from bend_jax.checks import Settings
+from bend_jax.generate.generator import Generator
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Settings):
     """A null: the checkpoints themselves."""
 
 
 def fit(
-    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Identity, *, watch: Watch = SILENT
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Identity, *, callbacks: Callbacks = SILENT
 ) -> Float[Array, "k dim"]:
     """Nothing to learn."""
     return vectors
@@ -29,3 +29,6 @@ def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[
     if m >= k:
         return fitted
     return fitted[jnp.round(jnp.linspace(0, k - 1, m)).astype(jnp.int32)]
+
+
+GENERATOR = Generator("identity", Identity(), fit, sample, members=min, draws_checkpoints=True, is_all_checkpoints=True)

@@ -1,21 +1,21 @@
 """The null `interpolate`: uniform points between two different random checkpoints."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
 from jaxtyping import Array, Float, Key
 
-from bend_jax.training import SILENT, Watch
+from bend_jax.checks import Settings
+from bend_jax.generate.generator import Generator
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class Interpolate:
+class Interpolate(Settings):
     """A null: uniform points between two different random checkpoints."""
 
 
 def fit(
-    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Interpolate, *, watch: Watch = SILENT
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Interpolate, *, callbacks: Callbacks = SILENT
 ) -> Float[Array, "k dim"]:
     """Nothing to learn."""
     return vectors
@@ -30,3 +30,6 @@ def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[
     second = (first + jax.random.randint(key_step, (m,), 1, k)) % k
     a, b = fitted[first], fitted[second]
     return a + jax.random.uniform(key_u, (m, 1)) * (b - a)
+
+
+GENERATOR = Generator("interpolate", Interpolate(), fit, sample)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from bend_jax.generate import autoencoder
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.whitening import Affine, Whitening, from_white, standardise, to_affine, to_white, whiten
-from bend_jax.training import NonFiniteError, Watch
+from bend_jax.training import Callbacks, NonFiniteError
 
 
 class Latents(flax.struct.PyTreeNode):
@@ -28,12 +28,12 @@ def rank(latents: Latents) -> int:
 
 
 def fit_latents(
-    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, watch: Watch
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, callbacks: Callbacks
 ) -> tuple[Latents, Float[Array, "k rank"]]:
     """Train the autoencoder on the standardised vectors; returns the maps and the vectors' whitened latents."""
     affine = standardise(vectors)
     scaled = to_affine(affine, vectors)
-    coder = autoencoder.fit(scaled, key, settings, watch)
+    coder = autoencoder.fit(scaled, key, settings, callbacks)
     found = autoencoder.encode(coder, scaled, settings)
     if not np.isfinite(found).all():
         raise NonFiniteError("autoencoder", "latents")

@@ -1,6 +1,5 @@
 """The null `low_rank_gaussian`: a Gaussian with the checkpoints' covariance S, and SWAG (Maddox et al. 2019, eq. 1)."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import flax.struct
@@ -8,21 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import SettingsError, at_least
-from bend_jax.training import SILENT, Watch
+from bend_jax.checks import Settings, setting
+from bend_jax.generate.generator import Generator
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class LowRankGaussian:
+class LowRankGaussian(Settings):
     """A null: a Gaussian with the checkpoints' covariance, and SWAG (Maddox et al. 2019)."""
 
-    scale: float = 1.0  # of the spread
-    diagonal: float = 0.0  # share of the variance that independent coordinates have; SWAG's is 0.5
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "scale", "diagonal")
-        if self.diagonal > 1:
-            raise SettingsError(f"diagonal must be in [0, 1]; got {self.diagonal}")
+    scale: float = setting("of the spread", default=1.0, least=0)
+    diagonal: float = setting(
+        "share of the variance that independent coordinates have; SWAG's is 0.5", default=0.0, least=0, most=1
+    )
 
 
 class Fitted(flax.struct.PyTreeNode):
@@ -35,7 +31,7 @@ class Fitted(flax.struct.PyTreeNode):
 
 
 def fit(
-    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: LowRankGaussian, *, watch: Watch = SILENT
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: LowRankGaussian, *, callbacks: Callbacks = SILENT
 ) -> Fitted:
     """The moments of the k vectors (covariance over k)."""
     mean = jnp.mean(vectors, axis=0)
@@ -55,3 +51,6 @@ def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]
     own = jnp.std(fitted.deviations, axis=0)[None] * jax.random.normal(key_own, (m, dim))
     draws = jnp.sqrt(1 - fitted.diagonal) * span + jnp.sqrt(fitted.diagonal) * own
     return fitted.mean[None] + fitted.scale * draws
+
+
+GENERATOR = Generator("low_rank_gaussian", LowRankGaussian(), fit, sample, knob="scale")

@@ -1,6 +1,5 @@
 """The null `noise`: the checkpoints' mean and white noise of their root mean square sd."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import flax.struct
@@ -8,18 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import at_least
-from bend_jax.training import SILENT, Watch
+from bend_jax.checks import Settings, setting
+from bend_jax.generate.generator import Generator
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class Noise:
+class Noise(Settings):
     """A null: the checkpoints' mean and white noise of their root mean square sd."""
 
-    scale: float = 1.0  # of the spread
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "scale")
+    scale: float = setting("of the spread", default=1.0, least=0)
 
 
 class Fitted(flax.struct.PyTreeNode):
@@ -30,7 +26,9 @@ class Fitted(flax.struct.PyTreeNode):
     scale: Float[Array, ""]
 
 
-def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Noise, *, watch: Watch = SILENT) -> Fitted:
+def fit(
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Noise, *, callbacks: Callbacks = SILENT
+) -> Fitted:
     """The mean, and the square root of the mean variance (over k)."""
     sd = jnp.sqrt(jnp.mean(jnp.var(vectors, axis=0)))
     return Fitted(jnp.mean(vectors, axis=0), sd, jnp.float32(settings.scale))
@@ -40,3 +38,6 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Noise, *,
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m draws of N(mean, scale^2 sd^2 I)."""
     return fitted.mean[None] + fitted.scale * fitted.sd * jax.random.normal(key, (m, fitted.mean.shape[0]))
+
+
+GENERATOR = Generator("noise", Noise(), fit, sample, knob="scale")

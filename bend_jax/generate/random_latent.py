@@ -1,6 +1,5 @@
 """The null `random_latent`: the decoder on Gaussian latents, with bend's autoencoder and no diffusion."""
 
-from dataclasses import dataclass, field
 from functools import partial
 
 import flax.struct
@@ -8,21 +7,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import at_least
+from bend_jax.checks import Settings, setting
+from bend_jax.generate import autoencoder as coder
 from bend_jax.generate.autoencoder import Autoencoder
+from bend_jax.generate.generator import Generator, Size
 from bend_jax.generate.latents import Latents, decode, fit_latents, rank
-from bend_jax.training import SILENT, Watch
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class RandomLatent:
+class RandomLatent(Settings):
     """A null: the decoder on Gaussian latents, with bend's autoencoder and no diffusion."""
 
-    autoencoder: Autoencoder = field(default_factory=Autoencoder)
-    scale: float = 1.0  # of the latents
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "scale")
+    autoencoder: Autoencoder = setting("bend's", default=Autoencoder, shared="generate.bend.autoencoder")
+    scale: float = setting("of the latents", default=1.0, least=0)
 
 
 class Fitted(flax.struct.PyTreeNode):
@@ -33,10 +30,10 @@ class Fitted(flax.struct.PyTreeNode):
 
 
 def fit(
-    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: RandomLatent, *, watch: Watch = SILENT
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: RandomLatent, *, callbacks: Callbacks = SILENT
 ) -> Fitted:
     """Train the autoencoder."""
-    latents, _ = fit_latents(vectors, key, settings.autoencoder, watch)
+    latents, _ = fit_latents(vectors, key, settings.autoencoder, callbacks)
     return Fitted(latents, jnp.float32(settings.scale))
 
 
@@ -44,3 +41,11 @@ def fit(
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m decoded draws of scale * N(0, I)."""
     return decode(fitted.latents, fitted.scale * jax.random.normal(key, (m, rank(fitted.latents))))
+
+
+def cost(settings: RandomLatent, size: Size) -> float:
+    """Floating-point operations of the autoencoder's training."""
+    return coder.cost(settings.autoencoder, size.k, size.dim)
+
+
+GENERATOR = Generator("random_latent", RandomLatent(), fit, sample, cost=cost, knob="scale")

@@ -1,24 +1,25 @@
 """The null `autoencoder`: the checkpoints that `identity` takes, through bend's autoencoder and back."""
 
-from dataclasses import dataclass, field
 from functools import partial
 
 import flax.struct
 import jax
 from jaxtyping import Array, Float, Key
 
+from bend_jax.checks import Settings, setting
+from bend_jax.generate import autoencoder as coder
 from bend_jax.generate import identity
 from bend_jax.generate import latents as coding
 from bend_jax.generate.autoencoder import Autoencoder
+from bend_jax.generate.generator import Generator, Size
 from bend_jax.generate.latents import Latents, decode, fit_latents
-from bend_jax.training import SILENT, Watch
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Settings):
     """A null: checkpoints through bend's autoencoder and back."""
 
-    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    autoencoder: Autoencoder = setting("bend's", default=Autoencoder, shared="generate.bend.autoencoder")
 
 
 class Fitted(flax.struct.PyTreeNode):
@@ -29,10 +30,10 @@ class Fitted(flax.struct.PyTreeNode):
 
 
 def fit(
-    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Reconstruction, *, watch: Watch = SILENT
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Reconstruction, *, callbacks: Callbacks = SILENT
 ) -> Fitted:
     """Train the autoencoder."""
-    latents, _ = fit_latents(vectors, key, settings.autoencoder, watch)
+    latents, _ = fit_latents(vectors, key, settings.autoencoder, callbacks)
     return Fitted(latents, vectors)
 
 
@@ -40,3 +41,11 @@ def fit(
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "members dim"]:
     """min(m, k) reconstructions."""
     return decode(fitted.latents, coding.encode(fitted.latents, identity.sample(fitted.vectors, key, m)))
+
+
+def cost(settings: Reconstruction, size: Size) -> float:
+    """Floating-point operations of the autoencoder's training."""
+    return coder.cost(settings.autoencoder, size.k, size.dim)
+
+
+GENERATOR = Generator("autoencoder", Reconstruction(), fit, sample, cost=cost, members=min)

@@ -1,21 +1,21 @@
 """The null `resample`: checkpoints drawn with replacement."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
 from jaxtyping import Array, Float, Key
 
-from bend_jax.training import SILENT, Watch
+from bend_jax.checks import Settings
+from bend_jax.generate.generator import Generator
+from bend_jax.training import SILENT, Callbacks
 
 
-@dataclass(frozen=True)
-class Resample:
+class Resample(Settings):
     """A null: checkpoints drawn with replacement."""
 
 
 def fit(
-    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Resample, *, watch: Watch = SILENT
+    vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Resample, *, callbacks: Callbacks = SILENT
 ) -> Float[Array, "k dim"]:
     """Nothing to learn."""
     return vectors
@@ -25,3 +25,6 @@ def fit(
 def sample(fitted: Float[Array, "k dim"], key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m checkpoints, each uniformly one of the k."""
     return fitted[jax.random.randint(key, (m,), 0, fitted.shape[0])]
+
+
+GENERATOR = Generator("resample", Resample(), fit, sample, draws_checkpoints=True)

@@ -1,95 +1,137 @@
 """The settings of a run as frozen dataclasses, and the one door from an ml_collections ConfigDict to them."""
 
 import dataclasses
+import importlib
 import math
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from bend_jax.checks import DTYPES, SettingsError, at_least, did_you_mean, names, one_of
+from bend_jax.checks import DTYPES, Settings, SettingsError, check_field, did_you_mean, names, setting
 from bend_jax.collect import COLLECTORS, Collector
 from bend_jax.data.sources import Data
 from bend_jax.evaluate.scores import Evaluate
-from bend_jax.generate import GENERATORS, Generator, check_checkpoints
+from bend_jax.generate import GENERATORS, Generator
+from bend_jax.generate.bend import Bend
 from bend_jax.training import Base
 
+OF_RECORDS = ("settings", "algorithm", "algorithms")  # fields of Collect and Generate that are no settings
 SHARED = ("k", "views", "batch", "cache_dtype")  # settings that collectors have in common
 
 
-@dataclass(frozen=True)
-class Backbone:
+class Backbone(Settings):
     """The network; empty widths and blocks mean the published ones."""
 
-    name: str = "resnet50"  # the network
-    widths: tuple[int, ...] = ()
-    blocks: tuple[int, ...] = ()
-    dtype: str = "float32"
+    name: str = setting("the network", default="resnet50")
+    widths: tuple[int, ...] = setting("channels of each stage, at least 1; empty: the published ones", default=())
+    blocks: tuple[int, ...] = setting("blocks of each stage, at least 1; empty: the published ones", default=())
+    dtype: str = setting("of the computation; parameters are float32 always", default="float32", choices=DTYPES)
 
     def __post_init__(self) -> None:
-        one_of(self, "dtype", DTYPES)
+        super().__post_init__()
         if min((1, *self.widths, *self.blocks)) < 1:
             raise SettingsError(f"widths and blocks must be at least 1; got {self.widths}, {self.blocks}")
 
 
-@dataclass(frozen=True)
-class Collect:
+class Collect(Settings):
     """Which collector, of which subset of the parameters."""
 
-    name: str  # the collector
-    subset: tuple[str, ...]  # the parameters, by the names of their layers
-    settings: Collector
+    name: str = setting("the collector", default="trajectory")
+    subset: tuple[str, ...] = setting(
+        "the parameters, by the names of their layers", default=("layer4.2.bn2", "layer4.2.bn3")
+    )
+    settings: Any = setting("of the collector", default=None)
+    algorithm: Collector = setting("its record", default=None, digest=False)
 
 
-@dataclass(frozen=True)
-class Generate:
+class Generate(Settings):
     """The main generator first, then the nulls on the same checkpoints."""
 
-    name: str  # the generator that the report is about
-    nulls: tuple[str, ...]  # generators on the same checkpoints, to compare it with
-    settings: dict[str, Generator]
-    tune: tuple[float, ...]  # values of each generator's knob of which the best on validation is taken
-    statistics: int  # training images for the BN statistics of members whose subset holds them
+    name: str = setting("the generator that the report is about", default="bend")
+    nulls: tuple[str, ...] = setting(
+        "generators on the same checkpoints, to compare it with", default=("gaussian", "identity")
+    )
+    tune: tuple[float, ...] = setting(
+        "values of each generator's knob of which the best on validation is taken; at least 0", default=()
+    )
+    statistics: int = setting(
+        "training images for the BN statistics of members whose subset holds them", default=2048, least=1
+    )
+    settings: Any = setting("of each generator, by its name", default=None)
+    algorithms: Any = setting("the record of each generator, by its name", default=None, digest=False)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "statistics")
+        super().__post_init__()
         if min(self.tune, default=0) < 0:
             raise SettingsError(f"tune must be numbers of at least 0; got {self.tune}")
 
 
-@dataclass(frozen=True)
-class Compute:
+class Compute(Settings):
     """What changes speed, memory and what can be watched, never a number."""
 
-    memory_mb: int = 16384  # of intermediates in one program, and of cached features
-    save_seconds: float = 30.0  # a running stage saves its state at segment ends, this far apart at least
-    tensorboard: bool = False  # event files of all trainings under <workdir>/tensorboard; --tensorboard sets it
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "memory_mb")
-        at_least(self, 0, "save_seconds")
+    memory_mb: int = setting("of intermediates in one program, and of cached features, in MiB", default=16384, least=1)
+    save_seconds: float = setting("a running stage saves its state this far apart at least", default=30.0, least=0)
+    tensorboard: bool = setting("event files of all trainings under <workdir>/tensorboard", default=False)
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """One run."""
 
-    task: str
-    data: Data
-    backbone: Backbone
-    base: Base
-    collect: Collect
-    generate: Generate
-    members: int
-    evaluate: Evaluate
-    compute: Compute
+    task: str = setting("the name in the report", default="res50_cifar10")
+    members: int = setting("m, the generated base classifiers", default=100, least=1)
+    data: Data = setting("", default=Data)
+    backbone: Backbone = setting("", default=Backbone)
+    base: Base = setting("", default=Base)
+    collect: Collect = setting("", default=Collect)
+    generate: Generate = setting("", default=Generate)
+    evaluate: Evaluate = setting("", default=Evaluate)
+    compute: Compute = setting("", default=Compute)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "members")
+        super().__post_init__()
         k = self.collect.settings.k
-        check_checkpoints(self.collect.name, self.generate.name, self.members, k)
-        for name in self.generate.nulls:
-            check_checkpoints("", name, self.members, k)  # a null votes without a collector's weights
+        for algorithm in self.generate.algorithms.values():
+            algorithm.needs(algorithm.settings, k)
+        main = self.generate.algorithms[self.generate.name]
+        if self.collect.algorithm.has_weights and main.is_all_checkpoints and self.members < k:
+            raise SettingsError(
+                f"members={self.members} do not match {self.collect.name}'s {k} weights: at least as many are needed"
+            )
+
+
+def described() -> dict[str, Any]:
+    """Every setting by its name: its dataclass field, or for a group of settings (its class, the same for what is in
+    it). The order is the one in which settings are shown."""
+    hints, result = typing.get_type_hints(Config), {}
+    for f in dataclasses.fields(Config):
+        is_plain = not dataclasses.is_dataclass(hints[f.name])
+        result[f.name] = f if is_plain else None if f.name in ("collect", "generate") else _described(hints[f.name])
+    for group, kind, table in (("collect", Collect, COLLECTORS), ("generate", Generate, GENERATORS)):
+        fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in OF_RECORDS}
+        every = [f for record in table.values() for f in dataclasses.fields(record.settings)]
+        fields |= {name: next(f for f in every if f.name == name) for name in (SHARED if group == "collect" else ())}
+        fields |= {name: _described(type(record.settings)) for name, record in table.items()}
+        result[group] = (kind, fields)
+    return result
+
+
+def _described(kind: Any) -> tuple[Any, dict[str, Any]]:
+    hints = typing.get_type_hints(kind)
+    own = [f for f in dataclasses.fields(kind) if not f.metadata["shared"]]
+    return kind, {f.name: _described(hints[f.name]) if dataclasses.is_dataclass(hints[f.name]) else f for f in own}
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting with its default value, as nested groups: what configs/default.py gives."""
+
+    def values(group: dict[str, Any]) -> dict[str, Any]:
+        return {name: values(f[1]) if isinstance(f, tuple) else f.default for name, f in group.items()}
+
+    result = values(described())
+    result["collect"]["subset"] = ",".join(result["collect"]["subset"])
+    result["generate"]["nulls"] = ",".join(result["generate"]["nulls"])
+    return result
 
 
 def parse(raw: Any) -> Config:
@@ -102,67 +144,89 @@ def parse(raw: Any) -> Config:
         for name, kind in typing.get_type_hints(Config).items()
         if name not in ("collect", "generate")
     }
-    values["collect"] = _collect(raw["collect"], values["base"])
-    return _guard("", Config, dict(values, generate=_generate(raw["generate"])))
+    values["collect"] = _collect(_group("collect", raw["collect"]), values["base"])
+    return _guard("", Config, dict(values, generate=_generate(_group("generate", raw["generate"]))))
 
 
 def _collect(raw: dict[str, Any], base: Base) -> Collect:
-    _check_keys("collect.", raw, ["name", "subset", *SHARED, *COLLECTORS])
-    name = _choice("collect.name", raw["name"], COLLECTORS)
-    algorithms = {}
-    for other, kind in COLLECTORS.items():  # the one that was named is used; of all, their own settings are checked
-        given = {s: raw[s] for s in SHARED}
-        try:
-            algorithms[other] = _algorithm(f"collect.{other}", kind, raw[other], given, base)
-        except SettingsError as error:
-            text = str(error)
-            for word in SHARED:
-                text = text.replace(f"collect.{other}.{word}", f"collect.{word}")
-            if other == name or "k=" not in text:  # a number of checkpoints that another collector cannot have
-                raise SettingsError(text) from None
-    return Collect(name, names(_cast("collect.subset", str, raw["subset"])), algorithms[name])
-
-
-def _generate(raw: dict[str, Any]) -> Generate:
-    own = [f.name for f in dataclasses.fields(Generate) if f.name != "settings"]
-    _check_keys("generate.", raw, [*own, *GENERATORS])
-    name = _choice("generate.name", raw["name"], GENERATORS)
-    nulls = names(_cast("generate.nulls", str, raw["nulls"]))
-    for null in nulls:
-        _choice("generate.nulls", null, GENERATORS)
-    bend = _build("generate.bend", GENERATORS["bend"], raw["bend"])
-    settings = {
-        other: _algorithm(f"generate.{other}", kind, raw[other], {}, bend.autoencoder)
-        for other, kind in GENERATORS.items()
-        if other != "bend"
-    }
-    settings["bend"] = bend
-    wanted = tuple(dict.fromkeys((name, *nulls)))
-    hints = typing.get_type_hints(Generate)
-    numbers = {word: _cast(f"generate.{word}", hints[word], raw[word]) for word in ("tune", "statistics")}
-    return _guard(
-        "generate", Generate, dict(name=name, nulls=wanted[1:], settings={n: settings[n] for n in wanted}, **numbers)
+    """The collector that is named. The groups of the others are checked too, so that a mistake in them is no surprise
+    later."""
+    algorithm = _find("collect.name", raw.get("name"), COLLECTORS, "COLLECTOR")
+    table = {**COLLECTORS, algorithm.name: algorithm}
+    _check_keys("collect.", raw, ["name", "subset", *SHARED, *COLLECTORS], [algorithm.name])
+    borrowed = {"collect": raw, "base": base}
+    for name, other in table.items():
+        if other is not algorithm:
+            own = type(other.settings)()
+            _algorithm(f"collect.{name}", own, raw[name], {"collect": dataclasses.asdict(own), "base": base})
+    settings = _algorithm(f"collect.{algorithm.name}", algorithm.settings, raw.get(algorithm.name), borrowed)
+    subset = names(_cast("collect.subset", str, raw["subset"]))
+    return Collect(
+        name=algorithm.name, subset=subset, settings=settings, algorithm=replace(algorithm, settings=settings)
     )
 
 
-def _algorithm(path: str, kind: Any, raw: Any, shared: dict[str, Any], other: Any) -> Any:
-    """The settings of one algorithm: its own group's, those that it shares with its family, and those of `other` (the
-    base's recipe, the main generator's autoencoder) where it has a field of that type."""
-    fields = typing.get_type_hints(kind)
-    borrowed = {name: other for name, hint in fields.items() if hint is type(other)}
-    own = {name: hint for name, hint in fields.items() if name not in borrowed and name not in shared}
-    _check_keys(f"{path}.", raw, own)
-    values = {name: _cast(f"{path}.{name}", fields[name], value) for name, value in shared.items() if name in fields}
-    values |= {name: _build(f"{path}.{name}", hint, raw[name]) for name, hint in own.items()}
-    return _guard(path, kind, {**values, **borrowed})
+def _generate(raw: dict[str, Any]) -> Generate:
+    main = _find("generate.name", raw.get("name"), GENERATORS, "GENERATOR")
+    nulls = names(_cast("generate.nulls", str, raw.get("nulls")))
+    wanted = {a.name: a for a in (main, *(_find("generate.nulls", null, GENERATORS, "GENERATOR") for null in nulls))}
+    own = [f.name for f in dataclasses.fields(Generate) if f.name not in OF_RECORDS]
+    _check_keys("generate.", raw, [*own, *GENERATORS], list(wanted))
+    borrowed = {"generate.bend.autoencoder": _build("generate.bend", Bend, raw["bend"]).autoencoder}
+    settings = {
+        name: _algorithm(f"generate.{name}", algorithm.settings, raw.get(name), borrowed)
+        for name, algorithm in {**GENERATORS, **wanted}.items()
+    }
+    hints = typing.get_type_hints(Generate)
+    numbers = {word: _cast(f"generate.{word}", hints[word], raw[word]) for word in ("tune", "statistics")}
+    configured = {name: replace(algorithm, settings=settings[name]) for name, algorithm in wanted.items()}
+    values = dict(name=main.name, nulls=tuple(wanted)[1:], algorithms=configured, **numbers)
+    return _guard("generate", Generate, {**values, "settings": {name: settings[name] for name in wanted}})
 
 
-def _choice(path: str, value: Any, choices: Iterable[str]) -> str:
-    if value not in choices:
+def _find(path: str, name: Any, table: dict[str, Any], attribute: str) -> Any:
+    """The record of an algorithm: ours by its name, a user's by the path of its module (my_project.jitter), whose
+    attribute COLLECTOR or GENERATOR it is."""
+    if name in table:
+        return table[name]
+    found = None
+    try:
+        if isinstance(name, str) and name.replace(".", "").isidentifier():
+            found = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):  # a module that the named one imports is missing
+            raise SettingsError(f"{path}: {name} cannot be imported: {error}") from None
+    kinds = {"COLLECTOR": Collector, "GENERATOR": Generator}
+    if found is None:
+        there = f"there are {', '.join(table)}, or name a module of your own that has a {attribute}"
+        raise SettingsError(f"{path}: unknown {name!r}{did_you_mean(str(name), table)}; {there}")
+    record: Any = getattr(found, attribute, None)
+    if not isinstance(record, kinds[attribute]) or record.name in table:
         raise SettingsError(
-            f"{path}: unknown {value!r}{did_you_mean(str(value), choices)}; there are {', '.join(choices)}"
+            f"{path}: the module {name} needs a {attribute} = {kinds[attribute].__name__}(...) with a name of its own; "
+            f"it has {record!r}"
         )
-    return value
+    return record
+
+
+def _algorithm(path: str, defaults: Any, raw: Any, borrowed: dict[str, Any]) -> Any:
+    """The settings of one algorithm: its own group's (None: their defaults), and those that it shares with other
+    groups. borrowed: by the name of a group, its raw values, or the settings that a field is."""
+    kind, values = type(defaults), {}
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    own = [f.name for f in fields if not f.metadata["shared"]]
+    raw = {name: getattr(defaults, name) for name in own} if raw is None else raw
+    _check_keys(f"{path}.", raw, own)
+    for field in fields:
+        group = field.metadata["shared"]
+        if not group:
+            values[field.name] = _build(f"{path}.{field.name}", hints[field.name], raw[field.name])
+        elif isinstance(borrowed[group], dict):
+            values[field.name] = _cast(f"{group}.{field.name}", hints[field.name], borrowed[group][field.name])
+            check_field(field, values[field.name], f"{group}.{field.name}")
+        else:
+            values[field.name] = borrowed[group]
+    return _guard(path, kind, values)
 
 
 def _build(path: str, kind: Any, raw: Any) -> Any:
@@ -180,12 +244,16 @@ def _guard(path: str, kind: Any, values: dict[str, Any]) -> Any:
         raise SettingsError(f"{path}.{error}" if path else str(error)) from None
 
 
-def _check_keys(prefix: str, raw: Any, expected: Iterable[str]) -> None:
-    expected = list(expected)
+def _group(path: str, raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
-        raise SettingsError(f"{prefix.rstrip('.')} must be a group of settings; got {raw!r}")
-    for key in raw:
-        if key not in expected:
+        raise SettingsError(f"{path} must be a group of settings; got {raw!r}")
+    return raw
+
+
+def _check_keys(prefix: str, raw: Any, expected: Iterable[str], optional: Iterable[str] = ()) -> None:
+    expected = list(expected)
+    for key in _group(prefix.rstrip("."), raw):
+        if key not in (*expected, *optional):
             raise SettingsError(f"unknown setting {prefix}{key}{did_you_mean(key, expected)}")
     missing = [prefix + key for key in expected if key not in raw]
     if missing:
@@ -205,13 +273,3 @@ def _cast(path: str, kind: Any, value: Any) -> Any:
     if (kind is int and isinstance(value, bool)) or not isinstance(value, kind):
         raise SettingsError(f"{path} must be of type {kind.__name__}; got {value!r}")
     return value
-
-
-def settings_json(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON for a digest: without the fields that are marked RUN_ONLY."""
-    result = {}
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if f.metadata.get("digest", True):
-            result[f.name] = settings_json(value) if dataclasses.is_dataclass(value) else value
-    return result

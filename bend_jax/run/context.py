@@ -10,12 +10,8 @@ from jax.sharding import Mesh
 
 from bend_jax import devices, models, subset, training
 from bend_jax.checks import SettingsError
-from bend_jax.collect import demand
-from bend_jax.collect.bootstrap import Bootstrap
-from bend_jax.collect.independent import Independent
-from bend_jax.collect.mc_bn import McBn
+from bend_jax.collect.collector import Problem, check_requirements
 from bend_jax.data import augment, out_of_distribution, sources, splits
-from bend_jax.generate import count_members
 from bend_jax.models import pytorch
 from bend_jax.run.config import Backbone, Config
 
@@ -62,18 +58,16 @@ def prepare(
     init: a trained model's file, "" for none.
     """
     mesh = devices.all_devices()
-    if dataset.unseen is not None and isinstance(config.collect.settings, Independent):
-        raise SettingsError("data.unseen: collect.name=independent trains whole networks, which share no base: use 0")
-    batches = {
-        "base.batch": (config.base.batch, dataset.train),
-        "collect.batch": (getattr(config.collect.settings, "batch", 1), dataset.collected),
-    }
-    for name, (batch, split) in batches.items():
-        if batch > len(split.labels):
-            which = " of data.unseen" if split is dataset.unseen else ""
-            raise SettingsError(f"{name}={batch} is more than the {len(split.labels)} training images{which}")
-        if name != "collect.batch" or not isinstance(config.collect.settings, Bootstrap | McBn | Independent):
-            _check_share(name, batch, mesh)
+    devices_count = devices.count(mesh)
+    if config.base.batch > len(dataset.train.labels):
+        raise SettingsError(
+            f"base.batch={config.base.batch} is more than the {len(dataset.train.labels)} training images"
+        )
+    if config.base.batch % devices_count:
+        raise SettingsError(
+            f"base.batch={config.base.batch} is split over {devices_count} devices: give a multiple of their number, "
+            "or use fewer of them (CUDA_VISIBLE_DEVICES)"
+        )
     view, plain = augment.transforms(config.data)
     examples = training.Examples(*_placed(dataset.train, mesh), view, plain)
     unseen = dataset.unseen
@@ -85,7 +79,12 @@ def prepare(
         chosen = subset.select(shapes, config.collect.subset)
     except ValueError as error:
         raise SettingsError(f"collect.subset: {error}") from None
-    demand(model, shapes, chosen, config.collect.settings, config.compute.memory_mb * 2**20, _vectors(config))
+    problem = Problem(model, shapes, chosen, len(dataset.collected.labels), devices_count, unseen is not None)
+    memory = config.compute.memory_mb * 2**20
+    try:
+        check_requirements(config.collect.algorithm, problem, memory, _vectors(config))
+    except SettingsError as error:
+        raise SettingsError(f"collect: {error}") from None
     ood = out_of_distribution.load_others(config.data, config.evaluate.ood, dataset.test.images)
     initial = pytorch.load_init(Path(init), shapes) if init else None
     return Setting(config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh)
@@ -96,18 +95,9 @@ def _placed(split: sources.Split, mesh: Mesh | None) -> tuple[Any, Any]:
     return devices.place((jnp.asarray(split.images), jnp.asarray(split.labels)), mesh)
 
 
-def _check_share(name: str, batch: int, mesh: Mesh | None) -> None:
-    """Raise where the devices cannot have equal parts of a minibatch."""
-    if batch % devices.count(mesh):
-        raise SettingsError(
-            f"{name}={batch} is split over {devices.count(mesh)} devices: give a multiple of their number, or use "
-            "fewer of them (CUDA_VISIBLE_DEVICES)"
-        )
-
-
 def _vectors(config: Config) -> int:
     """How many vectors of members a run holds at once: all generators' while they are evaluated, or those of all values
     of a knob while one is tuned; each twice, as they are put side by side."""
     k = config.collect.settings.k
-    each = [count_members(name, config.members, k) for name in config.generate.settings]
+    each = [generator.members(config.members, k) for generator in config.generate.algorithms.values()]
     return 2 * max(sum(each), len(config.generate.tune) * max(each))

@@ -1,5 +1,6 @@
 """Which stages a run consists of, what their digests cover, which are there already; and running those that are not."""
 
+import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 
 from bend_jax import devices, storage
-from bend_jax.batch_norm import must_measure
-from bend_jax.checks import SettingsError
+from bend_jax.batch_norm import mixes_statistics
+from bend_jax.checks import SettingsError, settings_json
+from bend_jax.collect import Collector
 from bend_jax.data import out_of_distribution, splits
-from bend_jax.generate import KNOBS
+from bend_jax.generate import Generator
 from bend_jax.report import document, run_report
 from bend_jax.run import summary
-from bend_jax.run.config import settings_json
 from bend_jax.run.context import Setting
 from bend_jax.run.progress import Clock, replay, watching
 from bend_jax.run.stages import WORK, Task
@@ -54,11 +55,11 @@ def plan(s: Setting) -> dict[str, Job]:
     of = settings_json
     how = of(c.base) if s.initial is None else {"init": storage.tree_digest(s.initial)}
     add("base", {"data": of(c.data), "backbone": of(c.backbone), "base": how}, ())
-    add("collect", of(c.collect), ("base",))
+    add("collect", {**of(c.collect), **code_of(c.collect.algorithm)}, ("base",))
     for name in (c.generate.name, *c.generate.nulls):
         add("generate", _generate_settings(s, name), ("base", "collect"), name)
     generated = tuple(name for name in jobs if name.startswith("generate "))
-    measured = {"statistics": c.generate.statistics} if must_measure(s.chosen, "average") else {}  # of the average
+    measured = {"statistics": c.generate.statistics} if mixes_statistics(s.chosen) else {}  # of the average
     others = {"others": out_of_distribution.content_digest(s.ood)} if s.ood else {}
     add("evaluate", {"main": c.generate.name, **of(c.evaluate), **measured, **others}, ("base", "collect", *generated))
     add("report", {"task": c.task, "config": s.config_name, "rendering": run_report.rendering()}, tuple(jobs))
@@ -67,14 +68,23 @@ def plan(s: Setting) -> dict[str, Job]:
 
 
 def _generate_settings(s: Setting, name: str) -> dict[str, Any]:
-    """What a generator's digest covers: also how it was tuned, and how BN statistics were measured, where they are."""
-    c = s.config.generate
-    covered = {"name": name, "m": s.config.members, **settings_json(c.settings[name])}
-    if c.tune and name in KNOBS:
+    """What a generator's digest covers: also how it was tuned, and how BN statistics were re-estimated, where they
+    are."""
+    c, generator = s.config.generate, s.config.generate.algorithms[name]
+    covered = {"name": name, "m": s.config.members, **settings_json(generator.settings), **code_of(generator)}
+    if c.tune and generator.knob:
         covered |= {"tune": c.tune, "views": s.config.evaluate.views}
-    if must_measure(s.chosen, name):
+    if mixes_statistics(s.chosen) and not generator.draws_checkpoints:
         covered |= {"statistics": c.statistics}
     return covered
+
+
+def code_of(algorithm: Collector | Generator) -> dict[str, str]:
+    """The digest of the source of a user's own algorithm; ours changes with the format of the store."""
+    module = inspect.getmodule(algorithm.settings)
+    if module is None or module.__name__.startswith("bend_jax."):
+        return {}
+    return {"code": storage.digest_of(inspect.getsource(module))}
 
 
 def run(s: Setting, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
@@ -127,12 +137,12 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
         inputs = {name: jobs[name].path for name in job.inputs}
         started = time.perf_counter()
         try:
-            with watching(s.config, partial, clock, _events(s, job), s.mesh) as watch:
-                task = Task(inputs, partial.output, watch, clock, job.generator)
+            with watching(s.config, partial, clock, _events(s, job), s.mesh) as callbacks:
+                task = Task(inputs, partial.output, callbacks, clock, job.generator)
                 alone = job.stage in ("report", "export")  # work for one process
                 summary = WORK[job.stage](s, task) if devices.is_first() or not alone else ""
         except NonFiniteError as error:
-            raise StoppedError(f"{job.name} stopped: {error}; {_advice(job, error.name)}") from None
+            raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started
     say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
 
@@ -142,14 +152,18 @@ def _events(s: Setting, job: Job) -> Path:
     return s.workdir / "tensorboard" / job.stage / f"{job.generator}-{job.digest}".lstrip("-")
 
 
-def _advice(job: Job, training: str) -> str:
+def _advice(s: Setting, job: Job, training: str) -> str:
     """What to try when a training of this stage met a NaN or Inf."""
-    rates = {"base": "base.lr", "independent": "base.lr"}
-    rates |= {name: f"collect.{name}.lr" for name in ("trajectory", "bootstrap", "cyclical", "boosting")}
-    rates |= {name: f"generate.bend.{name}.lr" for name in ("autoencoder", "diffusion")}
-    training = training.split()[0]  # "independent 2 of 3"
-    look = f"look for NaN in what {', '.join(job.inputs) or 'the images'} gave it"
-    return f"try a smaller {rates[training]}, and {look}" if training in rates else look
+    name, look = training.split()[0], f"look for NaN in what {', '.join(job.inputs) or 'the images'} gave it"
+    rate = ""
+    if job.stage == "base" or hasattr(s.config.collect.settings, "base"):
+        rate = "base.lr"
+    elif hasattr(s.config.collect.settings, "lr"):
+        rate = f"collect.{s.config.collect.name}.lr"
+    if job.generator:
+        part = getattr(s.config.generate.settings[job.generator], name, None)
+        rate = f"generate.bend.{name}.lr" if hasattr(part, "lr") else ""
+    return f"try a smaller {rate}, and {look}" if rate else look
 
 
 def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) -> Path:

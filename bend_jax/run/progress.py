@@ -37,7 +37,7 @@ class Clock(NamedTuple):
 @contextlib.contextmanager
 def watching(
     config: Config, built: storage.Partial, clock: Clock, events: Path, mesh: Mesh | None = None
-) -> Iterator[training.Watch]:
+) -> Iterator[training.Callbacks]:
     """What watches the trainings of one stage. Bars are drawn on a terminal only; metrics.jsonl lies beside the saved
     states until the stage is there, then in it; TensorBoard's files, where they are asked for, go to `events`. Of
     several processes the first draws and writes."""
@@ -83,7 +83,7 @@ def watching(
         bars[name].update(line["step"] - bars[name].n)
 
     try:
-        yield training.Watch(resume, segment, compiled, config.compute.memory_mb * 2**20, mesh)
+        yield training.Callbacks(resume, segment, compiled, config.compute.memory_mb * 2**20, mesh)
         if bars:
             write(built.output / METRICS, {name: clock.lines[name] for name in bars})
     finally:

@@ -17,7 +17,6 @@ from bend_jax import metrics, storage
 from bend_jax.checks import SettingsError, did_you_mean, names
 from bend_jax.data import splits
 from bend_jax.data.sources import Data
-from bend_jax.generate import count_members
 from bend_jax.report import document, tables
 from bend_jax.report.comparison import page, rows_csv
 from bend_jax.report.document import Document
@@ -94,7 +93,9 @@ def _check(row: Row, before: list[str]) -> None:
         raise SettingsError(f"against={row.against!r} is no row above it; there are {', '.join(before) or 'none'}")
     if row.vote == "greedy" and not c.evaluate.greedy:
         raise SettingsError("the greedy vote chooses on validation data and needs evaluate.greedy of at least 1")
-    if row.vote == "weighted" and (c.collect.name != "boosting" or c.generate.name != "identity"):
+    if row.vote == "weighted" and (
+        not c.collect.algorithm.has_weights or not c.generate.algorithms[c.generate.name].is_all_checkpoints
+    ):
         raise SettingsError(
             f"the weighted vote takes boosting's weights of its own checkpoints; {c.generate.name} on "
             f"{c.collect.name} gives members that have none: collect.name=boosting and generate.name=identity"
@@ -178,7 +179,8 @@ def cost_of(row: Row, s: Setting) -> dict[str, float]:
     training = cost.base_epochs(s)
     if row.vote != "base":
         training += cost.collect_epochs(s, ops)
-    of_members = count_members(c.generate.name, c.members, k)
+    main = c.generate.algorithms[c.generate.name]
+    of_members = main.members(c.members, k)
     if row.vote in MEMBERS:
         training += cost.generate_epochs(s, c.generate.name, of_members, ops)
     members = {"mean": of_members, "sbend": of_members, "weighted": of_members, "checkpoints_mean": k}.get(row.vote, 1)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bend_jax import batch_norm, devices, metrics, storage, subset, training
+from bend_jax import devices, metrics, storage, subset, training
+from bend_jax.api import collect_checkpoints, reestimator
 from bend_jax.checks import names
-from bend_jax.collect import COLLECT
 from bend_jax.data import augment, corruptions, sources
 from bend_jax.evaluate import curves, predict, scores
-from bend_jax.generate import GENERATE, KNOBS
+from bend_jax.generate.generator import FittedGenerator, Reestimate, check_finite, fit_generator
 from bend_jax.report import document, run_report
 from bend_jax.rng import stream
 from bend_jax.run import summary
@@ -32,7 +31,7 @@ class Task(NamedTuple):
 
     inputs: dict[str, Path]
     output: Path
-    watch: training.Watch
+    callbacks: training.Callbacks
     clock: Clock
     generator: str = ""
 
@@ -42,7 +41,7 @@ def base(s: Setting, task: Task) -> str:
     variables = s.initial
     if variables is None:
         key = stream(s.seed, "base")
-        variables = training.train_base(s.model, s.examples, key, s.config.base, watch=task.watch)
+        variables = training.train_base(s.model, s.examples, key, s.config.base, callbacks=task.callbacks)
     storage.save_tree(task.output / "variables", variables)
     accuracy = _accuracy(s, variables, s.dataset.validation)
     seconds = task.clock.seconds.get("base")
@@ -66,10 +65,15 @@ def _accuracy(s: Setting, variables: Any, split: sources.Split) -> float:
 def collect(s: Setting, task: Task) -> str:
     """Collect k checkpoints of the subset. Writes checkpoints/ and subset.json."""
     started = time.perf_counter()
-    c = s.config.collect
     variables = storage.load_tree(task.inputs["base"] / "variables")
-    found = COLLECT[c.name](
-        s.model, variables, s.chosen, s.collected, stream(s.seed, "collect", c.name), c.settings, watch=task.watch
+    found = collect_checkpoints(
+        s.model,
+        variables,
+        s.collected,
+        subset=s.chosen,
+        collect=s.config.collect.algorithm,
+        seed=s.seed,
+        callbacks=task.callbacks,
     )
     vectors, weights = devices.fetch((found.vectors, found.weights))
     tree = {"vectors": vectors} if weights is None else {"vectors": vectors, "weights": weights}
@@ -77,65 +81,58 @@ def collect(s: Setting, task: Task) -> str:
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
     elapsed = time.perf_counter() - started + sum(task.clock.before.values())
     _write_result(task, {"t_collect": elapsed - sum(task.clock.compile.values())})
-    return f"{len(vectors)} checkpoints of {s.chosen.dim} numbers by {c.name}"
+    return f"{len(vectors)} checkpoints of {s.chosen.dim} numbers by {s.config.collect.name}"
 
 
 def generate(s: Setting, task: Task) -> str:
     """Fit one generator to the checkpoints and draw m members. Writes members/, stacked/ and subset.json; latents/ too
     where the generator has any."""
-    name, c = task.generator, s.config.generate
+    generator = s.config.generate.algorithms[task.generator]
     vectors = jnp.asarray(storage.load_tree(task.inputs["collect"] / "checkpoints")["vectors"])
-    module = GENERATE[name]
-    key_fit, key_sample = jax.random.split(stream(s.seed, "generate", name))
-    fitted = module.fit(vectors, key_fit, c.settings[name], watch=task.watch)
-    draw = partial(_draw, s, task, module, key_sample)
+    fitted = fit_generator(generator, vectors, seed=s.seed, reestimate=_reestimator(s, task), callbacks=task.callbacks)
     started = time.perf_counter()
-    jax.block_until_ready(draw(fitted))
+    jax.block_until_ready(fitted.draw(s.config.members))
     first = time.perf_counter() - started
-    fitted, knob = _tune(s, task, fitted, draw)
+    fitted, knob = _tune(s, task, fitted)
     started = time.perf_counter()
-    members = np.asarray(draw(fitted))  # again, so that t_sample holds no compilation
+    members = np.asarray(fitted.draw(s.config.members))  # again, so that t_sample holds no compilation
     seconds = time.perf_counter() - started
-    if not np.isfinite(members).all():
-        raise training.NonFiniteError(name, "members")
+    check_finite(generator.name, members)
     task.clock.compile["sample"] = max(first - seconds, 0.0)
     storage.save_tree(task.output / "members", {"vectors": members})
     storage.save_tree(task.output / "stacked", subset.stack(s.chosen, members))
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
-    if hasattr(module, "encode"):
-        key = stream(s.seed, "generate", name, "noised")
-        noised = module.noised(fitted, key, vectors)
+    if generator.encode is not None:
         latents = {
-            "checkpoints": module.encode(fitted, vectors),
-            "members": module.encode(fitted, jnp.asarray(members)),
+            "checkpoints": generator.encode(fitted.fitted, vectors),
+            "members": generator.encode(fitted.fitted, jnp.asarray(members)),
         }
-        storage.save_tree(task.output / "latents", {**latents, "noised": noised})
+        if generator.noised is not None:
+            key = stream(s.seed, "generate", generator.name, "noised")
+            latents["noised"] = generator.noised(fitted.fitted, key, vectors)
+        storage.save_tree(task.output / "latents", latents)
     trained = {f"t_{part}": task.clock.seconds.get(part) for part in ("autoencoder", "diffusion")}
     _write_result(task, {**trained, "t_sample": seconds, "knob": knob})
-    return f"{len(members)} members" + ("" if knob is None else f", {KNOBS[name]} {knob:g} by validation NLL")
+    return f"{len(members)} members" + ("" if knob is None else f", {generator.knob} {knob:g} by validation NLL")
 
 
-def _draw(s: Setting, task: Task, module: Any, key: Any, fitted: Any) -> Any:
-    """m members; where their subset holds BN statistics and they are new weights, with the statistics measured."""
-    members = module.sample(fitted, key, s.config.members)
-    if not batch_norm.must_measure(s.chosen, task.generator):
-        return members
+def _reestimator(s: Setting, task: Task) -> Reestimate | None:
+    """How new vectors get BN statistics of their own, where the subset holds weights and statistics."""
     variables = storage.load_tree(task.inputs["base"] / "variables")
-    key, count = stream(s.seed, "statistics"), s.config.generate.statistics
-    return batch_norm.recompute(s.model, variables, s.chosen, members, s.examples, key, count)
+    return reestimator(s.model, variables, s.chosen, s.examples, seed=s.seed, images=s.config.generate.statistics)
 
 
-def _tune(s: Setting, task: Task, fitted: Any, draw: Callable[[Any], Any]) -> tuple[Any, float | None]:
+def _tune(s: Setting, task: Task, fitted: FittedGenerator) -> tuple[FittedGenerator, float | None]:
     """The knob's value of least NLL of the mean vote on validation images (ties: the first), where there is a choice.
 
     Every generator that has a knob gets the same values, so that none has had more of the validation images.
     """
-    knob, values = KNOBS.get(task.generator), s.config.generate.tune
-    if knob is None or not values:
+    values = s.config.generate.tune
+    if not fitted.generator.knob or not values:
         return fitted, None
-    candidates = [fitted.replace(**{knob: jnp.float32(value)}) for value in values]
+    candidates = [fitted.with_knob(value) for value in values]
     variables = storage.load_tree(task.inputs["base"] / "variables")
-    sets = {str(value): draw(candidate) for value, candidate in zip(values, candidates, strict=True)}
+    sets = {str(value): one.draw(s.config.members) for value, one in zip(values, candidates, strict=True)}
     found = _predict(s, task, variables, sets, s.dataset.validation)
     labels = jnp.asarray(s.dataset.validation.labels)
     best = int(np.argmin([metrics.nll(jnp.asarray(outputs.mean), labels) for outputs in found.values()]))
@@ -152,7 +149,9 @@ def evaluate(s: Setting, task: Task) -> str:
     validation = _predict(s, task, variables, sets, s.dataset.validation, keep=True)
     members = {name: len(vectors) for name, vectors in sets.items()}
     labels = scores.Labels(s.dataset.validation.labels, s.dataset.test.labels)
-    weights = scores.choose(validation, labels.validation, members, collected.get("weights"), settings.greedy)
+    weights = scores.choose(
+        validation, labels.validation, members, _given_weights(s, collected, members), settings.greedy
+    )
     running = {name: curves.steps(members[name]) for name in (main, "checkpoints")}  # identity's run as checkpoints
     asked = {"weights": weights, "running": running, "labels": labels.test}
     test = _predict(s, task, variables, sets, s.dataset.test, **asked)
@@ -175,6 +174,15 @@ def evaluate(s: Setting, task: Task) -> str:
     _write_result(task, {**result, **more})
     row = result["table"]
     return f"sBEND {row['sbend']:.2%}, base {result['votes']['base']['accuracy']:.2%} on {len(labels.test)} test images"
+
+
+def _given_weights(s: Setting, collected: dict[str, Any], members: dict[str, int]) -> predict.Weights:
+    """The collector's weights, for every set that is its checkpoints themselves."""
+    if "weights" not in collected:
+        return {}
+    own = [name for name, generator in s.config.generate.algorithms.items() if generator.is_all_checkpoints]
+    k = len(collected["weights"])
+    return {name: collected["weights"] for name in ("checkpoints", *own) if members[name] == k}
 
 
 def _shift(
@@ -212,9 +220,8 @@ def _shift(
 def _sets(s: Setting, task: Task, variables: Any, vectors: Any) -> dict[str, Any]:
     """The vectors to evaluate, by name: base, average of the checkpoints ("swa"), checkpoints, every generator's."""
     swa = jnp.asarray(vectors.mean(axis=0)[None])
-    if batch_norm.must_measure(s.chosen, "average"):
-        key, count = stream(s.seed, "statistics"), s.config.generate.statistics
-        swa = batch_norm.recompute(s.model, variables, s.chosen, swa, s.examples, key, count)
+    reestimate = _reestimator(s, task)
+    swa = swa if reestimate is None else reestimate(swa)
     sets = {"base": np.asarray(subset.flatten(s.chosen, variables))[None], "swa": swa, "checkpoints": vectors}
     for name in (s.config.generate.name, *s.config.generate.nulls):
         sets[name] = storage.load_tree(task.inputs[f"generate {name}"] / "members")["vectors"]
@@ -227,8 +234,9 @@ def _predict(
     """`predict.predict` of one split; checkpoints that are also a null's members run once."""
     n = len(split.labels)
     views = names(s.config.evaluate.views)
-    again = "checkpoints" in sets and np.array_equal(sets.get("identity", ()), sets["checkpoints"])
-    once = {name: vectors for name, vectors in sets.items() if not (again and name == "identity")}
+    others = {} if "checkpoints" not in sets else {n: x for n, x in sets.items() if n != "checkpoints"}
+    again = {name for name, x in others.items() if np.array_equal(x, sets["checkpoints"])}
+    once = {name: vectors for name, vectors in sets.items() if name not in again}
     with tqdm(total=n, desc=task.generator or "evaluate", unit="image", disable=None, leave=False) as bar:
         found = predict.predict(
             s.model.apply,
@@ -238,14 +246,14 @@ def _predict(
             lambda rows, view: s.examples.plain(augment.look(jnp.asarray(split.images[rows]), view)),
             n,
             batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
-            memory=task.watch.memory,
+            memory=task.callbacks.memory,
             mesh=s.mesh,
             views=views,
             progress=lambda done: (bar.update(done - bar.n), None)[1],
-            compiled=lambda seconds: task.watch.compiled("evaluate", seconds),
+            compiled=lambda seconds: task.callbacks.compiled("evaluate", seconds),
             **how,
         )
-    return {name: found["checkpoints" if again and name == "identity" else name] for name in sets}
+    return {name: found["checkpoints" if name in again else name] for name in sets}
 
 
 def export(s: Setting, task: Task) -> str:
@@ -253,7 +261,8 @@ def export(s: Setting, task: Task) -> str:
     variables = storage.load_tree(task.inputs["base"] / "variables")
     members = storage.load_tree(task.inputs[f"generate {s.config.generate.name}"] / "members")["vectors"]
     own = storage.load_tree(task.inputs["collect"] / "checkpoints").get("weights")
-    weights = own if own is not None and s.config.generate.name == "identity" else np.ones(len(members))
+    main = s.config.generate.algorithms[s.config.generate.name]
+    weights = own if own is not None and main.is_all_checkpoints else np.ones(len(members))
     net = (s.model.apply, s.examples.plain, variables, s.chosen)
     serialised = export_ensemble(*net, members, weights, s.dataset.test)
     (task.output / "ensemble.jax").write_bytes(serialised)

@@ -4,8 +4,8 @@ import json
 import math
 from typing import Any
 
-from bend_jax.generate import KNOBS
-from bend_jax.run.config import SHARED, Config, settings_json
+from bend_jax.checks import settings_json
+from bend_jax.run.config import SHARED, Config
 
 
 def assemble(
@@ -37,7 +37,7 @@ def assemble(
     main = f"generate {config.generate.name}"
     content["temperatures"] = found["temperatures"]
     content["tuned"] = {n.removeprefix("generate "): r["knob"] for n, r in results.items() if n.startswith("generate ")}
-    content["knobs"] = {name: KNOBS.get(name) for name in content["tuned"]}
+    content["knobs"] = {name: algorithm.knob for name, algorithm in config.generate.algorithms.items()}
     content["curves"], content["shift"] = found.get("curves"), found.get("shift")  # a store made before has none
     content["training"] = {
         name if stage in ("base", "collect", main) else f"{name} of {stage.removeprefix('generate ')}": curve

@@ -1,0 +1,97 @@
+"""What a generator is: one record of its settings, what it needs, what it does and what it costs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from bend_jax.rng import stream
+from bend_jax.training import SILENT, Callbacks, NonFiniteError
+
+
+class Size(NamedTuple):
+    """What a generator's cost is counted from: k vectors of dim numbers, m members drawn `draws` times."""
+
+    k: int
+    dim: int
+    m: int
+    draws: int = 1
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A generator, as `fit` and a run take it.
+
+    name: of its group of settings; settings: those with their default values, an instance of a Settings class;
+    fit(vectors [k, dim], key, settings, *, callbacks) -> fitted, a pytree; sample(fitted, key, m) -> [m, dim];
+    needs(settings, k): raises SettingsError for checkpoints that it cannot do with; members(m, k): how many members it
+    gives that is asked for m; cost(settings, size): floating-point operations of fit and sample; knob: the leaf of
+    what `fit` returns that sets how far members spread, "" for none: fitted.replace(scale=jnp.float32(0.5)) is the
+    same fit with other members; encode(fitted, vectors), noised(fitted, key, vectors): latents of vectors, and of
+    vectors with the noise that an autoencoder is trained with, None where there are none; draws_checkpoints: whether
+    every member is one of the checkpoints; is_all_checkpoints: whether the members are the checkpoints themselves in
+    their order, so that weights of the checkpoints are the members'.
+    """
+
+    name: str
+    settings: Any
+    fit: Callable[..., Any]
+    sample: Callable[..., Float[Array, "m dim"]]
+    needs: Callable[[Any, int], None] = lambda settings, k: None
+    members: Callable[[int, int], int] = lambda m, k: m
+    cost: Callable[[Any, Size], float] = lambda settings, size: 0.0
+    knob: str = ""
+    encode: Callable[..., Any] | None = None
+    noised: Callable[..., Any] | None = None
+    draws_checkpoints: bool = False
+    is_all_checkpoints: bool = False
+
+
+Reestimate = Callable[[Float[Array, "m dim"]], Float[Array, "m dim"]]  # vectors with BN statistics of their own
+
+
+@dataclass(frozen=True)
+class FittedGenerator:
+    """A generator that was fitted to checkpoints. reestimate: how new members get BN statistics; None: not at all."""
+
+    generator: Generator
+    fitted: Any
+    key: Key[Array, ""]
+    reestimate: Reestimate | None = None
+
+    def draw(self, m: int) -> Float[Array, "m dim"]:
+        """m members, the same ones every time."""
+        members = self.generator.sample(self.fitted, self.key, m)
+        if self.reestimate is None or self.generator.draws_checkpoints:
+            return members
+        return self.reestimate(members)
+
+    def with_knob(self, value: float) -> "FittedGenerator":
+        """The same fit whose members spread otherwise."""
+        return replace(self, fitted=self.fitted.replace(**{self.generator.knob: jnp.float32(value)}))
+
+
+def fit_generator(
+    generator: Generator,
+    vectors: Float[Array, "k dim"],
+    *,
+    seed: int = 0,
+    reestimate: Reestimate | None = None,
+    callbacks: Callbacks = SILENT,
+) -> FittedGenerator:
+    """Fit a generator to checkpoints. Raises SettingsError for checkpoints that it cannot do with, NonFiniteError
+    where its training meets a NaN or Inf."""
+    generator.needs(generator.settings, len(vectors))
+    key_fit, key_sample = jax.random.split(stream(seed, "generate", generator.name))
+    fitted = generator.fit(jnp.asarray(vectors), key_fit, generator.settings, callbacks=callbacks)
+    return FittedGenerator(generator, fitted, key_sample, reestimate)
+
+
+def check_finite(name: str, members: np.ndarray) -> None:
+    """Raise NonFiniteError for members of a generator that hold NaN or Inf."""
+    if not np.isfinite(members).all():
+        raise NonFiniteError(name, "members")

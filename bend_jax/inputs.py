@@ -1,0 +1,174 @@
+"""What a user gives to `fit`, checked before any training: every mistake is one line that says what to do."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bend_jax import devices
+from bend_jax.checks import SettingsError
+from bend_jax.collect import COLLECTORS
+from bend_jax.collect.collector import Checkpoints, Collector, Problem, check_requirements
+from bend_jax.data import splits
+from bend_jax.generate import GENERATORS
+from bend_jax.generate.generator import Generator
+from bend_jax.subset import Subset, select
+from bend_jax.training import Callbacks, Examples, Model
+
+LOOK = 32  # images, at most, on which the network is tried before training
+
+
+class Inputs(NamedTuple):
+    """What `fit` works on. checkpoints: None where they are still to be collected; validation: None for none."""
+
+    model: Model
+    subset: Subset
+    examples: Examples
+    collector: Collector | None
+    checkpoints: Checkpoints | None
+    generator: Generator
+    validation: tuple[Any, Any] | None
+    image: jax.ShapeDtypeStruct
+
+
+def check(
+    model: Model,
+    variables: Any,
+    data: tuple[Any, Any],
+    *,
+    subset: str | Sequence[str],
+    collect: Any,
+    generate: Any,
+    members: int,
+    validation: tuple[Any, Any] | None,
+    held_out_seed: int | None,
+    callbacks: Callbacks,
+) -> Inputs:
+    """Everything that `fit` is given, checked and put in order.
+
+    held_out_seed: of the stratified tenth of the images that is held out for validation, None for none. Raises
+    SettingsError.
+    """
+    chosen = choose_subset(variables, subset)
+    images, labels = check_images(model, variables, data, "images")
+    if validation is not None:
+        validation = check_images(model, variables, validation, "validation images")
+    elif held_out_seed is not None:
+        held = splits.held_out(np.random.default_rng(held_out_seed), labels, max(1, round(len(labels) / 10)))
+        (images, labels), validation = (images[~held], labels[~held]), (images[held], labels[held])
+    check_network(model, variables, chosen, images[:LOOK])
+    generator = find_generator(generate)
+    if isinstance(members, bool) or not isinstance(members, int | np.integer) or members < 1:
+        raise SettingsError(f"members must be a whole number of at least 1; got {members!r}")
+    collector = None
+    if isinstance(collect, Checkpoints):
+        check_checkpoints(collect, chosen, generator)
+    else:
+        collector = without_views(find_collector(collect))
+        k = collector.settings.k
+        generator.needs(generator.settings, k)
+        if collector.has_weights and generator.is_all_checkpoints and members < k:
+            raise SettingsError(f"members={members} do not match the {k} weights of the checkpoints: give members={k}")
+        problem = Problem(model, variables, chosen, len(labels), devices.count(callbacks.mesh))
+        check_requirements(collector, problem, callbacks.memory, generator.members(members, k))
+    examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), lambda keys, x: x, lambda x: x)
+    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    ready = collect if isinstance(collect, Checkpoints) else None
+    return Inputs(model, chosen, examples, collector, ready, generator, validation, image)
+
+
+def choose_subset(variables: Any, patterns: str | Sequence[str]) -> Subset:
+    """The subset that the patterns name. Raises SettingsError."""
+    words = [w.strip() for w in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
+    try:
+        return select(variables, words)
+    except ValueError as error:
+        raise SettingsError(f"subset: {error}") from None
+
+
+def check_images(model: Model, variables: Any, data: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) as arrays. Raises SettingsError for what the network cannot take, or labels that do not fit."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise SettingsError(f"{name} are given as (images, labels); got {type(data).__name__}")
+    images, labels = (np.asarray(x) for x in data)
+    if images.ndim == 0 or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise SettingsError(
+            f"{name}: labels must be a row of whole numbers, one for each image; "
+            f"{labels.dtype}{list(labels.shape)} came"
+        )
+    if len(images) != len(labels):
+        raise SettingsError(
+            f"{name}: there are {len(images)} images and {len(labels)} labels; one label for each image is needed"
+            + (" (a single image needs a batch axis: images[None])" if len(labels) == 1 else "")
+        )
+    if len(labels) == 0:
+        raise SettingsError(f"{name}: there are none; at least one is needed")
+    if np.issubdtype(images.dtype, np.floating) and not np.isfinite(images).all():
+        raise SettingsError(f"the {name} hold NaN or Inf")
+    pair = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
+    try:
+        logits = jax.eval_shape(model.apply, variables, pair)
+    except (TypeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            f"apply(variables, images) does not take {name} of shape [n, "
+            f"{', '.join(map(str, images.shape[1:]))}]: {first}"
+        ) from None
+    if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2:
+        raise SettingsError(f"apply(variables, images) must give logits [n, classes]; for n = 2 it gives {logits}")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise SettingsError(
+            f"{name}: labels go from {labels.min()} to {labels.max()}; apply gives {logits.shape[1]} classes, from 0"
+        )
+    return images, labels
+
+
+def check_network(model: Model, variables: Any, chosen: Subset, images: np.ndarray) -> None:
+    """Raise SettingsError for a network whose ensemble would be wrong without a sign of it: probabilities instead of
+    logits."""
+    logits = np.asarray(model.apply(variables, jnp.asarray(images)), np.float64)
+    if logits.shape[1] > 1 and logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+        raise SettingsError(
+            "apply returns probabilities (every row is at least 0 and sums to 1), and logits are needed: leave the "
+            "softmax out, or return log(probabilities)"
+        )
+
+
+def check_checkpoints(checkpoints: Checkpoints, chosen: Subset, generator: Generator) -> None:
+    """Raise SettingsError for ready-made checkpoints that do not fit the subset or the generator."""
+    shape = np.shape(checkpoints.vectors)
+    if len(shape) != 2 or shape[1] != chosen.dim:
+        raise SettingsError(f"the checkpoints are {list(shape)}; the subset needs vectors of {chosen.dim} numbers")
+    generator.needs(generator.settings, shape[0])
+
+
+def find_collector(given: Any) -> Collector:
+    """The record of a collector, with these settings. Raises SettingsError for anything else."""
+    return _find(given, COLLECTORS, Collector, "collect")
+
+
+def find_generator(given: Any) -> Generator:
+    """The record of a generator, with these settings. Raises SettingsError for anything else."""
+    return _find(given, GENERATORS, Generator, "generate")
+
+
+def _find(given: Any, table: dict[str, Any], kind: type, name: str) -> Any:
+    if isinstance(given, kind):
+        return given
+    for record in table.values():
+        if type(given) is type(record.settings):
+            return replace(record, settings=given)
+        if given is type(record.settings):
+            raise SettingsError(f"{name}={given.__name__} is a class: give an instance, {given.__name__}()")
+    kinds = ", ".join(type(record.settings).__name__ for record in table.values())
+    raise SettingsError(f"{name} takes settings of one of {kinds}, or a {kind.__name__} of your own; got {given!r}")
+
+
+def without_views(collector: Collector) -> Collector:
+    """The collector with one view of each image: `fit` augments nothing, so that there is no other."""
+    if any(field.name == "views" for field in fields(collector.settings)):
+        return replace(collector, settings=replace(collector.settings, views=1))
+    return collector
