@@ -15,13 +15,16 @@ class SettingsError(ValueError):
     """A mistake in the settings or the input that a user can put right; its text is one or two lines."""
 
 
+Bound = int | float | None
+
+
 class Range(NamedTuple):
     """What a setting may be: one of `choices`, or a number between bounds (None: unbounded). NaN is in no range."""
 
-    least: float | None = None  # the smallest value allowed
-    above: float | None = None  # every value must be larger than this
-    most: float | None = None  # the largest value allowed
-    below: float | None = None  # every value must be smaller than this
+    least: Bound = None  # the smallest value allowed
+    above: Bound = None  # every value must be larger than this
+    most: Bound = None  # the largest value allowed
+    below: Bound = None  # every value must be smaller than this
     choices: tuple[str, ...] = ()
 
     def holds(self, value: Any) -> bool:
@@ -53,10 +56,10 @@ def setting(
     what: str,
     *,
     default: Any,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
+    least: Bound = None,
+    above: Bound = None,
+    most: Bound = None,
+    below: Bound = None,
     choices: tuple[str, ...] = (),
     digest: bool = True,
     shared: str = "",
@@ -109,7 +112,7 @@ def _is_of(hint: Any, value: Any) -> bool:
         return isinstance(
             value, (int, np.integer, np.floating, float) if hint is float else (int, np.integer)
         ) and not isinstance(value, bool)
-    return not isinstance(hint, type) or isinstance(value, hint)
+    return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _shown(value: Any) -> str:

@@ -168,7 +168,7 @@ def test_mc_bn_refuses_a_subset_without_statistics_and_a_model_that_cannot_measu
         model, variables, subset, examples = dense(patterns)
         model = model._replace(train_apply=None) if lacks else model
         with pytest.raises(SettingsError, match=message) as error:
-            mc_bn.collect(model, variables, subset, examples, jax.random.key(0), McBn(k=2, batch=BATCH))
+            collect_checkpoints(model, variables, examples, subset=subset, collect=McBn(k=2, batch=BATCH))
         assert "\n" not in str(error.value)
 
 

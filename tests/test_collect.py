@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from bend_jax import models
+from bend_jax.api import collect_checkpoints
 from bend_jax.checks import SettingsError
 from bend_jax.collect import bootstrap, trajectory
 from bend_jax.collect.bootstrap import Bootstrap
@@ -350,7 +351,7 @@ def test_reinitialised_members_start_from_fresh_values(problem: Any) -> None:
     starts = bootstrap.start_vectors(model, variables, subset, jax.random.key(0), settings)
     assert len({round(float(row.std()), 6) for row in starts}) == 3
     with pytest.raises(SettingsError, match=r"init\(key\)"):
-        bootstrap.collect(model._replace(init=None), variables, subset, examples, jax.random.key(0), settings)
+        collect_checkpoints(model._replace(init=None), variables, examples, subset=subset, collect=settings)
 
 
 def test_statistics_in_the_subset_are_carried_along(problem: Any) -> None:

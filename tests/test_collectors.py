@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from bend_jax.api import collect_checkpoints
 from bend_jax.checks import SettingsError
 from bend_jax.collect import boosting, cyclical, independent
 from bend_jax.collect.boosting import Boosting
@@ -314,8 +315,9 @@ def test_independent_refuses_what_it_cannot_train() -> None:
         (model._replace(train_apply=None), subset, r"train_apply\("),
     ]
     for given, chosen, message in cases:
+        own = Independent(k=2, base=Base(batch=BATCH))
         with pytest.raises(SettingsError, match=message) as error:
-            independent.collect(given, variables, chosen, examples, jax.random.key(0), Independent(k=2))
+            collect_checkpoints(given, variables, examples, subset=chosen, collect=own)
         assert "\n" not in str(error.value)
 
 

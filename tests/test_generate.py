@@ -260,7 +260,12 @@ EXPECTED = {
     "gaussian": ("gaussian", Gaussian(scale=0.5), 6, lambda s: 0.25 * diagonal(s)),
     "span": ("low_rank_gaussian", LowRankGaussian(scale=1.5), 6, lambda s: 2.25 * s),
     "swag": ("low_rank_gaussian", LowRankGaussian(diagonal=0.5), 6, lambda s: (s + diagonal(s)) / 2),
-    "mix": ("low_rank_gaussian", LowRankGaussian(2.0, 0.8), 6, lambda s: 4 * (0.2 * s + 0.8 * diagonal(s))),
+    "mix": (
+        "low_rank_gaussian",
+        LowRankGaussian(scale=2.0, diagonal=0.8),
+        6,
+        lambda s: 4 * (0.2 * s + 0.8 * diagonal(s)),
+    ),
     "noise": ("noise", Noise(scale=0.5), 6, lambda s: 0.25 * np.trace(s) / 4 * np.eye(4)),
     # 16 of k without replacement: S / 16 (k - 16) / (k - 1)
     "average16": ("average16", Average16(), 20, lambda s: s * 4 / (16 * 19)),
@@ -268,8 +273,8 @@ EXPECTED = {
     "resample": ("resample", Resample(), 6, lambda s: s),
     # E[u^2 + (1 - u)^2] S + E[2 u (1 - u)] cov(a, b), and two different ones have cov(a, b) = -S / (k - 1)
     "interpolate": ("interpolate", Interpolate(), 6, lambda s: s * (2 / 3 - 1 / (3 * 5))),
-    "random_latent": ("random_latent", RandomLatent(PCA, scale=0.7), 6, lambda s: 0.49 * s),
-    "bend": ("bend", Bend(PCA, UNTRAINED, temperature=0.6), 6, lambda s: 0.36 * s),
+    "random_latent": ("random_latent", RandomLatent(autoencoder=PCA, scale=0.7), 6, lambda s: 0.49 * s),
+    "bend": ("bend", Bend(autoencoder=PCA, diffusion=UNTRAINED, temperature=0.6), 6, lambda s: 0.36 * s),
 }
 
 
@@ -334,10 +339,12 @@ def test_reconstruction_goes_through_the_autoencoder() -> None:
     """An exact one gives what `identity` takes; one of a single component the points on its line."""
     vectors = few(6)
     module, key = GENERATORS["autoencoder"], jax.random.key(0)
-    fitted = module.fit(vectors, key, Reconstruction(PCA))
+    fitted = module.fit(vectors, key, Reconstruction(autoencoder=PCA))
     for m in (3, 6, 9):
         np.testing.assert_allclose(module.sample(fitted, key, m), identity.sample(vectors, key, m), atol=1e-4)
-    line = module.sample(module.fit(vectors, key, Reconstruction(Autoencoder(kind="pca", latent=1))), key, 6)
+    line = module.sample(
+        module.fit(vectors, key, Reconstruction(autoencoder=Autoencoder(kind="pca", latent=1))), key, 6
+    )
     assert np.linalg.matrix_rank(np.asarray(line - vectors.mean(0)[None]), tol=1e-3) == 1
 
 

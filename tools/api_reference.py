@@ -74,12 +74,11 @@ def text() -> str:
 def exported() -> str:
     """bend_jax.__all__, each name with the first paragraph of its docstring."""
     lines = [
-        "## Settings of `fit`\n",
-        "Frozen dataclasses: `collect=` takes the collectors, `generate=` the generators.\n",
+        "## What `bend_jax` exports\n",
+        "`collect=` takes settings of a collector, `generate=` settings of a generator.",
     ]
     lines += ["| name | what it is |", "| --- | --- |"]
-    shown = {name for section in SECTIONS for name in section.names}
-    for name in [name for name in bend_jax.__all__ if name not in shown]:
+    for name in bend_jax.__all__:
         words = " ".join((inspect.getdoc(getattr(bend_jax, name)) or "").split("\n\n")[0].split())
         lines.append(f"| `bend_jax.{name}` | {plain(words)} |")
     return "\n".join(lines) + "\n"

@@ -184,9 +184,9 @@ def _saver(source: Source, tx: Any, steps: int) -> Any:
 
 def needs(settings: Bootstrap, problem: Problem) -> None:
     """Raise SettingsError for what it cannot do. Devices share members, not minibatches."""
-    check_batch(settings.batch, problem.images)
     if settings.reinitialise:
         check_init(problem.model)
+    check_batch(settings.batch, problem.images)
 
 
 def cost(settings: Bootstrap, work: Work) -> Cost:

@@ -69,9 +69,9 @@ def check_requirements(collector: Collector, problem: Problem, memory: int, memb
     """Raise SettingsError, before any compute, for what a collector cannot do, and for vectors that do not fit into
     `memory` bytes. members: vectors that there will be beside the k checkpoints."""
     subset, settings = problem.subset, collector.settings
-    collector.needs(settings, problem)
     if holds_statistics(subset):
         check_train_apply(problem.model)
+    collector.needs(settings, problem)
     needed = 4 * subset.dim * (2 * settings.k + members)
     if needed > memory:
         raise SettingsError(

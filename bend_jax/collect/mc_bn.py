@@ -47,8 +47,8 @@ def needs(settings: McBn, problem: Problem) -> None:
     """Raise SettingsError for a subset without statistics, and for a model without train_apply."""
     if not holds_statistics(problem.subset):
         raise SettingsError("mc_bn varies BN statistics, and the subset holds none: give it the subset 'batch_stats'")
-    check_batch(settings.batch, problem.images)
     check_train_apply(problem.model)
+    check_batch(settings.batch, problem.images)
 
 
 def cost(settings: McBn, work: Work) -> Cost:

@@ -62,9 +62,9 @@ def collect(
 
 def needs(settings: Trajectory, problem: Problem) -> None:
     """Raise SettingsError for what it cannot do."""
-    fine_tuning.needs(settings, problem)
     if settings.statistics == "drift":
         check_train_apply(problem.model)
+    fine_tuning.needs(settings, problem)
 
 
 def cost(settings: Trajectory, work: Work) -> Cost:
