@@ -162,11 +162,10 @@ def fresh(s: context.Setting) -> Any:
 
 def frozen_part(s: context.Setting, variables: Any) -> Any:
     """What does not depend on the subset, jitted, for a batch of images as `apply` takes them."""
-    image = jax.eval_shape(s.examples.plain, s.examples.images[:1])
+    one = jax.eval_shape(s.examples.plain, s.examples.images[:1])
     vector = jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32)
-    one = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
-    parts = split.cut(lambda v, x: s.model.apply(subset.insert(s.chosen, variables, v), x[None])[0], vector, one)
-    return jax.jit(jax.vmap(parts.prefix))
+    apply = lambda v, x: s.model.apply(subset.insert(s.chosen, variables, v), x)  # noqa: E731
+    return jax.jit(split.split(apply, vector, one, any_batch=True)[0])
 
 
 def interleaved(

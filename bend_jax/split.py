@@ -1,26 +1,30 @@
-"""Which computation: cut a program into what depends on the vector and what depends on the images alone.
+"""Which computation: cut a program into what depends on its first argument and what depends on its inputs alone.
 
-The program is traced to a jaxpr and each of its equations is put into one of three classes:
+The program `fn(params, *inputs)` is traced to a jaxpr. Each of its equations is put into one of three classes:
 
-    vector   its value depends on the vector          -> the suffix, run once a member
-    input    it depends on the inputs (images) only   -> the prefix, run once an image
+    params   its value depends on the params          -> the suffix, run once for each params
+    input    it depends on the inputs (images) only   -> the prefix, run once for each image
     constant it depends on neither (the frozen net)   -> whichever half needs it
 
-The features are the `input` values that the suffix reads. Inlined: jit, closed_call and remat. Kept whole: custom
-derivative rules (inlining would drop the rule), scan, while and cond; one that reads the vector is suffix as a whole.
+In an ensemble the params are a member's vector. The features are the `input` values that the suffix reads. Inlined:
+jit, closed_call and remat. Kept whole: custom derivative rules (inlining would drop the rule), scan, while and cond.
+One of these that reads the params belongs to the suffix as a whole.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from bend_jax.batching import for_one, one_of
+
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-CONSTANT, INPUT, VECTOR = 0, 1, 2
+CONSTANT, INPUT, PARAMS = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,25 @@ def _append(program: _Program, closed: Any, arguments: Sequence[Any]) -> list[An
     return [read(atom) for atom in jaxpr.outvars]
 
 
+class _Traced(NamedTuple):
+    """A program with the slots of its arguments' leaves, its outputs, and the tree that the outputs form."""
+
+    program: _Program
+    params: list[_Slot]
+    inputs: list[_Slot]
+    outputs: list[Any]
+    out_tree: Any
+
+
+def _trace(fn: Callable[..., Any], params: Any, inputs: tuple[Any, ...]) -> _Traced:
+    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(params, *inputs)
+    program = _Program([], {}, [])
+    arguments = [_slot(program, variable.aval) for variable in closed.jaxpr.invars]
+    outputs = _append(program, closed, arguments)
+    count = len(jax.tree.leaves(params))
+    return _Traced(program, arguments[:count], arguments[count:], outputs, jax.tree.structure(shapes))
+
+
 class _Half(NamedTuple):
     """One half of a split: the steps to run and the slots that its arguments, constants and outputs stand in."""
 
@@ -109,7 +132,7 @@ def _check_shapes(half: _Half, arguments: Sequence[Any]) -> None:
     if got != expected:
         raise ValueError(
             f"this split was traced for {', '.join(expected)} and got {', '.join(got)}: split again for these, "
-            "or split for one image and vmap both halves over images"
+            "or, where only the batch size differs, split with any_batch=True"
         )
 
 
@@ -128,16 +151,17 @@ def _bind(step: _Step, values: list[Any]) -> Sequence[Any]:
     return result if step.primitive.multiple_results else [result]
 
 
-def _classes(program: _Program, vector: _Slot, inputs: Sequence[_Slot]) -> tuple[list[int], list[int]]:
+def _classes(program: _Program, params: Sequence[_Slot], inputs: Sequence[_Slot]) -> tuple[list[int], list[int]]:
     """The class of every slot and of every step: its highest operand's; a step with effects belongs to the suffix."""
     slots = [CONSTANT] * len(program.avals)
-    slots[vector.number] = VECTOR
     for slot in inputs:
         slots[slot.number] = INPUT
+    for slot in params:
+        slots[slot.number] = PARAMS
     steps = []
     for step in program.steps:
         operands = [slots[a.number] for a in step.reads if isinstance(a, _Slot)]
-        steps.append(VECTOR if step.has_effects else max(operands, default=CONSTANT))
+        steps.append(PARAMS if step.has_effects else max(operands, default=CONSTANT))
         for slot in step.writes:
             slots[slot.number] = steps[-1]
     return slots, steps
@@ -155,12 +179,13 @@ def _needed(steps: Sequence[_Step], outputs: Sequence[Any]) -> tuple[list[_Step]
     return kept[::-1], sorted(wanted - written)
 
 
-def _plan(program: _Program, vector: _Slot, inputs: Sequence[_Slot], outputs: Sequence[Any]) -> tuple[_Half, _Half]:
-    slots, classes = _classes(program, vector, inputs)
+def _plan(traced: _Traced) -> tuple[_Half, _Half]:
+    program, params, inputs, outputs, _ = traced
+    slots, classes = _classes(program, params, inputs)
     pairs = list(zip(program.steps, classes, strict=True))
     suffix_steps, outside = _needed([step for step, c in pairs if c != INPUT], outputs)
     features = [_Slot(i) for i in outside if slots[i] == INPUT]
-    prefix_steps, behind = _needed([step for step, c in pairs if c != VECTOR], features)
+    prefix_steps, behind = _needed([step for step, c in pairs if c != PARAMS], features)
     prefix = _Half(
         steps=tuple(prefix_steps),
         arguments=tuple(inputs),
@@ -170,66 +195,104 @@ def _plan(program: _Program, vector: _Slot, inputs: Sequence[_Slot], outputs: Se
     )
     suffix = _Half(
         steps=tuple(suffix_steps),
-        arguments=(vector, *features),
+        arguments=(*params, *features),
         outputs=tuple(outputs),
         constants=tuple(i for i in outside if i in program.constants),
-        avals=tuple(program.avals[slot.number] for slot in (vector, *features)),
+        avals=tuple(program.avals[slot.number] for slot in (*params, *features)),
     )
     return prefix, suffix
 
 
 class Cut(NamedTuple):
-    """A split and what it costs. Both halves are pytrees whose leaves are the constants they need."""
+    """A split and what it costs. Both halves are pytrees whose leaves are the constants they need.
+
+    With any_batch the shapes and bytes are those of one example.
+    """
 
     prefix: Callable[..., Any]
     suffix: Callable[..., Any]
     feature_shapes: tuple[tuple[int, ...], ...]  # of what the prefix returns
     feature_bytes: int
     suffix_bytes: int  # everything that one call of the suffix writes: what a member costs in memory, at most
-    has_vector_kernel: bool  # a convolution's kernel depends on the vector: vmap would make it a grouped one
+    has_vector_kernel: bool  # a convolution's kernel depends on the params: vmap would make it a grouped one
 
 
-def cut(fn: Callable[..., Any], vector: Any, *inputs: Any) -> Cut:
-    """`split` and the facts that chunk sizes are chosen by."""
-    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(vector, *inputs)
-    program = _Program([], {}, [])
-    arguments = [_slot(program, variable.aval) for variable in closed.jaxpr.invars]
-    if len(jax.tree.leaves(vector)) != 1:
-        raise ValueError("the vector must be one array")
-    outputs = _append(program, closed, arguments)
-    prefix, suffix = _plan(program, arguments[0], arguments[1:], outputs)
-    in_tree, out_tree = jax.tree.structure(inputs), jax.tree.structure(shapes)
+def cut(fn: Callable[..., Any], params: Any, *inputs: Any, any_batch: bool = False) -> Cut:
+    """`split` and the facts that chunk sizes are chosen by. Arguments and errors are those of `split`."""
+    if any_batch:
+        fn, inputs = for_one(fn), one_of(inputs)
+    traced = _trace(fn, params, inputs)
+    prefix, suffix = _plan(traced)
+    params_tree, in_tree = jax.tree.structure(params), jax.tree.structure(inputs)
+    features, out_tree = suffix.avals[len(traced.params) :], traced.out_tree
+    if any_batch and not features:
+        raise ValueError("no output reads the inputs, so that the suffix cannot know the batch size: drop any_batch")
 
     def run_prefix(constants: Sequence[Any], *inputs: Any) -> tuple[Any, ...]:
-        leaves, tree = jax.tree.flatten(inputs)
-        if tree != in_tree:
-            raise ValueError(f"this split was traced for inputs of structure {in_tree} and got {tree}")
-        return tuple(_run(prefix, constants, leaves))
+        run = partial(_run, prefix, constants)
+        leaves = _leaves(inputs, in_tree, "inputs")
+        return tuple(jax.vmap(run)(leaves) if any_batch else run(leaves))
 
-    def run_suffix(constants: Sequence[Any], vector: Any, features: Sequence[Any]) -> Any:
-        return jax.tree.unflatten(out_tree, _run(suffix, constants, [vector, *features]))
+    def run_suffix(constants: Sequence[Any], params: Any, features: Sequence[Any]) -> Any:
+        own = _leaves(params, params_tree, "params")
 
+        def run(features: Sequence[Any]) -> list[Any]:
+            return _run(suffix, constants, [*own, *features])
+
+        return jax.tree.unflatten(out_tree, jax.vmap(run)(features) if any_batch else run(features))
+
+    constants = traced.program.constants
     return Cut(
-        prefix=jax.tree_util.Partial(run_prefix, [program.constants[i] for i in prefix.constants]),
-        suffix=jax.tree_util.Partial(run_suffix, [program.constants[i] for i in suffix.constants]),
-        feature_shapes=tuple(tuple(aval.shape) for aval in suffix.avals[1:]),
-        feature_bytes=sum(_bytes(aval) for aval in suffix.avals[1:]),
+        prefix=jax.tree_util.Partial(run_prefix, [constants[i] for i in prefix.constants]),
+        suffix=jax.tree_util.Partial(run_suffix, [constants[i] for i in suffix.constants]),
+        feature_shapes=tuple(tuple(aval.shape) for aval in features),
+        feature_bytes=sum(_bytes(aval) for aval in features),
         suffix_bytes=_written(suffix.steps),
-        has_vector_kernel=_has_vector_kernel(suffix),
+        has_vector_kernel=_has_vector_kernel(suffix, traced.params),
     )
 
 
-def split(fn: Callable[..., Any], vector: Any, *inputs: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Cut `fn(vector, *inputs)` into `(prefix, suffix)` with `suffix(vector, prefix(*inputs)) == fn(vector, *inputs)`.
+def split(
+    fn: Callable[..., Any], params: Any, *inputs: Any, any_batch: bool = False
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Cut `fn(params, *inputs)` into `(prefix, suffix)` with `suffix(params, prefix(*inputs)) == fn(params, *inputs)`.
 
-    fn: any pure JAX function; vector: [dim], an array or a `jax.ShapeDtypeStruct`; inputs: trees of the same. What
-    fn closes over is constant. Both halves are pytrees (`jax.tree_util.Partial`) whose leaves are the constants they
-    need: pass them to a jitted function as arguments and nothing of the frozen net is baked into the program.
+    fn: any pure JAX function. params: what varies, as any pytree: a vector [dim], a dict of arrays, an NNX state.
+    inputs: any pytrees. Leaves are arrays or `jax.ShapeDtypeStruct`s. What fn closes over is constant. The prefix
+    returns a tuple of arrays. Both halves are pytrees (`jax.tree_util.Partial`) whose leaves are the constants they
+    need: pass them to a jitted function as arguments, and nothing of the frozen net is baked into the program. For m
+    members, vmap the suffix over the params alone.
 
-    Valid for the traced shapes only (ValueError otherwise). Where batch sizes vary, split for one image and vmap both
-    halves over images; for m members, vmap the suffix over vectors alone.
+    A pair is valid for the traced shapes and trees. Other shapes or trees raise ValueError.
+
+    any_batch: fn is traced for one example, inputs [1, ...], and both halves are vmapped over examples. They then take
+    inputs [n, ...] and give features and outputs [n, ...] for every n, without a second call of fn. This needs a
+    program that treats its examples one by one, so that row i of the output depends on row i of the inputs alone.
+    ValueError where the inputs share no leading axis, where an output of one example is not one row, and where no
+    output reads the inputs. Shapes do not show an output that mixes examples: `batching.batch_dependence` does.
     """
-    return cut(fn, vector, *inputs)[:2]
+    return cut(fn, params, *inputs, any_batch=any_batch)[:2]
+
+
+def unread(fn: Callable[..., Any], params: Any, *inputs: Any) -> tuple[str, ...]:
+    """The leaves of params that no output of `fn(params, *inputs)` reads, by name (`jax.tree_util.keystr`).
+
+    Leaves of params and inputs are arrays or `jax.ShapeDtypeStruct`s: fn is traced and nothing is computed. A params
+    that is a single array has the name "". A leaf that is multiplied by zero is read. A loop, a branch or a custom
+    rule reads all that it is given. So a leaf without effect may be missing here, but each one named has none.
+    """
+    traced = _trace(fn, params, inputs)
+    _, read = _needed([replace(step, has_effects=False) for step in traced.program.steps], traced.outputs)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    pairs = zip(paths, traced.params, strict=True)
+    return tuple(jax.tree_util.keystr(path) for path, slot in pairs if slot.number not in read)
+
+
+def _leaves(tree: Any, expected: Any, name: str) -> list[Any]:
+    leaves, found = jax.tree.flatten(tree)
+    if found != expected:
+        raise ValueError(f"this split was traced for {name} of structure {expected} and got {found}")
+    return leaves
 
 
 def _bytes(aval: Any) -> int:
@@ -258,9 +321,9 @@ def _has_convolution(step: Any) -> bool:
     )
 
 
-def _has_vector_kernel(suffix: _Half) -> bool:
-    """Also true where a loop, a branch or a custom rule with a convolution in it reads the vector: it may be."""
-    varying = {suffix.arguments[0].number}
+def _has_vector_kernel(suffix: _Half, params: Sequence[_Slot]) -> bool:
+    """Also true where a loop, a branch or a custom rule with a convolution in it reads the params: it may be."""
+    varying = {slot.number for slot in params}
     for step in suffix.steps:
         reads = [isinstance(a, _Slot) and a.number in varying for a in step.reads]
         is_convolution = step.primitive.name == "conv_general_dilated"

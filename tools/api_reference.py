@@ -51,7 +51,8 @@ SECTIONS = (
     Section("A generator of your own", "", "bend_jax.generate.generator"),
     Section("Backbones", "Flax modules with the CIFAR stem.", "bend_jax.models", ("build",)),
     Section("Which parameters", "", "bend_jax.subset"),
-    Section("Which computation: once an image, once a member", "", "bend_jax.split", ("split", "cut", "Cut")),
+    Section("Which computation: once an image, once a member", "", "bend_jax.split", ("split", "cut", "Cut", "unread")),
+    Section("A batch and one example of it", "", "bend_jax.batching"),
     Section("Members and votes", "", "bend_jax.ensemble"),
     Section("Measures", "", "bend_jax.metrics"),
 )

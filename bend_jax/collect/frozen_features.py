@@ -115,15 +115,15 @@ def _features(
     settings: FineTuning,
     callbacks: Callbacks,
 ) -> Source:
-    """Cut the net for one image, and cache the features of all views where they fit into `callbacks.memory`.
+    """Cut the net for any number of images, and cache the features of all views where they fit into `watch.memory`.
 
     A view of an image is drawn from a key of its own, so that cached and streamed training see the same pixels. The
     features are stored as settings.cache_dtype either way.
     """
     n = examples.labels.shape[0]
-    image = jax.eval_shape(lambda images: examples.plain(images)[0], examples.images[:1])
+    one = jax.eval_shape(examples.plain, examples.images[:1])
     vector = jax.ShapeDtypeStruct((subset.dim,), jnp.float32)
-    parts = cut(lambda v, x: model.apply(insert(subset, variables, v), x[None])[0], vector, image)
+    parts = cut(lambda v, x: model.apply(insert(subset, variables, v), x), vector, one, any_batch=True)
     narrow = jnp.dtype(settings.cache_dtype)
     cache_bytes = cached_bytes(settings, parts, n)
     is_cached = cache_bytes <= callbacks.memory
@@ -132,10 +132,10 @@ def _features(
     def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
         key_view = jax.random.fold_in(key, view)
         keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
-        values = jax.vmap(prefix)(examples.view(*devices.split_rows((keys, images[index]), callbacks.mesh)))
+        values = prefix(examples.view(*devices.split_rows((keys, images[index]), callbacks.mesh)))
         return jax.tree.map(lambda f: f.astype(narrow) if jnp.issubdtype(f.dtype, jnp.floating) else f, values)
 
-    shapes = jax.eval_shape(parts.prefix, image)
+    shapes = jax.eval_shape(parts.prefix, one)
     if is_cached:
         data["cache"] = _fill(features, parts.prefix, key, settings.views, n, examples.images, callbacks.mesh)
     else:
@@ -148,7 +148,7 @@ def _features(
 
     def logits(vector: Any, rest: Any, data: dict[str, Any], values: Any, key: Any) -> tuple[Any, Any]:
         values = jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
-        return jax.vmap(data["suffix"], (None, 0))(vector, values), rest
+        return data["suffix"](vector, values), rest
 
     size = cache_bytes if is_cached else 0
     return Source(data, read, logits, lambda vector, data: {}, lambda vector, rest, data: vector, parts, size)
