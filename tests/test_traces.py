@@ -105,7 +105,7 @@ def test_a_collector_traces_as_often_for_many_checkpoints_as_for_few(pattern: st
     seen = []
     for values in SIZES[name]:
         problem, calls = counted(pattern)
-        settings: Collector = COLLECTORS[name](**values)
+        settings: Collector = type(COLLECTORS[name].settings)(**values)
         callbacks = Callbacks(memory=60_000)
         COLLECTORS[name].collect(*problem, jax.random.key(1), settings, callbacks=callbacks)
         seen.append(calls)
@@ -119,7 +119,7 @@ def test_a_second_draw_is_not_traced_again(name: str) -> None:
     diffusion = Diffusion(steps=1, segment=1, timesteps=100)
     own: dict[str, Any] = {"bend": {"autoencoder": coder, "diffusion": diffusion}}
     own |= {"random_latent": {"autoencoder": coder}, "autoencoder": {"autoencoder": coder}}
-    settings = Bend(**own["bend"]) if name == "bend" else GENERATORS[name](**own.get(name, {}))
+    settings = Bend(**own["bend"]) if name == "bend" else type(GENERATORS[name].settings)(**own.get(name, {}))
     vectors = jax.random.normal(jax.random.key(0), (16, 4))
     fitted = GENERATORS[name].fit(vectors, jax.random.key(1), settings)
     draw = GENERATORS[name].sample
