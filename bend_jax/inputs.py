@@ -1,5 +1,6 @@
 """What a user gives to `fit`, checked before any training: every mistake is one line that says what to do."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -9,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bend_jax import devices
+from bend_jax.batching import batch_dependence
 from bend_jax.checks import SettingsError
 from bend_jax.collect import COLLECTORS
 from bend_jax.collect.collector import Checkpoints, Collector, Problem, check_requirements
 from bend_jax.data import splits
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.generator import Generator
-from bend_jax.subset import Subset, select
+from bend_jax.split import unread
+from bend_jax.subset import Subset, insert_leaves, select
 from bend_jax.training import Callbacks, Examples, Model
 
 LOOK = 32  # images, at most, on which the network is tried before training
@@ -127,14 +130,37 @@ def check_images(model: Model, variables: Any, data: Any, name: str) -> tuple[np
 
 
 def check_network(model: Model, variables: Any, chosen: Subset, images: np.ndarray) -> None:
-    """Raise SettingsError for a network whose ensemble would be wrong without a sign of it: probabilities instead of
-    logits."""
+    """Raise SettingsError for a network whose ensemble would be wrong without a sign of it: one that never reads the
+    subset, that gives probabilities instead of logits, or whose output for one image depends on the others. Warn of
+    leaves of the subset that are never read."""
+
+    def of_leaves(leaves: dict[str, Any], x: Any) -> Any:
+        return model.apply(insert_leaves(chosen, variables, leaves), x)
+
+    leaves = {p: jax.ShapeDtypeStruct(s, jnp.float32) for p, s in zip(chosen.paths, chosen.shapes, strict=True)}
+    pair = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
+    idle = [name.removeprefix("['").removesuffix("']") for name in unread(of_leaves, leaves, pair)]
+    if len(idle) == len(chosen.paths):
+        raise SettingsError(
+            f"apply never reads the subset ({_some(idle)}), so that every member would equal the base: name leaves "
+            "that its output depends on, and look whether apply uses the variables that it is given"
+        )
+    if idle:
+        warnings.warn(f"apply never reads these leaves of the subset: {_some(idle)}", stacklevel=4)
     logits = np.asarray(model.apply(variables, jnp.asarray(images)), np.float64)
     if logits.shape[1] > 1 and logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         raise SettingsError(
             "apply returns probabilities (every row is at least 0 and sums to 1), and logits are needed: leave the "
             "softmax out, or return log(probabilities)"
         )
+    if len(images) > 1 and not (images == images[:1]).all():
+        reason = batch_dependence(model.apply, variables, jnp.asarray(images[:8]))
+        if reason:
+            raise SettingsError(f"apply must treat each image by itself: {reason}")
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
 def check_checkpoints(checkpoints: Checkpoints, chosen: Subset, generator: Generator) -> None:

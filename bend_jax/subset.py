@@ -146,13 +146,18 @@ def insert(subset: Subset, variables: Variables, vector: Float[Array, " dim"]) -
     """
     if vector.shape != (subset.dim,):
         raise ValueError(f"the subset needs a vector of shape [{subset.dim}]; one of {list(vector.shape)} came")
-    leaves = _leaves(variables)
-    _check_fit(subset, {".".join(path): leaf for path, leaf in leaves})
     parts, start = {}, 0
     for path, shape in zip(subset.paths, subset.shapes, strict=True):
         size = math.prod(shape)
         parts[path] = vector[start : start + size].reshape(shape)
         start += size
+    return insert_leaves(subset, variables, parts)
+
+
+def insert_leaves(subset: Subset, variables: Variables, parts: dict[str, Array]) -> Variables:
+    """The variables with the subset's leaves taken from a dict by their dotted names, each cast to its leaf's dtype."""
+    leaves = _leaves(variables)
+    _check_fit(subset, {".".join(path): leaf for path, leaf in leaves})
     new = [parts[n].astype(leaf.dtype) if (n := ".".join(path)) in parts else leaf for path, leaf in leaves]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(variables), new)
 
