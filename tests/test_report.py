@@ -116,7 +116,7 @@ def measured() -> dict[str, dict[str, Any]]:
         return result
 
     validation, test = outputs(labels.validation), outputs(labels.test)
-    weights = scores.choose(validation, labels.validation, sizes, None, greedy=2)
+    weights = scores.choose_weights(validation, labels.validation, sizes, None, greedy=2)
     weighted = {
         name: {v: np.tensordot(w, test[name].probabilities, 1) for v, w in weights.get(name, {}).items()}
         for name in test
@@ -129,7 +129,8 @@ def measured() -> dict[str, dict[str, Any]]:
     vectors = {name: rng.normal(size=(m, DIM)).astype(np.float32) for name, m in sizes.items()}
     scale = scores.temperatures(votes, labels)
     key, evaluate = jax.random.key(0), settings().evaluate
-    found = scores.scores(test, vectors, votes, scale, labels.test, "bend", CLASSES, key, evaluate)
+    evaluated = scores.Evaluated("bend", labels.test, CLASSES, vectors, test, votes, scale)
+    found = scores.scores(evaluated, evaluate, key)
     times = seconds(100.0 * M)
     return {**times, "evaluate": {**times["evaluate"], **found, "images": N, "temperatures": scale}}
 
