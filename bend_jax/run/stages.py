@@ -259,13 +259,12 @@ def export(s: Setting, task: Task) -> str:
 def render(s: Setting, task: Task) -> str:
     """Assemble report.json from what the stages measured, and write it with all its faces."""
     results = {name: storage.read_json(path / "result.json") for name, path in task.inputs.items()}
-    content = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
+    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
     manifests = {name: storage.read_manifest(path) for name, path in task.inputs.items()}
-    content |= run_report.stages_of(manifests, {name: path.name for name, path in task.inputs.items()})
+    report = summary.with_stages(report, manifests, {name: path.name for name, path in task.inputs.items()})
     encoded = task.inputs[f"generate {s.config.generate.name}"] / "latents"
     latents = storage.load_tree(encoded) if encoded.is_dir() else None  # of generators that encode
-    found = run_report.document(content, latents)
-    return document.write(found, task.output, content, run_report.rows_csv(content))
+    return document.write(run_report.document(report, latents), task.output, report, run_report.rows_csv(report))
 
 
 def _write_result(task: Task, values: dict[str, Any]) -> None:
