@@ -35,9 +35,8 @@ ALONE = {"base": "base", "swa": "swa"}  # votes of one net, and the set that the
 CHECKPOINTS = {"checkpoints_mean": "mean", "checkpoints_best": "best"}
 MEMBERS = ("mean", "sbend", "best", "greedy", "weighted", "single")
 KEYS = ("name", "vote", "settings", "against")
-MEANS = (  # what a row of the report takes from its seeds' reports
-    *("k", "m", "dim", "setup", "table", "votes", "diversity", "novelty", "generators", "cost"),
-)
+# what a row of the report takes from the reports of its seeds: their means
+MEANS = ("k", "m", "dim", "setup", "table", "votes", "diversity", "novelty", "generators", "cost")
 KEPT = 8  # rows whose compiled programs stay in memory; those of all rows would fill it
 
 
