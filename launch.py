@@ -18,7 +18,6 @@ import os
 import re
 import sys
 import tempfile
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
@@ -244,21 +243,20 @@ def read_rows(stages: tuple[str, ...], scale: str) -> list[Any]:
 
 def run_rows(rows: list[Any], name: str, scale: str, workdir: Path, seeds: list[int]) -> None:
     """Every row of a sweep, of a paper's table or of a comparison with every seed, or only what each would cost."""
-    from bend_jax.report import comparison, grid, papers
+    from bend_jax.report import comparison, document, grid, papers
     from bend_jax.run import rows as table
 
     if FLAGS.dry_run:
         print(table.plan(rows, name, workdir))
         return
-    stopped: list[str] = []
-    if FLAGS.sweep or "PAPER" in FOUND:
-        make = grid.make if FLAGS.sweep else partial(papers.document, FOUND["PAPER"], scale)
-        content, made = table.run_grid(rows, name, seeds, workdir, say, make, FLAGS.init)
-        text, stopped = grid.terminal(made), grid.stopped(content)
+    if FLAGS.sweep:
+        renderer = grid.RENDERER
     else:
-        text = comparison.terminal(table.run_comparison(rows, name, seeds, workdir, say, FLAGS.init))
-    say(f"\n{text}\n")
+        renderer = papers.renderer(FOUND["PAPER"], scale) if "PAPER" in FOUND else comparison.RENDERER
+    content, made = table.run(rows, name, seeds, workdir, say, renderer, FLAGS.init)
+    say(f"\n{document.to_text(made)}\n")
     say(where(workdir, STAGES[:-1]))
+    stopped = [row.name for row in content.stopped]
     if stopped:
         fail(f"{len(stopped)} of {len(rows)} rows stopped, as the report says: {'; '.join(stopped)}", 1)
 
@@ -277,6 +275,8 @@ def run(config: Config, name: str, workdir: Path, stages: tuple[str, ...], seeds
     from bend_jax import storage
     from bend_jax.data import splits
     from bend_jax.report import tables
+    from bend_jax.report.content import Report
+    from bend_jax.report.records import from_json
     from bend_jax.run import cost, pipeline
     from bend_jax.run.context import prepare
 
@@ -292,7 +292,8 @@ def run(config: Config, name: str, workdir: Path, stages: tuple[str, ...], seeds
         plans.append(pipeline.run(s, stages, say))
     if "report" in stages:
         path = pipeline.summarise(settings, plans, say) if len(seeds) > 1 else plans[0]["report"].path
-        say(f"\n{tables.terminal(storage.read_json(path / 'report.json'))}\n")
+        report = from_json(Report, storage.read_json(path / "report.json"))
+        say(f"\n{tables.terminal(report)}\n")
     say(where(workdir, stages))
 
 

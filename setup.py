@@ -35,6 +35,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<1",
         "pillow>=13",
         "pooch>=1.9",
+        "tabulate>=0.10",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.70",
     ],

@@ -21,7 +21,7 @@ import numpy as np
 
 from bend_jax import split, subset, training
 from bend_jax.data import sources, splits
-from bend_jax.report import tables
+from bend_jax.report.text import text_table
 from bend_jax.run import config, context
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def write(args: argparse.Namespace, content: dict[str, Any]) -> None:
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:
     """A table on the terminal."""
-    print(f"\n{title}\n{tables.text_table(header, rows)}", flush=True)
+    print(f"\n{title}\n{text_table(header, rows)}", flush=True)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -1,5 +1,6 @@
 """Comparisons: rows are checked before anything runs, share their stages, and say what they cost and differ by."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
@@ -12,7 +13,10 @@ import pytest
 from bend_jax import storage
 from bend_jax.checks import SettingsError
 from bend_jax.data import sources, splits
-from bend_jax.report import comparison
+from bend_jax.metrics import Interval
+from bend_jax.report import comparison, document
+from bend_jax.report.content import Comparison
+from bend_jax.report.records import to_json
 from bend_jax.run import cost as run_cost
 from bend_jax.run import rows as run_rows
 from bend_jax.run import stages
@@ -173,7 +177,7 @@ def test_the_prefix_and_the_suffix_are_the_whole_pass(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, Any]]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Comparison]:
     """Six rows with two seeds: the work directory, what was said, and the report."""
     pytest.importorskip("sklearn")
     workdir = tmp_path_factory.mktemp("compare")
@@ -190,26 +194,29 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict
         row("greedy", "greedy", evaluate__greedy=3),
     ]
     lines: list[str] = []
-    content = run_rows.run_comparison(run_rows.read_rows(raw(), rows), "tiny.py", [0, 1], workdir, lines.append)
+    parsed = run_rows.read_rows(raw(), rows)
+    content, _ = run_rows.run(parsed, "tiny.py", [0, 1], workdir, lines.append, comparison.RENDERER)
     return workdir, lines, content
 
 
-def test_nothing_is_trained_twice(ran: tuple[Path, list[str], dict[str, Any]]) -> None:
+def test_nothing_is_trained_twice(ran: tuple[Path, list[str], Comparison]) -> None:
     """One base and one trajectory a seed; every row has its evaluation."""
     _, lines, content = ran
     for stage, trained in (("base", 2), ("collect", 6)):
         made = [line for line in lines if line.startswith(f"{stage}: ") and "reused" not in line]
         assert len(made) == trained
-    assert [r["name"] for r in content["rows"]] == [
+    assert [r.name for r in content.rows] == [
         *("base", "base + views", "tuned", "single", "CBNN", "averaged", "greedy")
     ]
 
 
-def test_the_report_of_a_comparison(ran: tuple[Path, list[str], dict[str, Any]]) -> None:
+def test_the_report_of_a_comparison(ran: tuple[Path, list[str], Comparison]) -> None:
     """Means and sd over seeds of what the stages wrote, and differences to the first row and to the one named."""
     workdir, _, content = ran
-    assert storage.read_json(workdir / "report" / "report.json") == content
-    rows = {r["name"]: r for r in content["rows"]}
+    written = storage.read_json(workdir / "report" / "report.json")
+    assert written == json.loads(json.dumps(to_json(content)))
+    rows = {r["name"]: r for r in written["rows"]}
+    assert [run["curves"] for r in written["rows"] for run in r["runs"]] == [None] * 2 * len(rows)
     evaluated = list((workdir / "store").glob("evaluate-*"))
     by_seed: dict[int, list[float]] = {0: [], 1: []}
     for path in evaluated:
@@ -236,10 +243,11 @@ def test_the_report_of_a_comparison(ran: tuple[Path, list[str], dict[str, Any]])
     text = (workdir / "report" / "report.md").read_text()
     assert "## Against another row" in text
     assert all(f"| {name} |" in text for name in rows)
-    assert comparison.terminal(content).splitlines()[2].startswith("base ")
+    shown = document.to_text(comparison.document(content)).split("\n\n")[1]
+    assert shown.splitlines()[2].startswith("base ")
 
 
-def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], dict[str, Any]]) -> None:
+def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], Comparison]) -> None:
     """argmax of sum lambda_m p_m, worked out again from the checkpoints."""
     workdir, _, _ = ran
     for path in (workdir / "store").glob("evaluate-*"):
@@ -267,7 +275,7 @@ def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], dict[str, An
 
 def test_a_star_marks_an_interval_without_zero() -> None:
     """Above or below it; one that holds 0 has none."""
-    assert comparison._gap({"mean": 0.01, "low": 0.002, "high": 0.02}, 100, 2) == "+1.00*"
-    assert comparison._gap({"mean": -0.01, "low": -0.02, "high": -0.002}, 100, 2) == "-1.00*"
-    assert comparison._gap({"mean": 0.01, "low": -0.002, "high": 0.02}, 100, 2) == "+1.00"
+    assert comparison._gap(Interval(0.01, 0.002, 0.02), 100, 2) == "+1.00*"
+    assert comparison._gap(Interval(-0.01, -0.02, -0.002), 100, 2) == "-1.00*"
+    assert comparison._gap(Interval(0.01, -0.002, 0.02), 100, 2) == "+1.00"
     assert comparison._gap(None, 100, 2) == "-"

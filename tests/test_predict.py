@@ -30,12 +30,12 @@ def apply(variables: Any, images: Any) -> Any:
 
 def images(rows: slice, view: str) -> Any:
     """As a stage gives them."""
-    return augment.look(jnp.asarray(IMAGES[rows]), view) / 255.0
+    return augment.shifted_view(jnp.asarray(IMAGES[rows]), view) / 255.0
 
 
 def by_hand(vector: Any, view: str) -> Any:
     """Probabilities of one member for one view of all images."""
-    x = np.asarray(augment.look(jnp.asarray(IMAGES), view), np.float64).reshape(N, -1) / 255
+    x = np.asarray(augment.shifted_view(jnp.asarray(IMAGES), view), np.float64).reshape(N, -1) / 255
     z = x @ np.asarray(vector, np.float64).reshape(SIDE * SIDE, CLASSES)
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
@@ -97,7 +97,7 @@ def test_weights_that_do_not_match_members_are_refused() -> None:
 def test_every_view_of_the_settings_is_there_and_different() -> None:
     """A pixel's move brings zeros in at the edge; flip is its own inverse."""
     x = jnp.arange(1, 10, dtype=jnp.uint8).reshape(1, 3, 3, 1)
-    seen = {view: np.asarray(augment.look(x, view))[0, :, :, 0] for view in augment.VIEWS}
+    seen = {view: np.asarray(augment.shifted_view(x, view))[0, :, :, 0] for view in augment.VIEWS}
     assert seen["flip"].tolist() == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
     assert seen["left"].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
     assert seen["right"].tolist() == [[0, 1, 2], [0, 4, 5], [0, 7, 8]]
@@ -169,7 +169,7 @@ def test_validation_chooses_the_best_member_and_the_collectors_weights_go_to_its
     sets["bend"][2:] = 0.9 * np.eye(CLASSES)[labels] + 0.1 * sets["bend"][2:]  # two views of the second member
     given = np.array([1.0, 3.0])
     members = {"base": 1, "swa": 1, "checkpoints": 2, "identity": 2, "bend": 2}
-    chosen = scores.choose({k: outputs(p) for k, p in sets.items()}, labels, members, given, 3)
+    chosen = scores.choose_weights({k: outputs(p) for k, p in sets.items()}, labels, members, given, 3)
     assert set(chosen) == {"checkpoints", "identity", "bend"}
     np.testing.assert_array_equal(chosen["bend"]["best"], [0, 1])
     np.testing.assert_allclose(chosen["bend"]["greedy"], [0, 1])
@@ -235,4 +235,6 @@ def test_views_of_a_vote_are_jitted_like_any_function() -> None:
     """A view inside a program is the view outside."""
     x = jnp.asarray(IMAGES)
     for view in augment.VIEWS:
-        np.testing.assert_array_equal(jax.jit(augment.look, static_argnums=1)(x, view), augment.look(x, view))
+        np.testing.assert_array_equal(
+            jax.jit(augment.shifted_view, static_argnums=1)(x, view), augment.shifted_view(x, view)
+        )

@@ -15,6 +15,8 @@ import pytest
 from bend_jax.evaluate import scores
 from bend_jax.evaluate.predict import Outputs
 from bend_jax.report import document, run_report, tables
+from bend_jax.report.content import Report
+from bend_jax.report.records import from_json, to_json
 from bend_jax.run import summary
 from bend_jax.run.config import Config, parse
 
@@ -116,7 +118,7 @@ def measured() -> dict[str, dict[str, Any]]:
         return result
 
     validation, test = outputs(labels.validation), outputs(labels.test)
-    weights = scores.choose(validation, labels.validation, sizes, None, greedy=2)
+    weights = scores.choose_weights(validation, labels.validation, sizes, None, greedy=2)
     weighted = {
         name: {v: np.tensordot(w, test[name].probabilities, 1) for v, w in weights.get(name, {}).items()}
         for name in test
@@ -129,7 +131,8 @@ def measured() -> dict[str, dict[str, Any]]:
     vectors = {name: rng.normal(size=(m, DIM)).astype(np.float32) for name, m in sizes.items()}
     scale = scores.temperatures(votes, labels)
     key, evaluate = jax.random.key(0), settings().evaluate
-    found = scores.scores(test, vectors, votes, scale, labels.test, "bend", CLASSES, key, evaluate)
+    evaluated = scores.Evaluated("bend", labels.test, CLASSES, vectors, test, votes, scale)
+    found = scores.scores(evaluated, evaluate, key)
     times = seconds(100.0 * M)
     return {**times, "evaluate": {**times["evaluate"], **found, "images": N, "temperatures": scale}}
 
@@ -151,8 +154,18 @@ def seconds(t_sample: float, t_pre: float = 2800.0, members: int = 100) -> dict[
 
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
-    """A report of one run."""
-    return summary.assemble(settings(), "configs/digits.py", 3, DIM, copy.deepcopy(measured()))
+    """report.json of one run."""
+    return to_json(summary.assemble(settings(), "configs/digits.py", 3, DIM, copy.deepcopy(measured())))
+
+
+def report_of(content: dict[str, Any]) -> Report:
+    """Of its report.json."""
+    return from_json(Report, content)
+
+
+def combined(contents: list[dict[str, Any]]) -> dict[str, Any]:
+    """report.json over several seeds."""
+    return to_json(summary.combine([report_of(content) for content in contents]))
 
 
 def test_every_promised_key_is_there(content: dict[str, Any]) -> None:
@@ -181,22 +194,22 @@ def test_break_even_of_the_papers_numbers() -> None:
     found = summary.cost(settings(members=100), seconds(235.0))
     fixed = 2800 + 2800 * 2 + 931.39 + 857.14
     assert fixed == pytest.approx(10188.53)
-    assert found["break_even_m"] == pytest.approx(fixed / (2800 - 2.35))
-    assert round(found["break_even_m"] or 0.0, 2) == 3.64
-    assert found["t_pre"] == 2800
-    assert found["t_epoch"] == 28
-    assert found["t_collect"] == 5600
-    assert found["t_autoencoder"] == 931.39
-    assert found["t_diffusion"] == 857.14
-    assert found["t_sample"] == 235
-    assert found["t_evaluate"] == 7
-    assert found["compile"] == 8 + 2 + 1.5 + 2 * 0.25
+    assert found.break_even_m == pytest.approx(fixed / (2800 - 2.35))
+    assert round(found.break_even_m or 0.0, 2) == 3.64
+    assert found.t_pre == 2800
+    assert found.t_epoch == 28
+    assert found.t_collect == 5600
+    assert found.t_autoencoder == 931.39
+    assert found.t_diffusion == 857.14
+    assert found.t_sample == 235
+    assert found.t_evaluate == 7
+    assert found.compile == 8 + 2 + 1.5 + 2 * 0.25
 
 
 def test_both_ways_cost_the_same_at_break_even() -> None:
     """Whatever the numbers, with one member's seconds t_sample / members."""
     for members, t_sample, t_pre in [(100, 235.0, 2800.0), (7, 30.0, 10.0), (1, 0.5, 1.0)]:
-        m = summary.cost(settings(members=members), seconds(t_sample, t_pre, members))["break_even_m"]
+        m = summary.cost(settings(members=members), seconds(t_sample, t_pre, members)).break_even_m
         assert m is not None
         assert t_pre + 5600 + 931.39 + 857.14 + m * t_sample / members == pytest.approx(m * t_pre)
 
@@ -204,7 +217,7 @@ def test_both_ways_cost_the_same_at_break_even() -> None:
 @pytest.mark.parametrize("t_sample", [2800.0 * 100, 2801.0 * 100])
 def test_there_is_no_break_even_where_a_member_costs_as_much_as_a_training(t_sample: float) -> None:
     """null, not a negative number or a division by zero."""
-    assert summary.cost(settings(members=100), seconds(t_sample))["break_even_m"] is None
+    assert summary.cost(settings(members=100), seconds(t_sample)).break_even_m is None
 
 
 def test_a_generator_without_training_costs_its_checkpoints() -> None:
@@ -214,9 +227,9 @@ def test_a_generator_without_training_costs_its_checkpoints() -> None:
     raw_generate = {**vars(raw.generate), "name": "gaussian", "nulls": (), "settings": gaussian}
     config = Config(**{**vars(raw), "generate": type(raw.generate)(**raw_generate)})
     found = summary.cost(config, {k: v for k, v in seconds(0.0, members=M).items() if k != "generate bend"})
-    assert found["t_autoencoder"] is None
-    assert found["t_diffusion"] is None
-    assert found["break_even_m"] == pytest.approx((2800 + 5600) / (2800 - 0.5 / M))
+    assert found.t_autoencoder is None
+    assert found.t_diffusion is None
+    assert found.break_even_m == pytest.approx((2800 + 5600) / (2800 - 0.5 / M))
 
 
 # several seeds
@@ -236,7 +249,7 @@ def three(content: dict[str, Any]) -> list[dict[str, Any]]:
 def test_mean_and_standard_deviation_over_seeds(content: dict[str, Any]) -> None:
     """Worked by hand, with n - 1; equal numbers have sd 0; null in one run is null in all."""
     runs = three(content)
-    found = summary.combine(runs)
+    found = combined(runs)
     assert found["seed"] == [0, 1, 2]
     assert found["runs"] == runs
     assert found["table"]["sbend"] == pytest.approx(19 / 30)
@@ -256,12 +269,33 @@ def test_mean_and_standard_deviation_over_seeds(content: dict[str, Any]) -> None
         assert jax.tree.structure(found["sd"][key]) == jax.tree.structure(found[key])
 
 
-def test_two_seeds() -> None:
+def test_two_seeds(content: dict[str, Any]) -> None:
     """The sd of two numbers is their distance over the square root of two."""
-    parts = {key: {} for key in ("votes", "diversity", "novelty", "generators", "cost", "test")}
-    found = summary.combine([{"seed": s, **parts, "table": {"sbend": 0.5 + 0.1 * s}} for s in (0, 1)])
-    assert found["table"] == {"sbend": pytest.approx(0.55)}
-    assert found["sd"]["table"] == {"sbend": pytest.approx(0.1 / math.sqrt(2))}
+    found = combined([{**content, "seed": s, "table": dict.fromkeys(TABLE, 0.5 + 0.1 * s)} for s in (0, 1)])
+    assert found["table"] == dict.fromkeys(TABLE, pytest.approx(0.55))
+    assert found["sd"]["table"] == dict.fromkeys(TABLE, pytest.approx(0.1 / math.sqrt(2)))
+
+
+# records
+
+
+def test_a_report_read_back_is_written_as_it_was(content: dict[str, Any]) -> None:
+    """Of one run, of several seeds, and of an earlier version, which did not measure everything."""
+    votes = {
+        name: {k: v for k, v in row.items() if k not in ("aurc", "ece_ts")} for name, row in content["votes"].items()
+    }
+    for one in (content, combined(three(content)), {**content, "votes": votes}):
+        assert to_json(report_of(one)) == one
+
+
+def test_a_report_without_its_votes_is_none(content: dict[str, Any]) -> None:
+    """What is missing is named."""
+    with pytest.raises(ValueError, match="Report: votes missing"):
+        report_of({key: value for key, value in content.items() if key != "votes"})
+    with pytest.raises(ValueError, match="Table3: max missing"):
+        report_of({**content, "table": {key: value for key, value in content["table"].items() if key != "max"}})
+    with pytest.raises(ValueError, match="expected an object"):
+        report_of({**content, "cost": 3.0})
 
 
 # faces
@@ -275,12 +309,12 @@ def cells(text: str, first: str) -> list[str]:
 
 def markdown(content: dict[str, Any]) -> str:
     """report.md."""
-    return document.to_markdown(run_report.document(content), figures=False)
+    return document.to_markdown(run_report.document(report_of(content)), figures=False)
 
 
 def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
     """As markdown and on a terminal: the numbers of report.json in percent, in tables of equal width."""
-    text, shown = markdown(content), tables.terminal(content)
+    text, shown = markdown(content), tables.terminal(report_of(content))
     assert text.startswith("# digits\n")
     for part in ("`configs/digits.py`", "seed 3", f"k = {K}", f"m = {M}", f"{DIM} numbers", f"{N} test images"):
         assert part in text
@@ -292,8 +326,9 @@ def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
         assert row[-1] == f"{100 * part['table']['potential']:.2f}"
         assert f"\n{name}" in shown
     base = content["votes"]["base"]
-    row = [f"{100 * base['accuracy']:.2f}", *(f"{base[key]:.4f}" for key in tables.columns(content))]
-    assert {"nll", "nll_ts", "brier", "ece"} <= set(tables.columns(content))
+    columns = tables.columns(report_of(content))
+    row = [f"{100 * base['accuracy']:.2f}", *(f"{base[key]:.4f}" for key in columns)]
+    assert {"nll", "nll_ts", "brier", "ece"} <= set(columns)
     assert cells(text, "base")[1:] == row
     assert cells(text, "break_even_m")[1] == f"{content['cost']['break_even_m']:.2f}"
     assert "None" not in text + shown
@@ -312,17 +347,17 @@ def test_null_is_shown_as_a_dash(content: dict[str, Any]) -> None:
     text = markdown(changed)
     assert cells(text, "break_even_m")[1] == "-"
     assert cells(text, "spread")[1] == "-"
-    assert tables.terminal(changed)
+    assert tables.terminal(report_of(changed))
 
 
 def test_the_report_of_several_runs_renders(content: dict[str, Any]) -> None:
     """With mean ± sd where one run has a number."""
-    combined = summary.combine(three(content))
-    text = markdown(combined)
+    found = combined(three(content))
+    text = markdown(found)
     assert "seed 0, 1, 2" in text
     assert cells(text, "bend")[1] == "63.33 ± 15.28"
     assert "2.3333 ± 1.5275" in text
-    assert "63.33 ± 15.28" in tables.terminal(combined)
+    assert "63.33 ± 15.28" in tables.terminal(report_of(found))
     assert "None" not in text
 
 
@@ -332,6 +367,6 @@ def test_the_verdict_states_the_difference_with_its_sign(content: dict[str, Any]
     changed["votes"]["sbend"]["accuracy"], changed["votes"]["base"]["accuracy"] = 0.50, 0.4825
     for name, value in (("gaussian", 0.51), ("identity", 0.5)):
         changed["generators"][name]["votes"]["sbend"]["accuracy"] = value
-    lines = tables.verdict(changed)
+    lines = tables.verdict(report_of(changed))
     for line, part in zip(lines, ("+1.75 points from the base", "-1.00 points", "+0.00 points"), strict=False):
         assert part in line

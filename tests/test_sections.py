@@ -10,11 +10,14 @@ import pytest
 from bend_jax import storage
 from bend_jax.checks import SettingsError
 from bend_jax.report import document, figures, latent_maps, plotting, run_report, side_by_side, tables
+from bend_jax.report.content import Row
 from bend_jax.report.document import Document, Figure, Heading, Table, Text
 from bend_jax.report.papers import published
+from bend_jax.report.records import from_json, to_json
 from bend_jax.run import summary
+from tests.reported import row_json
 from tests.test_document import check_page
-from tests.test_report import DIM, K, M, measured, settings
+from tests.test_report import DIM, K, M, combined, measured, report_of, settings
 
 NAMES = {"accuracies", "by_members", "reliability", "risk_coverage", "diversity", "novelty", "latents_pca"}
 NAMES |= {"seconds", "training"}
@@ -57,7 +60,7 @@ def content() -> dict[str, Any]:
     found = summary.assemble(settings(), "configs/digits.py", 3, DIM, results)
     one = {"seconds": 1.5, "versions": {"jax": "1", "numpy": "2"}}
     manifests = {"base": one, "evaluate": {**one, "versions": {"jax": "1.1", "numpy": "2"}}}
-    return found | run_report.stages_of(manifests, {"base": "base-12", "evaluate": "evaluate-34"})
+    return to_json(summary.with_stages(found, manifests, {"base": "base-12", "evaluate": "evaluate-34"}))
 
 
 def several(content: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def several(content: dict[str, Any]) -> dict[str, Any]:
     other = copy.deepcopy(content) | {"seed": 4}
     other["curves"]["by_members"] = {key: own[:2] for key, own in other["curves"]["by_members"].items()}
     other["votes"]["base"]["accuracy"] += 0.1
-    return {**summary.combine([content, other]), "folders": {"3": "report-56", "4": "report-78"}}
+    return {**combined([content, other]), "folders": {"3": "report-56", "4": "report-78"}}
 
 
 def latents() -> dict[str, Any]:
@@ -89,11 +92,12 @@ def test_the_report_of_a_run_is_whole(content: dict[str, Any], tmp_path: Path, m
     """Every figure of it is drawn, and the page parses."""
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(latent_maps, "has_tsne", lambda: False)  # the tests of whole runs draw it
-    found = run_report.document(content, latents())
+    report = report_of(content)
+    found = run_report.document(report, latents())
     drawn = [block for block in found.blocks if isinstance(block, Figure)]
     assert {figure.name for figure in drawn} == NAMES
     assert len({figure.sentence for figure in drawn}) == len(NAMES)
-    said = document.write(found, tmp_path, content, run_report.rows_csv(content))
+    said = document.write(found, tmp_path, report, run_report.rows_csv(report))
     assert said.endswith(f"{len(NAMES)} figures")
     check_page((tmp_path / "report.html").read_text())
     assert len(list((tmp_path / "figures").iterdir())) == 2 * len(NAMES)
@@ -102,7 +106,7 @@ def test_the_report_of_a_run_is_whole(content: dict[str, Any], tmp_path: Path, m
 
 def test_what_the_tables_hold(content: dict[str, Any]) -> None:
     """Where files are, what was tuned, versions that differ, shift, temperatures, settings."""
-    found = run_report.document(content)
+    found = run_report.document(report_of(content))
     assert table(found, "stage")["evaluate"] == ["1.5", "[evaluate-34](../store/evaluate-34)"]
     assert table(found, "generator") == {"gaussian": ["scale", "1.5"]}
     assert table(found, "other data") == {"mnist": ["sbend", "entropy", "0.8750", "0.5000"]}
@@ -121,12 +125,12 @@ def test_a_store_made_before_has_no_curves(content: dict[str, Any]) -> None:
     """The report does without what is missing; so does one of several seeds."""
     old = {**content, "curves": None, "shift": None, "training": {}}
     del old["stages"], old["versions"]
-    for one in (old, summary.combine([old, old])):
-        found = run_report.document(one)
+    for one in (old, combined([old, old])):
+        found = run_report.document(report_of(one))
         assert {block.name for block in found.blocks if isinstance(block, Figure)} == {"diversity", "seconds"}
         assert "Under shift" not in {block.text for block in found.blocks if isinstance(block, Heading)}
     votes = {name: {k: v for k, v in row.items() if k != "aurc"} for name, row in old["votes"].items()}
-    assert "AURC" not in tables_of(run_report.document({**old, "votes": votes, "generators": {}}))[1].header
+    assert "AURC" not in tables_of(run_report.document(report_of({**old, "votes": votes, "generators": {}})))[1].header
 
 
 def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
@@ -135,7 +139,7 @@ def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
     from matplotlib.figure import Figure as Canvas
 
     both = several(content)
-    found = run_report.document(both)
+    found = run_report.document(report_of(both))
     drawn = {block.name: block for block in found.blocks if isinstance(block, Figure)}
     assert set(drawn) == NAMES - {"latents_pca"}
     canvas = Canvas()
@@ -148,7 +152,7 @@ def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
         figure.draw(Canvas())
     (links,) = (block.text for block in found.blocks if isinstance(block, Text) and "Each by itself" in block.text)
     assert "seed 4: [report-78](../store/report-78)" in links
-    header, rows = run_report.rows_csv(both)
+    header, rows = run_report.rows_csv(report_of(both))
     assert header[:4] == ["seed", "generator", "vote", "accuracy"]
     assert {row[0] for row in rows} == {"3", "4"}
     base = {row[0]: float(row[3]) for row in rows if row[2] == "base"}
@@ -157,9 +161,9 @@ def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
 
 def test_the_published_row_stands_beside_ours(content: dict[str, Any]) -> None:
     """BEND's Table 3 and the difference in points, worked by hand; none for a task that it has not."""
-    assert run_report.rows_published(content) is None
+    assert run_report.rows_published(report_of(content)) is None
     ours = {**content["table"], "sbend": 0.95, "potential": 0.9, "median": 0.9458}
-    found = run_report.rows_published({**content, "task": "res18_cifar10", "table": ours})
+    found = run_report.rows_published(report_of({**content, "task": "res18_cifar10", "table": ours}))
     assert found is not None
     header, (theirs, mine, difference) = found
     assert header[1:] == list(tables.TABLE.values())
@@ -186,9 +190,10 @@ def test_components_of_points_on_a_line_and_in_a_plane() -> None:
 
 def test_the_rows_that_no_cheaper_one_betters() -> None:
     """Where more is better, and where less is."""
-    rows = [{"training": t, "a": a} for t, a in ((1, 0.5), (2, 0.7), (2, 0.6), (3, 0.7), (4, 0.9))]
-    assert figures._front(rows, "a", 100) == [rows[0], rows[1], rows[3], rows[4]]
-    assert figures._front(rows, "a", -1) == [rows[0]]
+    points = ((1.0, 0.5), (2.0, 0.7), (2.0, 0.6), (3.0, 0.7), (4.0, 0.9))
+    rows = [from_json(Row, row_json(str(i)) | {"training": t, "accuracy": a}) for i, (t, a) in enumerate(points)]
+    assert figures._front(rows, "accuracy", 100) == [rows[0], rows[1], rows[3], rows[4]]
+    assert figures._front(rows, "accuracy", -1) == [rows[0]]
 
 
 def test_a_comparisons_figures() -> None:
@@ -196,8 +201,9 @@ def test_a_comparisons_figures() -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure as Canvas
 
-    row = {"name": "base", "training": 2.0, "inference": 1.0, "accuracy": 0.8, "nll_ts": 0.5}
-    rows = [row, {**row, "name": "single", "training": 3.0, "accuracy": 0.9, "nll_ts": None}]
+    row = row_json("base") | {"training": 2.0, "inference": 1.0, "accuracy": 0.8, "nll_ts": 0.5}
+    single = {**row, "name": "single", "training": 3.0, "accuracy": 0.9, "nll_ts": None}
+    rows = [from_json(Row, own) for own in (row, single)]
     for figure, points in zip(figures.against_cost(rows), (2, 1), strict=True):
         canvas = Canvas()
         figure.draw(canvas)
@@ -223,7 +229,8 @@ def test_runs_side_by_side(content: dict[str, Any], tmp_path: Path, monkeypatch:
     side_by_side.run(folders, workdir)
     kept = storage.read_json(workdir / "report" / "report.json")["runs"]
     assert {name: one["seed"] for name, one in kept.items()} == {"a": 3, "b c": [3, 4]}
-    found = side_by_side.page(kept, workdir)
+    runs = side_by_side.read(folders)
+    found = side_by_side.page(runs, workdir)
     assert table(found, "setting") == {"members": [str(M), "7"]}
     rows = [row for row in tables_of(found)[0].rows if row[1] == "base"]
     assert [row[0] for row in rows] == ["a", "b c"]
@@ -234,7 +241,7 @@ def test_runs_side_by_side(content: dict[str, Any], tmp_path: Path, monkeypatch:
     side_by_side.run(folders, workdir)  # again: the same stage
     assert len(list((workdir / "store").iterdir())) == 1
     assert "None: they differ" in document.to_markdown(
-        side_by_side.page(dict.fromkeys("ab", kept["a"]), workdir), figures=False
+        side_by_side.page(dict.fromkeys("ab", runs["a"]), workdir), figures=False
     )
 
 
@@ -244,7 +251,8 @@ def test_their_figures(content: dict[str, Any]) -> None:
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas()
-    figures.beside({"a": content, "b": several(content)}, "accuracy", 100, "test accuracy, %").draw(canvas)
+    reports = {"a": report_of(content), "b": report_of(several(content))}
+    figures.beside(reports, "accuracy", 100, "test accuracy, %").draw(canvas)
     assert [text.get_text() for text in canvas.axes[0].get_yticklabels()] == ["a", "b"]
 
 

@@ -187,10 +187,11 @@ def shifted(asked: tuple[Setting, stages.Task, dict[str, Any]]) -> dict[str, Any
     variables = {"params": {"w": jnp.zeros((SIDE * SIDE, CLASSES))}}
     test = stages._predict(s, task, variables, sets, s.dataset.test)
     scale = {"base": {"mean": 2.0}, "bend": {"mean": 1.5, "sbend": 3.0}}
-    found = stages._shift(s, task, variables, sets, test, scale)
+    clean = scores.Evaluated("bend", s.dataset.test.labels, CLASSES, sets, test, {}, scale)
+    found = stages._shift(s, task, variables, clean)
     assert found is not None
     quiet = s._replace(config=config.parse(run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()), ood={})
-    assert stages._shift(quiet, task, variables, sets, test, scale) is None
+    assert stages._shift(quiet, task, variables, clean) is None
     return found
 
 

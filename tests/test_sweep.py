@@ -12,12 +12,15 @@ import pytest
 from bend_jax import storage
 from bend_jax.checks import SettingsError
 from bend_jax.data import sources, splits
-from bend_jax.report import document, grid, papers, plotting
-from bend_jax.report.document import Document, Table, Text
+from bend_jax.report import comparison, document, grid, papers, plotting
+from bend_jax.report.content import Comparison, Row, StoppedRow
+from bend_jax.report.document import Document, Renderer, Table, Text
 from bend_jax.report.papers import cells, published
+from bend_jax.report.records import from_json, to_json
 from bend_jax.run import pipeline, stages
 from bend_jax.run import rows as run_rows
 from bend_jax.training import NonFiniteError
+from tests.reported import VOTE, report_row, row_json
 
 ROOT = Path(__file__).parent.parent
 PAPERS = sorted((ROOT / "configs" / "paper").glob("[!_]*.py"))
@@ -117,8 +120,8 @@ def accuracy(s: Any) -> float:
 def figures_of(s: Any) -> dict[str, Any]:
     """An evaluation's result.json."""
     table = dict.fromkeys(published.COLUMNS, 0.4) | {"sbend": accuracy(s), "abend_std": 0.0}
-    votes = {name: {"accuracy": 0.4, "nll": 1.0, "nll_ts": 0.9, "ece": 0.1} for name in ("base", "mean", "swa")}
-    votes["sbend"] = {**votes["mean"], "accuracy": accuracy(s), "ece_ts": 0.1}
+    votes = {name: dict(VOTE) for name in ("base", "mean", "swa")}
+    votes["sbend"] = {**VOTE, "accuracy": accuracy(s), "ece_ts": 0.1}
     return {
         "m": s.config.members,
         "images": 4,
@@ -167,9 +170,11 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def go(rows: list[run_rows.Row], workdir: Path, seeds: list[int], lines: list[str]) -> dict[str, Any]:
+def go(
+    rows: list[run_rows.Row], workdir: Path, seeds: list[int], lines: list[str], renderer: Renderer = grid.RENDERER
+) -> Comparison:
     """The content of a sweep's report."""
-    return run_rows.run_grid(rows, "tiny.py", seeds, workdir, lines.append, grid.make)[0]
+    return run_rows.run(rows, "tiny.py", seeds, workdir, lines.append, renderer)[0]
 
 
 def test_stages_are_shared_and_an_interrupted_sweep_goes_on(
@@ -201,11 +206,12 @@ def test_stages_are_shared_and_an_interrupted_sweep_goes_on(
 def test_the_report_of_a_sweep(tmp_path: Path, computed: list[str]) -> None:
     """Means and sd over seeds, a line of results.csv for each combination, in the grid's order."""
     content = go(rows_of("collect.k=2,30"), tmp_path, [0, 1], [])
-    assert [row["name"] for row in content["rows"]] == ["collect.k=2", "collect.k=30"]
-    assert content["rows"][1]["table"]["sbend"] == pytest.approx(0.5 + 0.03 + 0.05)
-    assert content["rows"][1]["sd"]["table"]["sbend"] == pytest.approx(0.1 / np.sqrt(2))
     folder = tmp_path / "report"
-    assert storage.read_json(folder / "report.json") == content
+    written = storage.read_json(folder / "report.json")
+    assert written == to_json(content)
+    assert [row["name"] for row in written["rows"]] == ["collect.k=2", "collect.k=30"]
+    assert written["rows"][1]["table"]["sbend"] == pytest.approx(0.5 + 0.03 + 0.05)
+    assert written["rows"][1]["sd"]["table"]["sbend"] == pytest.approx(0.1 / np.sqrt(2))
     text = (folder / "report.md").read_text()
     assert "| 30 | 40.00 ± 0.00 | 58.00 ± 7.07 |" in text
     assert "sBEND's accuracy in % goes from 55.20 ± 7.07 (collect.k=2) to 58.00 ± 7.07 (collect.k=30)" in text
@@ -230,17 +236,45 @@ def test_a_combination_that_stops_does_not_lose_the_others(
     monkeypatch.setitem(stages.WORK, "collect", diverges)
     lines: list[str] = []
     content = go(rows_of("collect.k=2,3,4"), tmp_path, [0], lines)
-    assert grid.stopped(content) == ["collect.k=3"]
-    assert [bool(row["failed"]) for row in content["rows"]] == [False, True, False]
-    assert "collect stopped" in content["rows"][1]["failed"]
+    assert [row.name for row in content.stopped] == ["collect.k=3"]
+    assert [bool(row.failed) for row in content.rows] == [False, True, False]
+    assert "collect stopped" in content.stopped[0].failed
     assert any("seed 0: collect stopped" in line for line in lines)
     text = (tmp_path / "report" / "report.md").read_text()
     assert "collect.k=3 stopped: seed 0" in text
     assert "| 4 | 40.00 | 50.40 |" in text
     monkeypatch.setitem(stages.WORK, "base", lambda s, task: (_ for _ in ()).throw(NonFiniteError("base", "step 1")))
     content = go(rows_of("base.lr=7,8"), tmp_path, [0], lines)
-    assert len(grid.stopped(content)) == 2
+    assert len(content.stopped) == 2
     assert "No combination came to its end" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_comparison_reports_a_row_that_stops(
+    tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no numbers, nothing is held against it, and the others have theirs."""
+    whole = stages.WORK["collect"]
+
+    def diverges(s: Any, task: Any) -> str:
+        if s.config.collect.settings.k == 2:
+            raise NonFiniteError("trajectory", "step 7")
+        return whole(s, task)
+
+    monkeypatch.setitem(stages.WORK, "collect", diverges)
+    rows = rows_of("collect.k=2,3")
+    rows[1] = rows[1]._replace(against=rows[0].name)
+    content = go(rows, tmp_path, [0], [], comparison.RENDERER)
+    (kept,) = content.finished
+    assert (kept.name, kept.against, kept.vs_base, kept.vs_against) == ("collect.k=3", "collect.k=2", None, None)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "- collect.k=2 stopped: seed 0: collect stopped" in text
+    assert f"| collect.k=2 |{' - |' * 8} 1.0 | 1.00 |" in text
+    assert "| collect.k=3 | 50.30 | - | 1.0000 |" in text
+    with (tmp_path / "report" / "results.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert (first["accuracy"], second["accuracy"]) == ("", "0.503")
+    assert "step 7" in first["failed"]
+    assert second["failed"] == ""
 
 
 def test_digests_are_shared_from_the_stage_that_differs(tmp_path: Path, computed: list[str]) -> None:
@@ -267,26 +301,29 @@ def test_every_combination_is_checked_first(tmp_path: Path, computed: list[str])
     assert computed == []
 
 
-def ran(**settings: list[Any]) -> list[dict[str, Any]]:
-    """Rows of a grid as a report holds them, sBEND's accuracy growing by a point a row."""
-    rows = run_rows.read_sweep(
-        {k: v[0] for k, v in settings.items()}, [f"{k}={';'.join(map(str, v))}" for k, v in settings.items()]
-    )
-    for i, row in enumerate(rows):
-        row |= {"table": {"sbend": 0.5 + i / 100}, "votes": {"mean": {"accuracy": 0.6 + i / 100}}, "sd": None}
+def ran(several: bool = False, **settings: list[Any]) -> list[Row]:
+    """Rows of a grid, sBEND's accuracy growing by a point a row; several: seeds, with a standard deviation."""
+    words = [f"{k}={';'.join(map(str, v))}" for k, v in settings.items()]
+    rows = []
+    for i, row in enumerate(run_rows.read_sweep({k: v[0] for k, v in settings.items()}, words)):
+        own = row_json(row["name"], sbend=0.5 + i / 100) | {"settings": row["settings"]}
+        own["votes"] = own["votes"] | {"mean": {**VOTE, "accuracy": 0.6 + i / 100}}
+        averaged = ("table", "votes", "diversity", "novelty", "generators", "cost")
+        sd = {key: own[key] for key in averaged} | {"temperatures": {}, "tuned": {}}
+        rows.append(from_json(Row, own | {"sd": sd} if several else own))
     return rows
 
 
-MEASURES = {"sBEND %": ("table", "sbend"), "mean vote %": ("votes", "mean", "accuracy")}
+MEASURES = {"sBEND %": grid.Measure("table.sbend"), "mean vote %": grid.Measure("votes.mean.accuracy")}
 
 
 def test_one_setting_makes_a_line_for_each_measure() -> None:
     """In the order of its values."""
-    first, second = grid.curves_of(ran(k=[10, 2]), MEASURES, 100)
+    first, second = grid.curves_of(ran(k=[10, 2]), MEASURES)
     assert (first.label, second.label) == ("sBEND", "mean vote")
     assert first.x == [2, 10]
     assert first.y == pytest.approx([51.0, 50.0])
-    words = grid.curves_of(ran(subset=["fc", "bn"]), MEASURES, 100)
+    words = grid.curves_of(ran(subset=["fc", "bn"]), MEASURES)
     assert words[0].x == [0, 1]
 
 
@@ -295,21 +332,19 @@ def test_a_figure_is_drawn() -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    figure, rows = Figure(), ran(subset=["fc", "bn"])
-    for row in rows:
-        row["sd"] = {"table": {"sbend": 0.01}, "votes": {"mean": {"accuracy": 0.02}}}
-    grid.draw(figure, rows, MEASURES, 100, "accuracy, %")
+    figure, rows = Figure(), ran(several=True, subset=["fc", "bn"])
+    grid.draw(rows, MEASURES, "accuracy, %", 0.5, figure)
     (axes,) = figure.axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["fc", "bn"]
     assert len(axes.containers) == 2
     figure = Figure()
-    grid.draw(figure, ran(k=[2, 200]), MEASURES, 100, "accuracy, %")
+    grid.draw(ran(k=[2, 200]), MEASURES, "accuracy, %", 0.5, figure)
     assert figure.axes[0].get_xscale() == "log"
 
 
 def test_two_settings_make_groups() -> None:
     """A line for each value of the one that has no order, or fewer values."""
-    lines = grid.curves_of(ran(name=["a", "b"], k=[2, 10, 50]), MEASURES, 100)
+    lines = grid.curves_of(ran(name=["a", "b"], k=[2, 10, 50]), MEASURES)
     assert [line.label for line in lines] == ["name = a", "name = b"]
     assert lines[1].x == [2, 10, 50]
     assert lines[1].y == pytest.approx([63.0, 64.0, 65.0])
@@ -358,41 +393,17 @@ def test_full_scale_has_the_published_tasks() -> None:
         assert own == expected.config
 
 
-def report_row(name: str, **numbers: float) -> dict[str, Any]:
-    """A row as a report holds it, Table 3's columns 0.5 but for those given."""
-    table = dict.fromkeys(published.COLUMNS, 0.5) | numbers
-    votes = {vote: {"accuracy": 0.5} for vote in ("base", "swa", "best")}
-    null = {"table": dict.fromkeys(published.COLUMNS, 0.5)}
-    row = {"name": name, "failed": None, "sd": None, "table": table, "votes": votes, "generators": {"gaussian": null}}
-    return {**row, "k": 10, "m": 4, "dim": 12, "setup": {"subset": "fc"}}
-
-
-def whole_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a paper's configuration with made-up numbers for everything that a document reads."""
-    own = report_row(row["name"]) | {
-        "vote": row["vote"],
-        "training": 60.0,
-        "inference": 3.0,
-        "settings": row["settings"],
-    }
+def whole_row(row: dict[str, Any]) -> Row:
+    """A row of a paper's configuration."""
+    own = row_json(row["name"]) | {"vote": row["vote"], "settings": row["settings"]}
     own["k"] = row["settings"].get("collect.k", 100)
-    own["votes"] |= {vote: {"accuracy": 0.5, "nll": 1.0, "nll_ts": 0.9} for vote in ("base", "weighted", "mean")}
-    own["generators"] |= {
-        name: {**own["generators"]["gaussian"], "novelty": {"max_iou": 0.9}} for name in ("noise", "gaussian")
-    }
-    names = ("members", "checkpoints", "cross", "iou_members", "iou_checkpoints", "iou_cross")
-    own["diversity"] = dict.fromkeys((*names, "eq14_members", "eq14_checkpoints", "eq15"), 0.25)
-    own["novelty"] = dict.fromkeys(("copy_share", "spread", "nearest", "leave_one_out"), 0.5)
-    times = ("t_pre", "t_collect", "t_autoencoder", "t_diffusion", "t_sample", "break_even_m")
-    curve = {"m": [1, 5, 7], "sbend": [0.4, 0.5, 0.6], "mean": [0.5] * 3, "single": [0.45] * 3, "nll": [1.0] * 3}
-    run = {
-        "curves": {"by_members": curve},
-        "votes": own["votes"],
-        "settings": {"data.name": "digits", "base.epochs": 4},
-    }
     gap = {"accuracy": {"mean": 0.01, "low": -0.01, "high": 0.03}} if "against" in row else None
-    setup = {"subset": "fc", "test_images": 200, "collect": "trajectory"}
-    return own | {"cost": dict.fromkeys(times, 2.0), "runs": [run], "vs_against": gap, "setup": setup}
+    return from_json(Row, own | {"vs_against": gap, "against": row.get("against")})
+
+
+def content_of(rows: Sequence[Row | StoppedRow], config: str = "c.py") -> Comparison:
+    """The rows' report."""
+    return Comparison(task="paper", config=config, seed=[0], rows=list(rows))
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
@@ -400,7 +411,7 @@ def test_every_paper_is_a_document(path: Path) -> None:
     """Of its rows, with the published figures in it, and figures of different names."""
     found = run_path(str(path))
     rows = [whole_row(row) for row in found["get_rows"](found["get_config"]("digits"), "digits")]
-    made = papers.document(path.stem, "digits", {"config": path.name, "seed": [0], "rows": rows})
+    made = papers.document(path.stem, "digits", content_of(rows, path.name))
     text = document.to_markdown(made, figures=False)
     expected = {
         "table3": "| regy_cifar10, published | 94.42 |",
@@ -455,7 +466,7 @@ def test_table_3_beside_the_published_one() -> None:
 def test_table_4_in_trainings() -> None:
     """Published: 200 checkpoints are two trainings of 2800 s, the break-even 3.64; ours by hand."""
     cost = {"t_pre": 100.0, "t_collect": 5.0, "t_autoencoder": 10.0, "t_diffusion": None, "t_sample": 8.0}
-    row = {**report_row("BEND"), "cost": {**cost, "break_even_m": 1.25}}
+    row = from_json(Row, row_json("BEND") | {"cost": {**cost, "break_even_m": 1.25}})
     (table,) = tables(papers.bend.table4([row], published.TABLE4))
     by_name = {line[0]: line[1:] for line in table.rows}
     assert by_name["checkpoints"] == ["5", "5600", "0.05", "2", "-1.95"]
@@ -473,9 +484,10 @@ def test_noise_over_the_original() -> None:
 
 def test_a_document_names_rows_that_stopped() -> None:
     """And shows the others."""
-    settings = {"data.name": "digits", "base.epochs": 40}
-    row = report_row("res18_digits") | {"setup": {"test_images": 200}, "runs": [{"settings": settings}]}
-    content = {"config": "c.py", "seed": [0], "rows": [row, {"name": "regx_digits", "failed": "seed 0: base stopped"}]}
+    stopped = StoppedRow(
+        name="regx_digits", vote="sbend", settings={}, training=1.0, inference=1.0, failed="seed 0: base stopped"
+    )
+    content = content_of([report_row("res18_digits"), stopped])
     made = papers.document("table3", "digits", content)
     text = last_text(made)
     assert "regx_digits stopped: seed 0: base stopped" in text

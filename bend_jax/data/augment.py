@@ -43,7 +43,7 @@ def rotate(image: UInt8[Array, "h w c"], angle: Float[Array, ""]) -> UInt8[Array
     return jnp.where(inside[..., None], turned, 0).astype(image.dtype)
 
 
-def look(images: UInt8[Array, "n h w c"], view: str) -> UInt8[Array, "n h w c"]:
+def shifted_view(images: UInt8[Array, "n h w c"], view: str) -> UInt8[Array, "n h w c"]:
     """A view of each image for a vote: "identity", "flip", or moved by one pixel, with zeros at the edge."""
     if view == "identity":
         return images

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from bend_jax import ensemble, metrics
 from bend_jax.checks import Settings, SettingsError, did_you_mean, names, setting
@@ -122,7 +122,7 @@ def vote_row(
     }
 
 
-def choose(
+def choose_weights(
     validation: dict[str, Outputs],
     labels: Int[np.ndarray, " v"],
     members: dict[str, int],
@@ -172,15 +172,22 @@ def shares(outputs: Outputs, num_classes: int) -> Float[np.ndarray, "n classes"]
     return np.asarray(ensemble.vote_probabilities(jnp.asarray(outputs.predictions), num_classes))
 
 
-def three(main: str) -> dict[str, tuple[str, str]]:
+def _average(outputs: Outputs, weights: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n classes"]:
+    """The members' probabilities averaged with these weights, over views too."""
+    assert outputs.probabilities is not None
+    views = len(outputs.probabilities) // len(weights)
+    return np.tensordot(over_voters(weights, views), outputs.probabilities, axes=1)
+
+
+def reported_votes(main: str) -> dict[str, tuple[str, str]]:
     """Set and vote of those that get curves and are asked about other images: the base's, and two of the members."""
     return {"base": ("base", "mean"), "mean": (main, "mean"), "sbend": (main, "sbend")}
 
 
-def probabilities_of_three(
+def reported_probabilities(
     found: dict[str, Outputs], main: str, num_classes: int
 ) -> dict[str, Float[np.ndarray, "n classes"]]:
-    """What these votes say."""
+    """The probabilities of the reported votes."""
     return {"base": found["base"].mean, "mean": found[main].mean, "sbend": shares(found[main], num_classes)}
 
 
@@ -194,7 +201,7 @@ def uncertainties(
     """
     result = {
         vote: {"max_probability": -p.max(axis=1), "entropy": np.asarray(uncertainty.entropy(jnp.asarray(p)))}
-        for vote, p in probabilities_of_three(found, main, num_classes).items()
+        for vote, p in reported_probabilities(found, main, num_classes).items()
     }
     counts = metrics.counts(jnp.asarray(found[main].predictions), num_classes)
     information = found[main].information
@@ -207,49 +214,13 @@ def uncertainties(
 
 def detection(inside: dict[str, dict[str, Any]], outside: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """How well each score of `uncertainties` tells other images (positives) from test images (negatives)."""
-
-    def of(negatives: Any, positives: Any) -> dict[str, float]:
-        return {"auroc": uncertainty.auroc(negatives, positives), "fpr95": uncertainty.fpr95(negatives, positives)}
-
-    return {
-        vote: {score: of(values, outside[vote][score]) for score, values in own.items()} for vote, own in inside.items()
-    }
-
-
-def corrupted_rows(
-    found: dict[str, Outputs],
-    scale: dict[str, dict[str, float]],
-    labels: Int[np.ndarray, " n"],
-    main: str,
-    num_classes: int,
-    bins: int,
-) -> dict[str, dict[str, float]]:
-    """Rows of the three votes on corrupted test images, with the temperatures of clean validation images."""
-    votes = probabilities_of_three(found, main, num_classes)
-    return {vote: vote_row(votes[vote], scale[a][b], labels, bins) for vote, (a, b) in three(main).items()}
-
-
-def _average(outputs: Outputs, weights: Float[np.ndarray, " m"]) -> Float[np.ndarray, "n classes"]:
-    """The members' probabilities averaged with these weights, over views too."""
-    assert outputs.probabilities is not None
-    views = len(outputs.probabilities) // len(weights)
-    return np.tensordot(over_voters(weights, views), outputs.probabilities, axes=1)
-
-
-def generator_scores(
-    test: Outputs,
-    checkpoints: Outputs,
-    rows: dict[str, dict[str, float]],
-    m: int,
-    labels: Int[np.ndarray, " n"],
-    num_classes: int,
-    key: Key[Array, ""],
-    draws: int,
-) -> dict[str, Any]:
-    """Table 3's row and the votes of one generator's m members."""
-    row = table_row(test.predictions, checkpoints.predictions, labels, num_classes, key, draws)
-    sampled = {**rows["sbend"], "accuracy": row["abend"]}  # the same probabilities, another way to draw a label
-    return {"m": m, "table": row, "votes": {**rows, "abend": sampled}}
+    result: dict[str, Any] = {}
+    for vote, own in inside.items():
+        for score, negatives in own.items():
+            both = (negatives, outside[vote][score])
+            found = {"auroc": uncertainty.auroc(*both), "fpr95": uncertainty.fpr95(*both)}
+            result.setdefault(vote, {})[score] = found
+    return result
 
 
 def diversity(
@@ -270,86 +241,100 @@ def diversity(
     }
 
 
-def scores(
-    test: dict[str, Outputs],
-    sets: dict[str, Any],
-    every: dict[str, dict[str, Vote]],
-    scale: dict[str, dict[str, float]],
-    labels: Int[np.ndarray, " n"],
-    main: str,
-    num_classes: int,
-    key: Key[Array, ""],
-    settings: Evaluate,
-) -> dict[str, Any]:
-    """Everything that a report says of accuracy, calibration, diversity and novelty on test images.
-
-    test, every (its `votes`) and scale (their `temperatures`): by the names of `sets` ("base", "swa", "checkpoints" and
-    the generators); main: the generator that the report is about, the other ones are its nulls.
-    """
-    checkpoints = test["checkpoints"]
-    rows = {
-        name: {vote: vote_row(p.test, scale[name][vote], labels, settings.bins) for vote, p in own.items()}
-        for name, own in every.items()
-    }
-    generators = {
-        name: generator_scores(own, checkpoints, rows[name], len(sets[name]), labels, num_classes, key, settings.draws)
-        for name, own in test.items()
-        if name not in SINGLE
-    }
-    single = {name: rows[name]["mean"] for name in ("base", "swa")}
-    single |= {f"checkpoints_{vote}": rows["checkpoints"][vote] for vote in ("mean", "best")}
-    for name, score in generators.items():
-        score["novelty"] = novelty(sets[name], test[name], checkpoints, sets["checkpoints"], labels)
-    right = {
-        name: own["sbend" if "sbend" in own else "mean"].test.argmax(axis=1) == labels for name, own in every.items()
-    }
-    others = ["base", *(name for name in generators if name != main)]
-    tests = {f"sbend_vs_{name}_mcnemar_p": metrics.mcnemar(right[main], right[name]) for name in others}
-    own = generators.pop(main)
-    return {
-        "m": own["m"],
-        "table": own["table"],
-        "votes": {**own["votes"], **single},
-        "diversity": diversity(test[main].predictions, checkpoints.predictions, labels),
-        "novelty": own["novelty"],
-        "generators": generators,
-        "test": tests,
-        "differences": differences(every, scale, labels, main, others),
-    }
-
-
-def differences(
-    every: dict[str, dict[str, Vote]],
-    scale: dict[str, dict[str, float]],
-    labels: Int[np.ndarray, " n"],
-    main: str,
-    others: list[str],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean and 95% interval (paired bootstrap over test images) of the main generator's votes minus the base's and each
-    null's: of the accuracy, and of the mean vote's NLL after temperature scaling."""
-
-    def right(name: str, vote: str) -> Float[np.ndarray, "1 n"]:
-        return (every[name][vote].test.argmax(axis=1) == labels).astype(float)[None]
-
-    def loss(name: str) -> Float[np.ndarray, "1 n"]:
-        p = np.asarray(metrics.scale_temperature(jnp.asarray(every[name]["mean"].test), scale[name]["mean"]))
-        return -np.log(np.maximum(p[np.arange(len(labels)), labels], metrics.TINY)).astype(float)[None]
-
-    gaps: dict[tuple[str, str], Any] = {}
-    for name in others:
-        gaps[f"sbend_vs_{name}", "accuracy"] = right(main, "sbend") - right(name, "mean" if name == "base" else "sbend")
-        gaps[f"mean_vs_{name}", "accuracy"] = right(main, "mean") - right(name, "mean")
-        gaps[f"mean_vs_{name}", "nll_ts"] = loss(main) - loss(name)
-    intervals = metrics.paired_bootstraps(np.stack(list(gaps.values())), metrics.DRAWS)
-    result: dict[str, dict[str, dict[str, float]]] = {}
-    for (pair, measure), interval in zip(gaps, intervals, strict=True):
-        result.setdefault(pair, {})[measure] = interval._asdict()
-    return result
-
-
 def novelty(
     members: Any, own: Outputs, checkpoints: Outputs, vectors: Any, labels: Int[np.ndarray, " n"]
 ) -> dict[str, float | None]:
     """How new members are: in their vectors (`metrics.novelty`) and in the errors they make (p-diff's similarity)."""
     similar = metrics.max_iou(jnp.asarray(own.predictions), jnp.asarray(checkpoints.predictions), jnp.asarray(labels))
     return {**metrics.novelty(members, vectors)._asdict(), "max_iou": float(jnp.mean(similar))}
+
+
+class Evaluated(NamedTuple):
+    """What was measured of the test images, by the names of the sets: "base", "swa", "checkpoints", the generators."""
+
+    main: str  # the generator that the report is about; the other ones are its nulls
+    labels: Int[np.ndarray, " n"]
+    num_classes: int
+    vectors: dict[str, Any]  # [m, dim] of each set
+    outputs: dict[str, Outputs]
+    votes: dict[str, dict[str, Vote]]
+    temperatures: dict[str, dict[str, float]]
+
+
+def corrupted_rows(clean: Evaluated, found: dict[str, Outputs], bins: int) -> dict[str, dict[str, float]]:
+    """Rows of the reported votes on corrupted test images, with the temperatures of clean validation images."""
+    votes = reported_probabilities(found, clean.main, clean.num_classes)
+    places = reported_votes(clean.main)
+    return {
+        vote: vote_row(p, clean.temperatures[places[vote][0]][places[vote][1]], clean.labels, bins)
+        for vote, p in votes.items()
+    }
+
+
+def scores(e: Evaluated, settings: Evaluate, key: Key[Array, ""]) -> dict[str, Any]:
+    """Everything that a report says of accuracy, calibration, diversity and novelty on test images; key: of aBEND."""
+    rows = {
+        name: {vote: vote_row(p.test, e.temperatures[name][vote], e.labels, settings.bins) for vote, p in own.items()}
+        for name, own in e.votes.items()
+    }
+    nulls = [name for name in e.outputs if name not in (*SINGLE, e.main)]
+    own = generator_scores(e, e.main, rows[e.main], settings.draws, key)
+    single = {name: rows[name]["mean"] for name in ("base", "swa")}
+    single |= {f"checkpoints_{vote}": rows["checkpoints"][vote] for vote in ("mean", "best")}
+    members, checkpoints = e.outputs[e.main].predictions, e.outputs["checkpoints"].predictions
+    return {
+        **own,
+        "votes": {**own["votes"], **single},
+        "diversity": diversity(members, checkpoints, e.labels),
+        "generators": {name: generator_scores(e, name, rows[name], settings.draws, key) for name in nulls},
+        "test": {f"sbend_vs_{name}_mcnemar_p": mcnemar(e, name) for name in ("base", *nulls)},
+        "differences": differences(e, ["base", *nulls]),
+    }
+
+
+def generator_scores(
+    e: Evaluated, name: str, rows: dict[str, dict[str, float]], draws: int, key: Key[Array, ""]
+) -> dict[str, Any]:
+    """Table 3's row, the votes and the novelty of one generator's m members. rows: of its votes without aBEND."""
+    own, checkpoints, vectors = e.outputs[name], e.outputs["checkpoints"], e.vectors[name]
+    table = table_row(own.predictions, checkpoints.predictions, e.labels, e.num_classes, key, draws)
+    sampled = {**rows["sbend"], "accuracy": table["abend"]}  # the same probabilities, another way to draw a label
+    found = novelty(vectors, own, checkpoints, e.vectors["checkpoints"], e.labels)
+    return {"m": len(vectors), "table": table, "votes": {**rows, "abend": sampled}, "novelty": found}
+
+
+def mcnemar(e: Evaluated, other: str) -> float:
+    """The p-value of the difference between the main generator's sBEND and that of another set (the base: itself)."""
+    return metrics.mcnemar(_right(e, e.main, "sbend"), _right(e, other, _vote_of(other)))
+
+
+def _vote_of(name: str) -> str:
+    """The vote that sBEND of the main generator is held against."""
+    return "mean" if name == "base" else "sbend"
+
+
+def _right(e: Evaluated, name: str, vote: str) -> Bool[np.ndarray, " n"]:
+    """Which test images a vote labels rightly."""
+    return e.votes[name][vote].test.argmax(axis=1) == e.labels
+
+
+def _loss(e: Evaluated, name: str) -> Float[np.ndarray, " n"]:
+    """-log p(label) of a set's mean vote after temperature scaling."""
+    p = metrics.scale_temperature(jnp.asarray(e.votes[name]["mean"].test), e.temperatures[name]["mean"])
+    return -np.log(np.maximum(np.asarray(p)[np.arange(len(e.labels)), e.labels], metrics.TINY))
+
+
+def differences(e: Evaluated, others: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean and 95% interval (paired bootstrap over test images) of the main generator's votes minus those of the base
+    and of each null: of the accuracy, and of the mean vote's NLL after temperature scaling."""
+    gaps: dict[tuple[str, str], Any] = {}
+    sbend, mean, loss = (_right(e, e.main, "sbend"), _right(e, e.main, "mean"), _loss(e, e.main))
+    for name in others:
+        gaps[f"sbend_vs_{name}", "accuracy"] = sbend.astype(float) - _right(e, name, _vote_of(name))
+        gaps[f"mean_vs_{name}", "accuracy"] = mean.astype(float) - _right(e, name, "mean")
+        gaps[f"mean_vs_{name}", "nll_ts"] = loss.astype(float) - _loss(e, name)
+    intervals = metrics.paired_bootstraps(np.stack(list(gaps.values()))[:, None], metrics.DRAWS)
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for (pair, measure), interval in zip(gaps, intervals, strict=True):
+        result.setdefault(pair, {})[measure] = interval._asdict()
+    return result

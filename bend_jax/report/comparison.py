@@ -1,84 +1,13 @@
-"""The report of a comparison: its table, what each row differs by, its page."""
+"""The report of a comparison: its table, what each row differs by, its document."""
 
-from typing import Any
+from bend_jax.metrics import Interval
+from bend_jax.report import figures
+from bend_jax.report.content import Comparison, Row, StoppedRow
+from bend_jax.report.document import Document, Figure, Heading, Lines, Renderer, Table, Text
+from bend_jax.report.records import at
+from bend_jax.report.text import number, percent
 
-from bend_jax.report import document, figures, tables
-
-
-def table(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The comparison's table: a star marks a difference to the first row whose 95% interval leaves out 0."""
-    header = ["", "accuracy %", "vs first", "NLL", "NLL, scaled", "vs first", "ECE", "ECE, scaled", "disagree %"]
-    lines = []
-    for row in content["rows"]:
-        vs = row["vs_base"] or {"accuracy": None, "nll_ts": None}
-        lines.append(
-            [
-                row["name"],
-                _cell(row, "accuracy", 100, 2),
-                _gap(vs["accuracy"], 100, 2),
-                _cell(row, "nll", 1, 4),
-                _cell(row, "nll_ts", 1, 4),
-                _gap(vs["nll_ts"], 1, 4),
-                _cell(row, "ece", 1, 3, spread=False),
-                _cell(row, "ece_ts", 1, 3, spread=False),
-                _cell(row, "disagreement", 100, 1, spread=False),
-                f"{row['training']:.1f}",
-                f"{row['inference']:.2f}",
-            ]
-        )
-    return [*header, "epochs", "forwards"], lines
-
-
-def _cell(row: dict[str, Any], key: str, factor: int, digits: int, *, spread: bool = True) -> str:
-    if row[key] is None:
-        return "-"
-    sd = row[f"{key}_sd"] if spread else None
-    return f"{factor * row[key]:.{digits}f}" + (f" ± {factor * sd:.{digits}f}" if sd is not None else "")
-
-
-def _gap(found: dict[str, float] | None, factor: int, digits: int) -> str:
-    if found is None:
-        return "-"
-    star = "*" if found["low"] > 0 or found["high"] < 0 else ""
-    return f"{factor * found['mean']:+.{digits}f}{star}"
-
-
-def against_rows(content: dict[str, Any]) -> list[str]:
-    """Each row against the row that it names, with what both cost to train."""
-    lines, epochs = [], {row["name"]: row["training"] for row in content["rows"]}
-    for row in content["rows"]:
-        if row["vs_against"] is None:
-            continue
-        accuracy, nll = row["vs_against"]["accuracy"], row["vs_against"]["nll_ts"]
-        cost = f"{row['training']:.1f} against {epochs[row['against']]:.1f} epochs"
-        text = f"{row['name']} against {row['against']} ({cost}): accuracy {_interval(accuracy, 100, 2)} points"
-        lines.append(text + (f", scaled NLL {_interval(nll, 1, 4)}" if nll else ""))
-    return lines
-
-
-def _interval(found: dict[str, float], factor: int, digits: int) -> str:
-    low, high = factor * found["low"], factor * found["high"]
-    return f"{factor * found['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-
-
-def page(content: dict[str, Any]) -> document.Document:
-    """The report of a comparison."""
-    seeds, header, against = ", ".join(map(str, content["seed"])), table(content), against_rows(content)
-    spread = " Mean ± sd over seeds." if len(content["seed"]) > 1 else ""
-    blocks = [document.Text(f"`{content['config']}`, seed {seeds}.{spread}"), document.Table(*header, NOTE)]
-    blocks += figures.against_cost(content["rows"])
-    if against:
-        lines = "\n".join(f"- {line}" for line in against)
-        blocks += [document.Heading("Against another row"), document.Text(lines)]
-    return document.Document(content["task"], tuple(blocks))
-
-
-def rows_csv(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """results.csv: a line for each row, numbers in full; undefined: empty."""
-    header = [key for key, value in content["rows"][0].items() if not key.startswith("vs_") and key != "against"]
-    return header, [["" if row[key] is None else str(row[key]) for key in header] for row in content["rows"]]
-
-
+SCORES = ("accuracy", "nll", "nll_ts", "ece", "ece_ts", "disagreement", "knob")  # of the row's vote, each with its sd
 NOTE = (
     "A star marks a difference to the first row whose 95% interval (paired bootstrap over test images, seeds as "
     "blocks) leaves out 0; not corrected for the number of rows. Scaled: after temperature scaling on validation "
@@ -87,6 +16,79 @@ NOTE = (
 )
 
 
-def terminal(content: dict[str, Any]) -> str:
-    """The table and the comparisons at one budget."""
-    return "\n".join([tables.text_table(*table(content)), "", NOTE, *(["", *against_rows(content)])])
+def table(content: Comparison) -> Table:
+    """A row for each combination."""
+    header = ["", "accuracy %", "vs first", "NLL", "NLL, scaled", "vs first", "ECE", "ECE, scaled", "disagree %"]
+    lines = [[row.name, *_cells(row), f"{row.training:.1f}", f"{row.inference:.2f}"] for row in content.rows]
+    return Table([*header, "epochs", "forwards"], lines, NOTE)
+
+
+def _cells(row: Row | StoppedRow) -> list[str]:
+    """What it measured; nothing where it stopped."""
+    if isinstance(row, StoppedRow):
+        return ["-"] * 8
+    return [
+        percent(row.accuracy, row.accuracy_sd),
+        _gap(row.vs_base and row.vs_base.accuracy, 100, 2),
+        number(row.nll, row.nll_sd),
+        number(row.nll_ts, row.nll_ts_sd),
+        _gap(row.vs_base and row.vs_base.nll_ts, 1, 4),
+        number(row.ece, form=".3f"),
+        number(row.ece_ts, form=".3f"),
+        number(row.disagreement, form=".1f", factor=100),
+    ]
+
+
+def _gap(found: Interval | None, factor: int, digits: int) -> str:
+    if found is None:
+        return "-"
+    star = "*" if found.low > 0 or found.high < 0 else ""
+    return f"{factor * found.mean:+.{digits}f}{star}"
+
+
+def against_rows(content: Comparison) -> list[str]:
+    """Each row against the row that it names, with what both cost to train."""
+    lines, epochs = [], {row.name: row.training for row in content.rows}
+    for row in content.finished:
+        if row.vs_against is None or row.against is None:
+            continue
+        cost = f"{row.training:.1f} against {epochs[row.against]:.1f} epochs"
+        accuracy, nll = row.vs_against.accuracy, row.vs_against.nll_ts
+        text = f"{row.name} against {row.against} ({cost}): accuracy {_interval(accuracy, 100, 2)} points"
+        lines.append(text + (f", scaled NLL {_interval(nll, 1, 4)}" if nll else ""))
+    return lines
+
+
+def _interval(found: Interval, factor: int, digits: int) -> str:
+    low, high = factor * found.low, factor * found.high
+    return f"{factor * found.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def document(content: Comparison) -> Document:
+    """The report of a comparison."""
+    spread = " Mean ± sd over seeds." if len(content.seed) > 1 else ""
+    blocks: list[Heading | Text | Table | Figure] = [
+        Text(f"`{content.config}`, seed {', '.join(map(str, content.seed))}.{spread}"),
+        table(content),
+    ]
+    if content.stopped:
+        lines = [f"- {row.name} stopped: {row.failed}" for row in content.stopped]
+        blocks += [Heading("Rows that stopped"), Text("\n".join(lines))]
+    blocks += figures.against_cost(content.finished) if content.finished else []
+    against = against_rows(content)
+    if against:
+        blocks += [Heading("Against another row"), Text("\n".join(f"- {line}" for line in against))]
+    return Document(content.task, tuple(blocks))
+
+
+def rows_csv(content: Comparison) -> Lines:
+    """results.csv: a line for each row, numbers in full; undefined: empty."""
+    keys = ["training", "inference", *(name for key in SCORES for name in (key, f"{key}_sd"))]
+    lines = []
+    for row in content.rows:
+        values = [at(row, key) if isinstance(row, Row) or key in ("training", "inference") else None for key in keys]
+        lines.append([row.name, row.vote, *("" if v is None else str(v) for v in values), row.failed or ""])
+    return ["name", "vote", *keys, "failed"], lines
+
+
+RENDERER = Renderer("compare", document, rows_csv, curves=False)

@@ -1,15 +1,17 @@
-"""A report as a document of headings, texts, tables and figures, and its faces: HTML, Markdown, JSON, CSV, PNG, SVG."""
+"""A report as headings, texts, tables and figures; and its faces: HTML, Markdown, plain text, JSON, CSV, PNG, SVG."""
 
 import csv
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bend_jax import devices, storage
 from bend_jax.report import html, plotting
+from bend_jax.report.content import Comparison
+from bend_jax.report.records import to_json
+from bend_jax.report.text import escaped, markdown_table, text_table
 
-FORMAT = 2  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
+FORMAT = 3  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
 BARE = (
     "This report has no figures, because matplotlib is not installed: "
     "`pip install matplotlib`, and `--stages=report` renders it again with them."
@@ -52,16 +54,32 @@ class Document(NamedTuple):
     blocks: tuple[Heading | Text | Table | Figure, ...]
 
 
-def write(document: Document, folder: Path, content: Any, rows: tuple[list[str], list[list[str]]]) -> str:
+Lines = tuple[list[str], list[list[str]]]  # header and lines of results.csv
+
+
+class Renderer(NamedTuple):
+    """How the rows of a comparison, a sweep or a paper's table are reported.
+
+    stage: the name of the report's folder in the store; curves: whether report.json keeps the curves of every row and
+    seed, which are long.
+    """
+
+    stage: str
+    document: Callable[[Comparison], Document]
+    rows_csv: Callable[[Comparison], Lines]
+    curves: bool
+
+
+def write(document: Document, folder: Path, content: Any, rows: Lines) -> str:
     """Write every face of it into the folder, and return one line that says what was written.
 
-    content: report.json; rows: header and lines of results.csv. Figures need matplotlib; without it there are none, and
-    the report says so. Of several processes the first writes.
+    content: what report.json holds, as records; rows: header and lines of results.csv. Figures need matplotlib; without
+    it there are none, and the report says so. Of several processes the first writes.
     """
     if not devices.is_first():
         return ""
     drawn = _draw(document, folder) if plotting.available() else {}
-    storage.write_json(folder / "report.json", content)
+    storage.write_json(folder / "report.json", to_json(content))
     (folder / "report.md").write_text(to_markdown(document, figures=bool(drawn)), encoding="utf-8")
     (folder / "report.html").write_text(to_html(document, drawn), encoding="utf-8")
     with (folder / "results.csv").open("w", encoding="utf-8", newline="") as file:
@@ -71,15 +89,13 @@ def write(document: Document, folder: Path, content: Any, rows: tuple[list[str],
     return f"report.html, report.md, report.json, results.csv, {count}{missing}"
 
 
-def publish(
-    document: Document, content: Any, rows: tuple[list[str], list[list[str]]], workdir: Path, manifest: dict[str, Any]
-) -> None:
+def publish(document: Document, content: Any, rows: Lines, workdir: Path, manifest: dict[str, Any]) -> None:
     """`write` it into the work directory's store and link it as its report; the same one is not written twice.
 
     manifest: with "stage", the kind of the document.
     """
     said = {"rendering": rendering(), "text": to_markdown(document, figures=False)}
-    digest = storage.digest_of({"format": storage.FORMAT, "content": content, **said})
+    digest = storage.digest_of({"format": storage.FORMAT, "content": to_json(content), **said})
     path = storage.entry(workdir / "store", manifest["stage"], digest)
     if not storage.is_complete(path):
         with storage.building(workdir / "store", manifest["stage"], digest, manifest) as partial:
@@ -140,17 +156,12 @@ def to_markdown(document: Document, *, figures: bool) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Of Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(escaped(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def escaped(text: str) -> str:
-    """Plain text, such that Markdown shows it as it is; what stands in `code` needs nothing."""
-    parts = re.split(r"(`[^`]*`)", text)
-    return "".join(p if i % 2 else re.sub(r"([*<&])", _escape, p) for i, p in enumerate(parts))
-
-
-def _escape(found: re.Match[str]) -> str:
-    return {"*": "\\*", "<": "&lt;", "&": "&amp;"}[found[1]]
+def to_text(document: Document) -> str:
+    """Its headings, sentences and tables for a terminal."""
+    parts = []
+    for block in document.blocks:
+        if isinstance(block, Table):
+            parts.append("\n".join([text_table(block.header, block.rows), *([block.note] if block.note else [])]))
+        elif not isinstance(block, Figure):
+            parts.append(block.text)
+    return "\n\n".join(parts)

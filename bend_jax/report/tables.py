@@ -1,7 +1,10 @@
-"""report.json from what the stages measured, the rows of its tables, what they say, and its face on a terminal."""
+"""The tables of a run's report, what they say in sentences, and both on a terminal."""
 
 import math
-from typing import Any
+
+from bend_jax.report.content import Averaged, Generator, Report, Vote
+from bend_jax.report.records import at
+from bend_jax.report.text import number, percent, text_table
 
 TABLE = {
     "sbend": "sBEND",
@@ -26,31 +29,7 @@ VOTES = {
     "greedy": "mean of a greedy choice on validation",
     "best": "best member on validation",
 }
-
-
-def rows_table(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Table 3: a row for the main generator and one for each null, in percent."""
-    sd = content.get("sd")
-    rows = []
-    for name, part, spread in _generators(content):
-        cells = []
-        for key in TABLE:
-            text = _percent(part["table"][key], spread and spread["table"][key])
-            if key == "abend" and not sd:
-                text += f"±{100 * part['table']['abend_std']:.2f}"
-            cells.append(text)
-        rows.append([name, *cells])
-    return ["", *TABLE.values()], rows
-
-
-def _generators(content: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, its part of the report, the same part of the sd or None), the main generator first."""
-    sd = content.get("sd")
-    parts = [(content["setup"]["generate"], content, sd)]
-    parts += [(name, part, sd and sd["generators"][name]) for name, part in content["generators"].items()]
-    return parts
-
-
+WITHOUT_MEMBERS = ("base", "swa", "checkpoints_best", "checkpoints_mean")  # votes that are the same for every generator
 COLUMNS = {  # of a vote besides its accuracy; those that a report holds are shown
     "nll": "NLL",
     "nll_ts": "NLL, scaled",
@@ -62,85 +41,87 @@ COLUMNS = {  # of a vote besides its accuracy; those that a report holds are sho
 }
 
 
-def columns(content: dict[str, Any]) -> dict[str, str]:
-    """COLUMNS without those that a report of an earlier version has not."""
-    return {key: text for key, text in COLUMNS.items() if key in content["votes"]["base"]}
+def rows_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Table 3: a row for the main generator and one for each null, in percent."""
+    rows = []
+    for name, part, sd in _generators(report):
+        cells = {key: percent(at(part.table, key), at(sd.table, key) if sd else None) for key in TABLE}
+        if not sd:
+            cells["abend"] += f"±{percent(part.table.abend_std)}"
+        rows.append([name, *cells.values()])
+    return ["", *TABLE.values()], rows
 
 
-def rows_votes(content: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _generators(report: Report) -> list[tuple[str, Report | Generator, Averaged | Generator | None]]:
+    """(name, its part of the report, the same part of the sd or None), the main generator first."""
+    nulls = [(name, part, report.sd and report.sd.generators[name]) for name, part in report.generators.items()]
+    return [(report.setup.generate, report, report.sd), *nulls]
+
+
+def columns(report: Report) -> dict[str, str]:
+    """COLUMNS without those that a report of an earlier version lacks."""
+    return {key: text for key, text in COLUMNS.items() if at(report.votes["base"], key) is not None}
+
+
+def rows_votes(report: Report) -> tuple[list[str], list[list[str]]]:
     """Every vote: accuracy in percent, the others plain."""
-    rows, keys = [], columns(content)
-    for name, part, spread in _generators(content):
+    rows, keys = [], columns(report)
+    for name, part, sd in _generators(report):
         for vote, label in VOTES.items():
-            if vote in part["votes"]:
-                whose = "" if vote in ("base", "swa", "checkpoints_best", "checkpoints_mean") else f"{name}: "
-                own = vote_cells(part["votes"][vote], spread and spread["votes"][vote], list(keys))
-                rows.append([whose + label, *own])
+            if vote in part.votes:
+                whose = "" if vote in WITHOUT_MEMBERS else f"{name}: "
+                rows.append([whose + label, *vote_cells(part.votes[vote], sd and sd.votes[vote], list(keys))])
     return ["vote", "accuracy %", *keys.values()], rows
 
 
-def vote_cells(row: dict[str, float], sd: dict[str, float] | None, keys: list[str]) -> list[str]:
-    """Its accuracy in percent, then those keys."""
-    return [_percent(row["accuracy"], sd["accuracy"] if sd else None), *(number(row, sd, key) for key in keys)]
+def vote_cells(vote: Vote, sd: Vote | None, keys: list[str]) -> list[str]:
+    """Its accuracy in percent, then the measures of those names."""
+    accuracy = percent(vote.accuracy, sd.accuracy if sd else None)
+    return [accuracy, *(number(at(vote, key), at(sd, key) if sd else None) for key in keys)]
 
 
-def number(row: dict[str, Any], sd: dict[str, Any] | None, key: str, form: str = ".4f") -> str:
-    """A value with its standard deviation where there is one; undefined: -."""
-    if row[key] is None:
-        return "-"
-    return f"{row[key]:{form}}" + (f" ± {sd[key]:{form}}" if sd and sd[key] is not None else "")
-
-
-def _percent(value: float, sd: float | None) -> str:
-    return f"{100 * value:.2f}" + (f" ± {100 * sd:.2f}" if sd is not None else "")
-
-
-def verdict(content: dict[str, Any]) -> list[str]:
+def verdict(report: Report) -> list[str]:
     """What the run says about the generator and its nulls, in plain sentences."""
-    votes, main = content["votes"], content["setup"]["generate"]
-    runs = content.get("runs", [content])
-    lines = [_difference(f"sBEND over the members of {main}", "the base", [r["votes"] for r in runs], "sbend", "base")]
-    for name in content["generators"]:
-        rows = [{"own": r["votes"]["sbend"], "other": r["generators"][name]["votes"]["sbend"]} for r in runs]
-        lines.append(_difference(f"sBEND over the members of {main}", f"sBEND over {name}", rows, "own", "other"))
-    texts = []
-    for key in content["test"]:
-        p = " / ".join(f"{r['test'][key]:.2g}" for r in runs)
-        texts.append(f"{key.removeprefix('sbend_vs_').removesuffix('_mcnemar_p')} {p}")
-    by_seed = " (seed by seed)" if len(runs) > 1 else ""
-    lines.append(f"McNemar's p of those differences{by_seed}: {', '.join(texts)}.")
-    novelty = content["novelty"]
-    if novelty["spread"] is not None:
+    main, runs = report.setup.generate, report.single
+    own = f"sBEND over the members of {main}"
+    sbend = [run.votes["sbend"].accuracy for run in runs]
+    lines = [_difference(own, "the base", sbend, [run.votes["base"].accuracy for run in runs])]
+    for name in report.generators:
+        other = [run.generators[name].votes["sbend"].accuracy for run in runs]
+        lines.append(_difference(own, f"sBEND over {name}", sbend, other))
+    lines.append(_mcnemar(runs))
+    novelty = report.novelty
+    if novelty.spread is not None:
         lines.append(
-            f"Members keep {novelty['spread']:.2f} of the checkpoints' spread (1 is all of it); "
-            f"{novelty['copy_share']:.0%} of them are copies of a checkpoint."
+            f"Members keep {novelty.spread:.2f} of the checkpoints' spread (1 is all of it); "
+            f"{novelty.copy_share:.0%} of them are copies of a checkpoint."
         )
-    change = 100 * (votes["mean"]["nll_ts"] / votes["base"]["nll_ts"] - 1)
-    lines.append(f"The members' mean vote has an NLL {change:+.1f}% from the base's, both temperature-scaled.")
-    return lines
+    change = 100 * (report.votes["mean"].nll_ts / report.votes["base"].nll_ts - 1)
+    return [*lines, f"The members' mean vote has an NLL {change:+.1f}% from the base's, both temperature-scaled."]
 
 
-def _difference(own: str, other: str, rows: list[dict[str, Any]], a: str, b: str) -> str:
-    values = [100 * (row[a]["accuracy"] - row[b]["accuracy"]) for row in rows]
+def _difference(own: str, other: str, a: list[float], b: list[float]) -> str:
+    """How many points accuracies a are above accuracies b, seed by seed."""
+    values = [100 * (x - y) for x, y in zip(a, b, strict=True)]
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
         return f"{own} is {mean:+.2f} points from {other} on the same test images."
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return f"{own} is {mean:+.2f} ± {sd:.2f} points from {other} (mean ± sd over {len(values)} seeds)."
+    return f"{own} is {number(mean, sd, '+.2f')} points from {other} (mean ± sd over {len(values)} seeds)."
 
 
-def text_table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns aligned for a terminal."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [header, ["-" * w for w in widths], *rows]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    )
+def _mcnemar(runs: list[Report]) -> str:
+    """The p-values of those differences."""
+    texts = []
+    for key in runs[0].test:
+        p = " / ".join(number(run.test[key], form=".2g") for run in runs)
+        texts.append(f"{key.removeprefix('sbend_vs_').removesuffix('_mcnemar_p')} {p}")
+    by_seed = " (seed by seed)" if len(runs) > 1 else ""
+    return f"McNemar's p of those differences{by_seed}: {', '.join(texts)}."
 
 
-def terminal(content: dict[str, Any]) -> str:
+def terminal(report: Report) -> str:
     """Table 3's rows, the votes, and what they say."""
-    parts = [f"Test accuracy % (k = {content['k']}, m = {content['m']}, {content['setup']['collect']})"]
-    parts += [text_table(*rows_table(content)), "", text_table(*rows_votes(content)), "", *verdict(content)]
+    parts = [f"Test accuracy % (k = {report.k}, m = {report.m}, {report.setup.collect})"]
+    parts += [text_table(*rows_table(report)), "", text_table(*rows_votes(report)), "", *verdict(report)]
     return "\n".join(parts)

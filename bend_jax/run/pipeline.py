@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from bend_jax.collect import Collector
 from bend_jax.data import out_of_distribution, splits
 from bend_jax.generate import Generator
 from bend_jax.report import document, run_report
+from bend_jax.report.content import Report
+from bend_jax.report.records import from_json
 from bend_jax.run import summary
 from bend_jax.run.context import Setting
 from bend_jax.run.progress import Clock, replay, watching
@@ -172,7 +175,7 @@ def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) ->
     digest = storage.digest_of({"format": storage.FORMAT, "seeds": [jobs["report"].digest for jobs in plans]})
     path = storage.entry(s.workdir / "store", "report", digest)
     if not storage.is_complete(path):
-        reports = [storage.read_json(jobs["report"].path / "report.json") for jobs in plans]
+        reports = [from_json(Report, storage.read_json(jobs["report"].path / "report.json")) for jobs in plans]
         manifest = {
             "stage": "report",
             "seeds": [x.seed for x in settings],
@@ -180,8 +183,8 @@ def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) ->
         }
         with storage.building(s.workdir / "store", "report", digest, manifest) as partial:
             folders = {str(x.seed): jobs["report"].path.name for x, jobs in zip(settings, plans, strict=True)}
-            content = {**summary.combine(reports), "folders": folders}
-            document.write(run_report.document(content), partial.output, content, run_report.rows_csv(content))
+            report = replace(summary.combine(reports), folders=folders)
+            document.write(run_report.document(report), partial.output, report, run_report.rows_csv(report))
     storage.link(s.workdir, "report", path)
     say(f"report over seeds {', '.join(str(x.seed) for x in settings)}: store/{path.name}")
     return path

@@ -1,10 +1,11 @@
-"""Comparisons: named combinations on one base, their stages shared through the store, and one table over seeds."""
+"""Rows of named combinations (a comparison, a sweep, a paper's table): run with every seed, in one report."""
 
 import ast
 import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,13 @@ from bend_jax import metrics, storage
 from bend_jax.checks import SettingsError, did_you_mean, names
 from bend_jax.data import splits
 from bend_jax.data.sources import Data
-from bend_jax.report import document, tables
-from bend_jax.report.comparison import page, rows_csv
-from bend_jax.report.document import Document
-from bend_jax.report.grid import csv_rows, setting_text
+from bend_jax.report import document
+from bend_jax.report.comparison import SCORES
+from bend_jax.report.content import Comparison, Difference, Report, StoppedRow
+from bend_jax.report.content import Row as ReportedRow
+from bend_jax.report.document import Document, Renderer
+from bend_jax.report.grid import setting_text
+from bend_jax.report.text import text_table
 from bend_jax.run import cost, pipeline, summary
 from bend_jax.run.config import Config, parse
 from bend_jax.run.context import Setting, prepare
@@ -30,6 +34,8 @@ ALONE = {"base": "base", "swa": "swa"}  # votes of one net, and the set that the
 CHECKPOINTS = {"checkpoints_mean": "mean", "checkpoints_best": "best"}
 MEMBERS = ("mean", "sbend", "best", "greedy", "weighted", "single")
 KEYS = ("name", "vote", "settings", "against")
+# what a row of the report takes from the reports of its seeds: their means
+MEANS = ("k", "m", "dim", "setup", "table", "votes", "diversity", "novelty", "generators", "cost")
 KEPT = 8  # rows whose compiled programs stay in memory; those of all rows would fill it
 
 
@@ -43,12 +49,14 @@ class Row(NamedTuple):
     settings: dict[str, Any]  # what it changes, by dotted names
 
 
-class Cell(NamedTuple):
+class Measured(NamedTuple):
     """What one row measured with one seed; arrays over test images."""
 
     right: np.ndarray  # share of the voters asked that are right: 0 or 1 for a vote
     loss: np.ndarray | None  # -log p(label) after temperature scaling; None for "single"
-    scores: dict[str, float | None]
+    scores: dict[str, float | None]  # of the row's vote, those of SCORES
+    report: Report
+    digest: str  # of the evaluation
 
 
 def read_rows(raw: Any, rows: list[dict[str, Any]]) -> list[Row]:
@@ -102,24 +110,47 @@ def _check(row: Row, before: list[str]) -> None:
         )
 
 
-def run_comparison(
-    rows: list[Row], config_name: str, seeds: list[int], workdir: Path, say: Callable[[str], None], init: str = ""
-) -> dict[str, Any]:
-    """Run every row with every seed, and write the comparison's report. Returns its content."""
+def run(
+    rows: list[Row],
+    config_name: str,
+    seeds: list[int],
+    workdir: Path,
+    say: Callable[[str], None],
+    renderer: Renderer,
+    init: str = "",
+) -> tuple[Comparison, Document]:
+    """Run every row with every seed, and write their report. Returns its content and its document.
+
+    All rows are checked before the first one runs; stages are shared through the store, so that an interrupted run
+    goes on. A row that met a NaN or Inf is reported as stopped, and the others go on.
+    """
     prepared = preparing(rows, config_name, workdir, init)
-    cells: dict[str, list[Cell]] = {row.name: [] for row in rows}
-    digests: list[str] = []
-    cost = [cost_of(row, prepared(row, seeds[0])) for row in rows]
-    for row, s, jobs in run_rows(rows, seeds, prepared, say):
-        if isinstance(jobs, pipeline.StoppedError):
-            raise jobs
-        cells[row.name].append(measure(row, s, jobs))
-        digests.append(jobs["evaluate"].digest)
-    content = {"task": rows[0].config.task, "config": config_name, "seed": seeds}
-    content["rows"] = [_summary(row, cells, price) for row, price in zip(rows, cost, strict=True)]
-    manifest = {"stage": "compare", "seeds": seeds, "inputs": digests}
-    document.publish(page(content), content, rows_csv(content), workdir, manifest)
-    return content
+    costs = {row.name: cost_of(row, prepared(row, seeds[0])) for row in rows}
+    measured: dict[str, list[Measured]] = {row.name: [] for row in rows}
+    stopped: dict[str, str] = {}
+    for row, s, found in run_rows(rows, seeds, prepared, say):
+        if isinstance(found, pipeline.StoppedError):
+            stopped[row.name] = f"seed {s.seed}: {found}"
+            say(stopped[row.name])
+        else:
+            own = measure(row, s, found)
+            report = own.report if renderer.curves else replace(own.report, curves=None)
+            measured[row.name].append(own._replace(report=report))
+    whole = {name: own for name, own in measured.items() if name not in stopped}
+    reported = [
+        _reported(row, whole, rows[0].name, costs[row.name])
+        if row.name in whole
+        else StoppedRow(
+            name=row.name, vote=row.vote, settings=row.settings, failed=stopped[row.name], **costs[row.name]
+        )
+        for row in rows
+    ]
+    content = Comparison(task=rows[0].config.task, config=config_name, seed=seeds, rows=reported)
+    made = renderer.document(content)
+    inputs = [own.digest for found in whole.values() for own in found]
+    manifest = {"stage": renderer.stage, "seeds": seeds, "inputs": inputs}
+    document.publish(made, content, renderer.rows_csv(content), workdir, manifest)
+    return content, made
 
 
 Prepared = Callable[[Row, int], Setting]
@@ -168,7 +199,7 @@ def plan(rows: list[Row], config_name: str, workdir: Path) -> str:
     for row in rows:
         price = cost_of(row, prepared(row, 0))
         lines.append([row.name, f"{price['training']:.2f}", f"{price['inference']:.2f}"])
-    return tables.text_table(["row", "training, epochs", "inference, forwards"], lines)
+    return text_table(["row", "training, epochs", "inference, forwards"], lines)
 
 
 def cost_of(row: Row, s: Setting) -> dict[str, float]:
@@ -189,51 +220,80 @@ def cost_of(row: Row, s: Setting) -> dict[str, float]:
     return {"training": training, "inference": cost.forwards(ops, members, views)}
 
 
-def measure(row: Row, s: Setting, jobs: dict[str, pipeline.Job]) -> Cell:
+def measure(row: Row, s: Setting, jobs: dict[str, pipeline.Job]) -> Measured:
     """One row's figures from its stages."""
     path = jobs["evaluate"].path
-    tree, result = storage.load_tree(path / "predictions"), storage.read_json(path / "result.json")
-    labels, main = tree["labels"], s.config.generate.name
-    spread = None if row.vote in ALONE else result["diversity"]["checkpoints" if row.vote in CHECKPOINTS else "members"]
+    tree = storage.load_tree(path / "predictions")
+    results = {name: storage.read_json(job.path / "result.json") for name, job in jobs.items() if job.stage in STAGES}
+    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
+    right, loss, scores = _score(row, tree, report)
+    return Measured(right, loss, scores, report, jobs["evaluate"].digest)
+
+
+def _score(row: Row, tree: Any, report: Report) -> tuple[np.ndarray, np.ndarray | None, dict[str, float | None]]:
+    """`Measured`'s first three: of the row's vote. tree: the evaluation's predictions."""
+    labels, main = tree["labels"], report.setup.generate
+    of_checkpoints = row.vote in CHECKPOINTS
+    spread = report.diversity.checkpoints if of_checkpoints else report.diversity.members
     if row.vote == "single":
         right = (tree["members"] == labels).mean(axis=0)
-        return Cell(right, None, {"accuracy": float(right.mean()), "disagreement": spread})
-    knob = storage.read_json(jobs[f"generate {main}"].path / "result.json")["knob"] if row.vote in MEMBERS else None
+        return right, None, {"accuracy": float(right.mean()), "disagreement": spread}
     place = {**ALONE, **dict.fromkeys(CHECKPOINTS, "checkpoints")}.get(row.vote, main)
     vote = "mean" if row.vote in ALONE else CHECKPOINTS.get(row.vote, row.vote)
-    p, scored = tree["votes"][place][vote], result["votes"][row.vote]
-    scaled = np.asarray(metrics.scale_temperature(jnp.asarray(p), result["temperatures"][place][vote]))
+    p = tree["votes"][place][vote]
+    scaled = np.asarray(metrics.scale_temperature(jnp.asarray(p), report.temperatures[place][vote]))
     loss = -np.log(np.maximum(scaled[np.arange(len(labels)), labels], metrics.TINY))
-    scores = {key: scored[key] for key in ("accuracy", "nll", "nll_ts", "ece", "ece_ts")}
-    return Cell(p.argmax(axis=1) == labels, loss, {**scores, "disagreement": spread, "knob": knob})
+    own = report.votes[row.vote]
+    scores = {"accuracy": own.accuracy, "nll": own.nll, "nll_ts": own.nll_ts, "ece": own.ece, "ece_ts": own.ece_ts}
+    scores["disagreement"] = None if row.vote in ALONE else spread
+    scores["knob"] = report.tuned[main] if row.vote in MEMBERS else None
+    return p.argmax(axis=1) == labels, loss, scores
 
 
-def _summary(row: Row, cells: dict[str, list[Cell]], price: dict[str, float]) -> dict[str, Any]:
-    """A row of the report: means and standard deviations over seeds, cost, and differences with their intervals."""
-    own, first = cells[row.name], next(iter(cells))
-    keys = ("accuracy", "nll", "nll_ts", "ece", "ece_ts", "disagreement", "knob")
-    values = {key: [cell.scores.get(key) for cell in own] for key in keys}
-    summary: dict[str, Any] = {"name": row.name, "vote": row.vote, **price}
-    for key, found in values.items():
-        known = [v for v in found if v is not None]
-        whole = len(known) == len(own)
-        summary[key] = math.fsum(known) / len(known) if whole else None
-        summary[f"{key}_sd"] = float(np.std(known, ddof=1)) if whole and len(known) > 1 else None
-    for name, other in (("base", first), ("against", row.against)):
-        summary[f"vs_{name}"] = difference(own, cells[other]) if other and other != row.name else None
-    summary["against"] = row.against or None
-    return summary
+def _reported(row: Row, measured: dict[str, list[Measured]], first: str, price: dict[str, float]) -> ReportedRow:
+    """A row of the report: means and standard deviations over seeds, cost, and differences with their intervals.
+
+    measured: of every row that came to its end.
+    """
+    own = measured[row.name]
+    reports = [replace(one.report, training=None) for one in own]  # the loss curves are in each stage's result.json
+    mean = summary.combine(reports) if reports[1:] else reports[0]
+    return ReportedRow(
+        name=row.name,
+        vote=row.vote,
+        settings=row.settings,
+        failed=None,
+        vs_base=_difference(own, measured.get(first)) if row.name != first else None,
+        vs_against=_difference(own, measured.get(row.against)),
+        against=row.against or None,
+        sd=mean.sd,
+        runs=reports,
+        **price,
+        **_moments(own),
+        **{name: getattr(mean, name) for name in MEANS},
+    )
 
 
-def difference(own: list[Cell], other: list[Cell]) -> dict[str, Any]:
-    """Mean difference and 95% interval of accuracy and of the scaled NLL."""
+def _moments(measured: list[Measured]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) over seeds of each of SCORES."""
+    found: dict[str, Any] = {}
+    for key in SCORES:
+        values = [one.scores.get(key) for one in measured]
+        known = [value for value in values if value is not None]
+        whole = len(known) == len(values)
+        found[key] = math.fsum(known) / len(known) if whole else None
+        found[f"{key}_sd"] = float(np.std(known, ddof=1)) if whole and len(known) > 1 else None
+    return found
+
+
+def _difference(own: list[Measured], other: list[Measured] | None) -> Difference | None:
+    """Mean difference and 95% interval of accuracy and of the scaled NLL; None where the other row is none."""
+    if other is None:
+        return None
     right = np.stack([a.right.astype(float) - b.right for a, b in zip(own, other, strict=True)])
-    result: dict[str, Any] = {"accuracy": metrics.paired_bootstrap(right, metrics.DRAWS)._asdict(), "nll_ts": None}
-    losses = [(a.loss, b.loss) for a, b in zip(own, other, strict=True)]
-    if all(a is not None and b is not None for a, b in losses):
-        gaps = np.stack([a - b for a, b in losses])  # pyright: ignore[reportOptionalOperand]
-        result["nll_ts"] = metrics.paired_bootstrap(gaps, metrics.DRAWS)._asdict()
-    return result
+    gaps = [a.loss - b.loss for a, b in zip(own, other, strict=True) if a.loss is not None and b.loss is not None]
+    nll = metrics.paired_bootstrap(np.stack(gaps), metrics.DRAWS) if len(gaps) == len(own) else None
+    return Difference(accuracy=metrics.paired_bootstrap(right, metrics.DRAWS), nll_ts=nll)
 
 
 VOTE = "sbend"  # whose members a combination's cost counts: all of them
@@ -285,58 +345,3 @@ def _value(path: str, text: str, now: Any, by_semicolons: bool) -> Any:
     except (KeyError, ValueError, SyntaxError):
         hint = "" if by_semicolons or kind is not tuple else "; between such values stands a ;"
         raise SettingsError(f"--sweep: {path} takes values of type {kind.__name__}; got {text!r}{hint}") from None
-
-
-def run_grid(
-    rows: list[Row],
-    config_name: str,
-    seeds: list[int],
-    workdir: Path,
-    say: Callable[[str], None],
-    make: Callable[[dict[str, Any]], Document],
-    init: str = "",
-) -> tuple[dict[str, Any], Document]:
-    """Run every row with every seed and write the document that `make` makes of them. Returns its content and it.
-
-    All rows are checked before the first one runs; stages are shared through the store, so that an interrupted sweep
-    goes on. A row that met a NaN or Inf says so under "failed", and the others go on.
-    """
-    prepared = preparing(rows, config_name, workdir, init)
-    prices = [cost_of(row, prepared(row, seeds[0])) for row in rows]
-    found: dict[str, list[dict[str, Any]]] = {row.name: [] for row in rows}
-    cells: dict[str, list[Cell]] = {row.name: [] for row in rows}
-    failed: dict[str, str] = {}
-    for row, s, jobs in run_rows(rows, seeds, prepared, say):
-        if isinstance(jobs, pipeline.StoppedError):
-            failed[row.name] = f"seed {s.seed}: {jobs}"
-            say(failed[row.name])
-        else:
-            found[row.name].append(assemble_row(s, jobs))
-            cells[row.name].append(measure(row, s, jobs))
-    content: dict[str, Any] = {"task": rows[0].config.task, "config": config_name, "seed": seeds, "rows": []}
-    for row, price in zip(rows, prices, strict=True):
-        own = {"name": row.name, "vote": row.vote, "settings": row.settings, **price, "failed": failed.get(row.name)}
-        if row.name not in failed:
-            own |= summarise_row(found[row.name])
-            both = row.against and row.against not in failed
-            own["vs_against"] = difference(cells[row.name], cells[row.against]) if both else None
-        content["rows"].append(own)
-    made = make(content)
-    manifest = {"stage": "sweep", "seeds": content["seed"], "inputs": [row["name"] for row in content["rows"]]}
-    document.publish(made, content, csv_rows(content), workdir, manifest)
-    return content, made
-
-
-def assemble_row(s: Setting, jobs: dict[str, pipeline.Job]) -> dict[str, Any]:
-    """The report of one row with one seed."""
-    wanted = {name: job for name, job in jobs.items() if job.stage in STAGES}
-    results = {name: storage.read_json(job.path / "result.json") for name, job in wanted.items()}
-    return summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
-
-
-def summarise_row(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds, "sd" the same tree of standard deviations (None with one seed), and each seed's own."""
-    keys = ("k", "m", "dim", "setup", "table", "votes", "diversity", "novelty", "generators", "cost")
-    mean = summary.combine(reports) if reports[1:] else {**reports[0], "sd": None}
-    own = (*keys, "seed", "curves", "settings")
-    return {**{key: mean[key] for key in keys}, "sd": mean["sd"], "runs": [{k: r[k] for k in own} for r in reports]}

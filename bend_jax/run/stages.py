@@ -149,9 +149,8 @@ def evaluate(s: Setting, task: Task) -> str:
     validation = _predict(s, task, variables, sets, s.dataset.validation, keep=True)
     members = {name: len(vectors) for name, vectors in sets.items()}
     labels = scores.Labels(s.dataset.validation.labels, s.dataset.test.labels)
-    weights = scores.choose(
-        validation, labels.validation, members, _given_weights(s, collected, members), settings.greedy
-    )
+    given = _given_weights(s, collected, members)
+    weights = scores.choose_weights(validation, labels.validation, members, given, settings.greedy)
     running = {name: curves.steps(members[name]) for name in (main, "checkpoints")}  # identity's run as checkpoints
     asked = {"weights": weights, "running": running, "labels": labels.test}
     test = _predict(s, task, variables, sets, s.dataset.test, **asked)
@@ -159,11 +158,12 @@ def evaluate(s: Setting, task: Task) -> str:
     votes = scores.all_votes(validation, test, weights, s.dataset.num_classes)
     scale = scores.temperatures(votes, labels)
     key = stream(s.seed, "evaluate", "abend")
-    result = scores.scores(test, sets, votes, scale, labels.test, main, s.dataset.num_classes, key, settings)
-    views, three = len(names(settings.views)), scores.three(main).items()
-    shown = {vote: (votes[a][b].test, scale[a][b]) for vote, (a, b) in three}
+    evaluated = scores.Evaluated(main, labels.test, s.dataset.num_classes, sets, test, votes, scale)
+    result = scores.scores(evaluated, settings, key)
+    views, reported = len(names(settings.views)), scores.reported_votes(main).items()
+    shown = {vote: (votes[a][b].test, scale[a][b]) for vote, (a, b) in reported}
     result["curves"] = curves.curves(test, shown, labels.test, main, views, settings.bins, s.dataset.num_classes)
-    result["shift"] = _shift(s, task, variables, sets, test, scale)
+    result["shift"] = _shift(s, task, variables, evaluated)
     images = s.dataset.test.images[:IMAGES]
     predictions: dict[str, Any] = {"base": test["base"].predictions[0], "checkpoints": test["checkpoints"].predictions}
     predictions |= {"members": test[main].predictions, "labels": labels.test, "images": images}
@@ -185,35 +185,26 @@ def _given_weights(s: Setting, collected: dict[str, Any], members: dict[str, int
     return {name: collected["weights"] for name in ("checkpoints", *own) if members[name] == k}
 
 
-def _shift(
-    s: Setting,
-    task: Task,
-    variables: Any,
-    sets: dict[str, Any],
-    test: dict[str, predict.Outputs],
-    scale: dict[str, dict[str, float]],
-) -> dict[str, Any] | None:
+def _shift(s: Setting, task: Task, variables: Any, clean: scores.Evaluated) -> dict[str, Any] | None:
     """Base and main generator's members on other data sets and on corrupted test images; None where none is asked for.
 
     One data set or severity at a time, in batches: of each only labels and averages are kept.
     """
-    main, settings, classes = s.config.generate.name, s.config.evaluate, s.dataset.num_classes
-    wanted = names(settings.corruptions)
+    main, classes, wanted = clean.main, clean.num_classes, names(s.config.evaluate.corruptions)
     if not s.ood and not wanted:
         return None
-    asked = {name: sets[name] for name in ("base", main)}
-    clean = scores.uncertainties(test, main, classes)
+    asked = {name: clean.vectors[name] for name in ("base", main)}
+    inside = scores.uncertainties(clean.outputs, main, classes)
     ood: dict[str, Any] = {}
     for name, images in s.ood.items():
         found = _predict(s, task, variables, asked, sources.Split(images, np.zeros(len(images), np.int32)))
-        ood[name] = scores.detection(clean, scores.uncertainties(found, main, classes))
+        ood[name] = scores.detection(inside, scores.uncertainties(found, main, classes))
     rows: dict[str, dict[str, Any]] = {name: {} for name in wanted}
-    labels = s.dataset.test.labels
     for name in wanted:
         for severity in corruptions.SEVERITIES:
             images = corruptions.corrupt(s.dataset.test.images, name, severity)
-            found = _predict(s, task, variables, asked, sources.Split(images, labels))
-            rows[name][str(severity)] = scores.corrupted_rows(found, scale, labels, main, classes, settings.bins)
+            found = _predict(s, task, variables, asked, sources.Split(images, clean.labels))
+            rows[name][str(severity)] = scores.corrupted_rows(clean, found, s.config.evaluate.bins)
     return {"ood": ood, "corruptions": rows}
 
 
@@ -243,7 +234,7 @@ def _predict(
             variables,
             s.chosen,
             once,
-            lambda rows, view: s.examples.plain(augment.look(jnp.asarray(split.images[rows]), view)),
+            lambda rows, view: s.examples.plain(augment.shifted_view(jnp.asarray(split.images[rows]), view)),
             n,
             batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
             memory=task.callbacks.memory,
@@ -276,13 +267,12 @@ def export(s: Setting, task: Task) -> str:
 def render(s: Setting, task: Task) -> str:
     """Assemble report.json from what the stages measured, and write it with all its faces."""
     results = {name: storage.read_json(path / "result.json") for name, path in task.inputs.items()}
-    content = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
+    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
     manifests = {name: storage.read_manifest(path) for name, path in task.inputs.items()}
-    content |= run_report.stages_of(manifests, {name: path.name for name, path in task.inputs.items()})
+    report = summary.with_stages(report, manifests, {name: path.name for name, path in task.inputs.items()})
     encoded = task.inputs[f"generate {s.config.generate.name}"] / "latents"
     latents = storage.load_tree(encoded) if encoded.is_dir() else None  # of generators that encode
-    found = run_report.document(content, latents)
-    return document.write(found, task.output, content, run_report.rows_csv(content))
+    return document.write(run_report.document(report, latents), task.output, report, run_report.rows_csv(report))
 
 
 def _write_result(task: Task, values: dict[str, Any]) -> None:

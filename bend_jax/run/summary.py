@@ -2,50 +2,67 @@
 
 import json
 import math
+from dataclasses import fields, replace
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from bend_jax.checks import settings_json
+from bend_jax.report.content import Averaged, Cost, Report, Setup, Stage
+from bend_jax.report.records import from_json, to_json
 from bend_jax.run.config import SHARED, Config
 
 
-def assemble(
-    config: Config, config_name: str, seed: int, dim: int, results: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """report.json of one run. results: each stage's result.json by its name."""
-    found = dict(results["evaluate"])
-    content = {
+def assemble(config: Config, config_name: str, seed: int, dim: int, results: dict[str, dict[str, Any]]) -> Report:
+    """The report of one run. results: each stage's result.json by its name."""
+    found = results["evaluate"]
+    tuned = {n.removeprefix("generate "): r["knob"] for n, r in results.items() if n.startswith("generate ")}
+    setup = Setup(
+        data=config.data.name,
+        noise=config.data.noise,
+        test_images=found["images"],
+        backbone=config.backbone.name,
+        collect=config.collect.name,
+        subset=",".join(config.collect.subset),
+        generate=config.generate.name,
+        views=config.evaluate.views,
+    )
+    own = {
         "task": config.task,
         "config": config_name,
         "seed": seed,
         "k": config.collect.settings.k,
-        "m": found["m"],
         "dim": dim,
-        "setup": {
-            "data": config.data.name,
-            "noise": config.data.noise,
-            "test_images": found["images"],
-            "backbone": config.backbone.name,
-            "collect": config.collect.name,
-            "subset": ",".join(config.collect.subset),
-            "generate": config.generate.name,
-            "views": config.evaluate.views,
-        },
+        "setup": to_json(setup),
+        "cost": to_json(cost(config, results)),
+        "tuned": tuned,
+        "knobs": {name: algorithm.knob for name, algorithm in config.generate.algorithms.items()},
+        "training": trainings(config.generate.name, results),
+        "settings": settings_of(config),
     }
-    content |= {name: found[name] for name in ("table", "votes", "diversity", "novelty", "generators")}
-    content["cost"] = cost(config, results)
-    content["test"] = found["test"]
-    main = f"generate {config.generate.name}"
-    content["temperatures"] = found["temperatures"]
-    content["tuned"] = {n.removeprefix("generate "): r["knob"] for n, r in results.items() if n.startswith("generate ")}
-    content["knobs"] = {name: algorithm.knob for name, algorithm in config.generate.algorithms.items()}
-    content["curves"], content["shift"] = found.get("curves"), found.get("shift")  # a store made before has none
-    content["training"] = {
-        name if stage in ("base", "collect", main) else f"{name} of {stage.removeprefix('generate ')}": curve
+    return from_json(Report, {**found, **own})
+
+
+def trainings(main: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Every training's loss curve, a null's with the name of that generator."""
+    return {
+        name
+        if stage in ("base", "collect", f"generate {main}")
+        else f"{name} of {stage.removeprefix('generate ')}": curve
         for stage, result in results.items()
         for name, curve in result.get("training", {}).items()
     }
-    content["settings"] = settings_of(config)
-    return content
+
+
+def with_stages(report: Report, manifests: dict[str, Any], folders: dict[str, str]) -> Report:
+    """The report with each stage's seconds and folder in the store, and with the versions that made them."""
+    versions: dict[str, list[str]] = {}
+    for manifest in manifests.values():
+        for name, number in manifest["versions"].items():
+            if number not in versions.setdefault(name, []):
+                versions[name].append(number)
+    stages = {name: Stage(seconds=m["seconds"], folder=folders[name]) for name, m in manifests.items()}
+    return replace(report, stages=stages, versions={name: " and ".join(own) for name, own in versions.items()})
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -60,17 +77,10 @@ def settings_of(config: Config) -> dict[str, Any]:
     nested["generate"] = {"name": generate.name, "nulls": generate.nulls, "tune": generate.tune}
     nested["generate"] |= {name: settings_json(s) for name, s in generate.settings.items()}
     nested["evaluate"] = settings_json(config.evaluate)
-    return json.loads(json.dumps(_flat(nested)))  # as it will be read from report.json
+    return json.loads(json.dumps(flatten_dict(nested, sep=".")))  # as it will be read from report.json
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    result = {}
-    for name, value in values.items():
-        result |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return result
-
-
-def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+def cost(config: Config, results: dict[str, dict[str, Any]]) -> Cost:
     """Seconds of each part (BEND eq. 10-11), compilation apart, and the break-even m of eq. 13.
 
     BEND costs t_pre + t_collect + t_autoencoder + t_diffusion + m t_one, m independent trainings cost m t_pre.
@@ -80,28 +90,35 @@ def cost(config: Config, results: dict[str, dict[str, Any]]) -> dict[str, float 
     pre = base["t_pre"]  # None for a trained model that was brought along: no break-even then
     fixed = collect["t_collect"] + (main["t_autoencoder"] or 0.0) + (main["t_diffusion"] or 0.0)
     gain = pre - main["t_sample"] / results["evaluate"]["m"] if pre is not None else 0.0
-    return {
-        "t_pre": base["t_pre"],
-        "t_collect": collect["t_collect"],
-        "t_autoencoder": main["t_autoencoder"],
-        "t_diffusion": main["t_diffusion"],
-        "t_sample": main["t_sample"],
-        "t_evaluate": results["evaluate"]["t_evaluate"],
-        "t_epoch": base["t_epoch"],
-        "break_even_m": (pre + fixed) / gain if gain > 0 else None,
-        "compile": sum(sum(result["compile"].values()) for result in results.values()),
-    }
+    return Cost(
+        t_pre=pre,
+        t_collect=collect["t_collect"],
+        t_autoencoder=main["t_autoencoder"],
+        t_diffusion=main["t_diffusion"],
+        t_sample=main["t_sample"],
+        t_evaluate=results["evaluate"]["t_evaluate"],
+        t_epoch=base["t_epoch"],
+        break_even_m=(pre + fixed) / gain if gain > 0 else None,
+        compile=math.fsum(seconds for result in results.values() for seconds in result["compile"].values()),
+    )
 
 
-def combine(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """One report over several seeds: every number the mean, "sd" the same tree of standard deviations (n - 1)."""
-    averaged = ("table", "votes", "diversity", "novelty", "generators", "cost", "temperatures", "tuned", "shift")
-    keys = [key for key in averaged if key in reports[0]]
-    mean, sd = _moments([{key: r[key] for key in keys} for r in reports])
-    first = {key: value for key, value in reports[0].items() if key not in keys}
-    first["test"] = dict.fromkeys(reports[0]["test"])  # p-values have no mean: they are in "runs", as are curves
-    first |= dict.fromkeys(("curves", "training", "stages"))
-    return {**first, "seed": [r["seed"] for r in reports], **mean, "sd": sd, "runs": reports}
+def combine(reports: list[Report]) -> Report:
+    """One report over several seeds: every number the mean, `sd` the standard deviations (n - 1)."""
+    names = [own.name for own in fields(Averaged)]
+    mean, sd = _moments([to_json(Averaged(**{name: getattr(report, name) for name in names})) for report in reports])
+    averaged = from_json(Averaged, mean)
+    return replace(
+        reports[0],
+        **{name: getattr(averaged, name) for name in names},
+        seed=[report.seed for report in reports],
+        sd=from_json(Averaged, sd),
+        runs=reports,
+        test=dict.fromkeys(reports[0].test),  # p-values have no mean: they are in `runs`, as curves are
+        curves=None,
+        training=None,
+        stages=None,
+    )
 
 
 def _moments(values: list[Any]) -> tuple[Any, Any]:

@@ -1,9 +1,12 @@
 """The papers' tables and figures as documents: what was measured here beside what was published, and the difference."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from bend_jax.report.document import Document, Heading, Text
+from bend_jax.report import grid
+from bend_jax.report.content import Comparison
+from bend_jax.report.document import Document, Heading, Renderer, Text
 from bend_jax.report.papers import bend, pdiff_cbnn, published
 from bend_jax.report.papers.cells import Blocks, Published, Rows
 
@@ -32,15 +35,14 @@ PAPERS = {
 }
 
 
-def document(paper: str, scale: str, content: dict[str, Any]) -> Document:
+def document(paper: str, scale: str, content: Comparison) -> Document:
     """The document of one paper's table. Rows that stopped are named and left out."""
     title, source, theirs, work = PAPERS[paper]
-    rows = [row for row in content["rows"] if not row["failed"]]
-    seeds = ", ".join(map(str, content["seed"]))
-    blocks: Blocks = [Text(f"`{content['config']}` at scale `{scale}`, seed {seeds}. Published: {source}.")]
-    lines = [f"{row['name']} stopped: {row['failed']}" for row in content["rows"] if row["failed"]]
+    rows, seeds = content.finished, ", ".join(map(str, content.seed))
+    blocks: Blocks = [Text(f"`{content.config}` at scale `{scale}`, seed {seeds}. Published: {source}.")]
+    lines = [f"{row.name} stopped: {row.failed}" for row in content.stopped]
     if rows:
-        images, settings = rows[0]["setup"]["test_images"], rows[0]["runs"][0]["settings"]
+        images, settings = rows[0].setup.test_images, rows[0].runs[0].settings
         blocks += work(rows, theirs)
         lines.append(
             f"{images} test images of {settings['data.name']}, {settings['base.epochs']} epochs of training; one image "
@@ -52,6 +54,11 @@ def document(paper: str, scale: str, content: dict[str, Any]) -> Document:
             "this small experiment is from the published one, not how well that one was repeated; `--scale=full` has "
             "its setup."
         )
-    lines.append("Differences are ours minus published." + (" ±: sd over seeds." if len(content["seed"]) > 1 else ""))
+    lines.append("Differences are ours minus published." + (" ±: sd over seeds." if len(content.seed) > 1 else ""))
     blocks += [Heading("Notes"), Text("\n".join(f"- {line}" for line in lines))]
     return Document(title, tuple(blocks))
+
+
+def renderer(paper: str, scale: str) -> Renderer:
+    """How the rows of that paper's configuration are reported."""
+    return Renderer("sweep", partial(document, paper, scale), grid.rows_csv, curves=True)

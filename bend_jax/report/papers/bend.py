@@ -1,11 +1,12 @@
 """BEND's Tables 3 to 5 and Figures 4 and 5, beside what the paper prints."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from bend_jax.report import figures
+from bend_jax.report.content import Row
 from bend_jax.report.document import Figure, Heading, Table
-from bend_jax.report.grid import Curve, cell, number, plot, spans_decades
+from bend_jax.report.grid import Curve, cell, plot, spans_decades
 from bend_jax.report.papers.cells import (
     MEAN,
     ORIGINAL,
@@ -14,7 +15,6 @@ from bend_jax.report.papers.cells import (
     Published,
     Rows,
     beside,
-    dots,
     dotted,
     key_of,
     points,
@@ -22,7 +22,9 @@ from bend_jax.report.papers.cells import (
     signed,
 )
 from bend_jax.report.plotting import label, legend, widen
+from bend_jax.report.records import at, defined
 from bend_jax.report.tables import TABLE
+from bend_jax.report.text import number, percent
 
 SIZES = (1, 5, 10, 20, 50, 100, 200, 500)  # of ensembles, in the table of figure 5b
 
@@ -32,20 +34,20 @@ def table3(rows: Rows, published: Published) -> Blocks:
     lines, gains = [], []
     series: dict[str, list[float]] = {"ours": [], "published": [], "a Gaussian instead": []}
     for row in rows:
-        key = key_of(row["name"], published)
+        key = key_of(row.name, published)
         theirs = dict(zip(TABLE, published[key], strict=True))
-        cells = {name: beside(row, ("table", name), theirs[name]) for name in TABLE}
-        for i, text in enumerate((f"{row['name']}, ours", f"{key}, published", "difference")):
+        cells = {name: beside(row, f"table.{name}", theirs[name]) for name in TABLE}
+        for i, text in enumerate((f"{row.name}, ours", f"{key}, published", "difference")):
             lines.append([text, *(own[i] for own in cells.values())])
-        lines.append([f"{row['name']}, Gaussian", *(cell(row, ("generators", "gaussian", "table", n)) for n in TABLE)])
+        lines.append([f"{row.name}, Gaussian", *(cell(row, f"generators.gaussian.table.{n}") for n in TABLE)])
         own = points(row, SBEND, ORIGINAL)
-        null = 100 * (number(row, ("generators", "gaussian", "table", "sbend")) - number(row, ORIGINAL))
+        null = 100 * (defined(row, "generators.gaussian.table.sbend") - defined(row, ORIGINAL))
         paper = theirs["sbend"] - theirs["orig_mean"]
         for kind, value in zip(series, (own, paper, null), strict=True):
             series[kind].append(value)
-        base = points(row, SBEND, ("votes", "base", "accuracy"))
+        base = points(row, SBEND, "votes.base.accuracy")
         members = (points(row, SBEND, MEAN), theirs["sbend"] - theirs["mean"])
-        gains.append([row["name"], *map(signed, (own, paper, own - paper, null, *members, base))])
+        gains.append([row.name, *map(signed, (own, paper, own - paper, null, *members, base))])
     header = [
         "",
         "sBEND - checkpoints",
@@ -65,53 +67,66 @@ def table3(rows: Rows, published: Published) -> Blocks:
               "the same checkpoints, in place of autoencoder and diffusion."),
         Heading("What the votes gain"),
         Table(header, gains, "Points of test accuracy over the mean checkpoint, the mean member, and the base."),
-        dotted("gain", "sBEND over the mean checkpoint", sentence, [r["name"] for r in rows], series),
+        dotted("gain", "sBEND over the mean checkpoint", sentence, [r.name for r in rows], series),
     ]  # fmt: skip
+
+
+class Part(NamedTuple):
+    """One part of the cost in seconds, ours (None where there was none) and published."""
+
+    name: str
+    ours: float | None
+    published: float
+
+
+def cost_parts(row: Row, published: Published) -> list[Part]:
+    """One training of the whole network first, then what BEND takes."""
+    cost, epoch = row.cost, published["t_orge"]
+    return [
+        Part("t_pre, one training", cost.t_pre, published["k_pre"] * epoch),
+        Part("checkpoints", cost.t_collect, published["k"] * epoch),
+        Part("autoencoder", cost.t_autoencoder, published["t_ate"]),
+        Part("diffusion", cost.t_diffusion, published["t_ddpm"]),
+        Part("one member", defined(cost, "t_sample") / row.m, published["t_sgen"]),
+    ]
+
+
+def in_trainings(parts: list[Part]) -> list[Part]:
+    """The same in units of the first part: one training."""
+    pre, paper = parts[0].ours, parts[0].published
+    return [Part(name, own / pre if own is not None and pre else None, theirs / paper) for name, own, theirs in parts]
 
 
 def table4(rows: Rows, published: Published) -> Blocks:
     """BEND's Table 4 and eq. 10 to 13, in seconds and in trainings of one network."""
     (row,) = rows
-    cost, k, m = row["cost"], row["k"], row["m"]
-    theirs = {
-        "t_pre, one training": published["k_pre"] * published["t_orge"],
-        "checkpoints": published["k"] * published["t_orge"],
-        "autoencoder": published["t_ate"],
-        "diffusion": published["t_ddpm"],
-        "one member": published["t_sgen"],
-    }
-    ours = dict(zip(theirs, (cost[f"t_{n}"] for n in ("pre", "collect", "autoencoder", "diffusion")), strict=False))
-    ours["one member"] = cost["t_sample"] / m
-    pre, pre_published = ours["t_pre, one training"], theirs["t_pre, one training"]
-    lines, series = [], {"ours": [], "published": []}
-    for part, seconds in theirs.items():
-        own, paper = None if ours[part] is None else ours[part] / pre, seconds / pre_published
-        gap = "-" if own is None else f"{own - paper:+.4g}"
-        figures_of_part = (ours[part], seconds, own, paper)
-        lines.append([part, *("-" if v is None else f"{v:.4g}" for v in figures_of_part), gap])
-        series["ours"].append(own or float("nan"))
-        series["published"].append(paper)
-    pays = (cost["break_even_m"], published["break_even"])
-    more = [f"{value:.2f}" if value is not None else "never" for value in pays]
-    gap = f"{pays[0] - pays[1]:+.2f}" if pays[0] is not None else "-"
-    lines.append(["break-even m (eq. 13)", "-", "-", *more, gap])
+    seconds = cost_parts(row, published)
+    trainings = in_trainings(seconds)
+    lines = []
+    for (name, own, paper), (_, share, paper_share) in zip(seconds, trainings, strict=True):
+        gap = None if share is None else share - paper_share
+        values = (number(value, form=".4g") for value in (own, paper, share, paper_share))
+        lines.append([name, *values, number(gap, form="+.4g")])
+    m, paper = row.cost.break_even_m, published["break_even"]
+    gap = None if m is None else m - paper
+    pays = "never" if m is None else f"{m:.2f}"
+    lines.append(["break-even m (eq. 13)", "-", "-", pays, f"{paper:.2f}", number(gap, form="+.2f")])
     header = ["part", "seconds", "published, seconds", "in trainings", "published, in trainings", "difference"]
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        axes.set_xscale("log")
-        dots(axes, list(theirs), series, "trainings of one network", 0.0)
-
+    note = (
+        f"k = {row.k} checkpoints (published {published['k']}), m = {row.m} members; seconds without compilation. "
+        "Break-even: from so many members on BEND costs less than as many trainings; inference is not counted."
+    )
     sentence = (
         "Each part in units of one training of the whole network, so that machines do not matter. The published 200 "
         "checkpoints cost two trainings; here the frozen part of the network runs once for all of them."
     )
+    nan = float("nan")
+    series = {"ours": [part.ours or nan for part in trainings], "published": [part.published for part in trainings]}
+    names, title = [part.name for part in seconds], "What the parts cost"
     return [
-        Table(header, lines, f"k = {k} checkpoints (published {published['k']}), m = {m} members; seconds without "
-              "compilation. Break-even: from so many members on BEND costs less than as many trainings; inference is "
-              "not counted."),
-        Figure("cost", "What the parts cost", sentence, draw),
-    ]  # fmt: skip
+        Table(header, lines, note),
+        dotted("cost", title, sentence, names, series, "trainings of one network", 0.0, "log"),
+    ]
 
 
 def table5(rows: Rows, published: Published) -> Blocks:
@@ -121,13 +136,13 @@ def table5(rows: Rows, published: Published) -> Blocks:
     lines, gains = [], []
     series: dict[str, list[float]] = {"ours": [], "published": []}
     for row in rows:
-        subset, numbers, *theirs = published[row["name"]]
-        own = [row["name"], row["setup"]["subset"], str(row["dim"]), subset, str(numbers)]
-        for path, value in zip((SBEND, ("table", "abend"), ORIGINAL), theirs, strict=True):
+        subset, numbers, *theirs = published[row.name]
+        own = [row.name, row.setup.subset, str(row.dim), subset, str(numbers)]
+        for path, value in zip((SBEND, "table.abend", ORIGINAL), theirs, strict=True):
             own += beside(row, path, value)
         lines.append(own)
         gain, paper = points(row, SBEND, ORIGINAL), theirs[0] - theirs[2]
-        gains.append([row["name"], signed(gain), signed(paper), signed(gain - paper)])
+        gains.append([row.name, signed(gain), signed(paper), signed(gain - paper)])
         series["ours"].append(gain)
         series["published"].append(paper)
     sentence = (
@@ -139,7 +154,7 @@ def table5(rows: Rows, published: Published) -> Blocks:
               "for the layers of the same role."),
         Heading("What generating cost"),
         Table(["subset", "sBEND - orig", "published", "difference"], gains, "Points of test accuracy."),
-        dotted("layers", "sBEND by subset", sentence, [r["name"] for r in rows], series),
+        dotted("layers", "sBEND by subset", sentence, [r.name for r in rows], series),
     ]  # fmt: skip
 
 
@@ -149,14 +164,14 @@ def figure4(rows: Rows, published: Published) -> Blocks:
     lines = []
     series: dict[str, list[float]] = {kind: [] for kind in kinds}
     for row in rows:
-        values = {kind: 100 * number(row, ("diversity", name)) for kind, name in kinds.items()}
+        values = {kind: 100 * defined(row, f"diversity.{name}") for kind, name in kinds.items()}
         for kind, value in values.items():
             series[kind].append(value)
         order = " > ".join(sorted(values, key=lambda kind: -values[kind]))
-        literal = [f"{number(row, ('diversity', n)):.4g}" for n in ("eq14_members", "eq14_checkpoints", "eq15")]
-        disagree = [cell(row, ("diversity", name)) for name in kinds.values()]
+        literal = [number(at(row, f"diversity.{n}"), form=".4g") for n in ("eq14_members", "eq14_checkpoints", "eq15")]
+        disagree = [cell(row, f"diversity.{name}") for name in kinds.values()]
         highest = "yes" if values["members"] > max(values["between"], values["checkpoints"]) else "no"
-        lines.append([row["name"], *disagree, *literal, order, published["order"], highest])
+        lines.append([row.name, *disagree, *literal, order, published["order"], highest])
     header = ["", *(f"{kind}, %" for kind in kinds), "eq. 14 members", "eq. 14 checkpoints", "eq. 15"]
     sentence = (
         "The share of test images that two networks label differently. The paper has the members furthest apart; what "
@@ -165,7 +180,7 @@ def figure4(rows: Rows, published: Published) -> Blocks:
     return [
         Table([*header, "order", "published order", "members highest"], lines, "Mean over pairs; the equations as they "
               "are printed are sums over images, eq. 14 without the 1/m that eq. 15 has."),
-        dotted("diversity", "Diversity", sentence, [r["name"] for r in rows], series, "disagreement, %", 0.02),
+        dotted("diversity", "Diversity", sentence, [r.name for r in rows], series, "disagreement, %", 0.02),
     ]  # fmt: skip
 
 
@@ -177,18 +192,18 @@ def figure5a(rows: Rows, published: Published) -> Blocks:
     names = ("sbend", "abend", *FOUR)
     lines = []
     for row in rows:
-        least = min(points(row, SBEND, ("table", n)) for n in FOUR)
+        least = min(points(row, SBEND, f"table.{n}") for n in FOUR)
         claim = "yes" if least >= 0 else f"no, {least:.2g}"
-        lines.append([str(row["k"]), *(cell(row, ("table", n)) for n in names), claim, "yes"])
+        lines.append([str(row.k), *(cell(row, f"table.{n}") for n in names), claim, "yes"])
     generated, original = ("max", "mean", "median"), published["original"]
     other = []
     for row in rows:
-        own = [points(row, ("table", n), ORIGINAL) for n in generated]
-        theirs = published.get(row["k"])  # at this k, where p-diff has it
+        own = [points(row, f"table.{n}", ORIGINAL) for n in generated]
+        theirs = published.get(row.k)  # at this k, where p-diff has it
         for name, value in zip(generated, own, strict=True):
             paper = theirs[generated.index(name)] - original if theirs else None
             gap = [signed(paper), signed(value - paper)] if paper is not None else ["-", "-"]
-            other.append([f"k = {row['k']}, {name}", signed(value), *gap])
+            other.append([f"k = {row.k}, {name}", signed(value), *gap])
     return [
         Table(["k", *(TABLE[n] for n in names), "sBEND at least mean and med of both", "published"], lines,
               "Test accuracy in %. The figure is published without numbers; its text says yes for every k."),
@@ -203,12 +218,11 @@ def figure5a(rows: Rows, published: Published) -> Blocks:
 def against_k(rows: Rows, names: tuple[str, ...], figure: Any) -> None:
     """Lines of Table 3's columns."""
     axes = figure.subplots()
-    k = [float(row["k"]) for row in rows]
-    sd = [bool(row["sd"]) for row in rows]
+    k = [float(row.k) for row in rows]
     lines = []
     for name in names:
-        bars = [100 * number(row["sd"], ("table", name)) for row in rows] if all(sd) else None
-        lines.append(Curve(TABLE[name], k, [100 * number(row, ("table", name)) for row in rows], bars))
+        bars = [100 * defined(row.sd, f"table.{name}") for row in rows if row.sd]
+        lines.append(Curve(TABLE[name], k, [100 * defined(row, f"table.{name}") for row in rows], bars or None))
     plot(axes, lines)
     label(axes, "k, checkpoints", "test accuracy, %")
     widen(axes, "y", 0.5)
@@ -217,9 +231,9 @@ def against_k(rows: Rows, names: tuple[str, ...], figure: Any) -> None:
     legend(figure, axes)
 
 
-def over_seeds(row: dict[str, Any], name: str) -> list[float]:
+def over_seeds(row: Row, name: str) -> list[float]:
     """The mean over seeds of a curve against m."""
-    curves = [own["curves"]["by_members"][name] for own in row["runs"]]
+    curves = [getattr(run.curves.by_members, name) for run in row.runs if run.curves]
     return [sum(values) / len(values) for values in zip(*curves, strict=True)]
 
 
@@ -227,13 +241,13 @@ def figure5b(rows: Rows, published: Published) -> Blocks:
     """BEND's Fig. 5b: votes over the first m members of one array."""
     blocks: Blocks = []
     for row in rows:
-        sizes = [int(m) for m in row["runs"][0]["curves"]["by_members"]["m"]]
+        sizes = [int(m) for m in over_seeds(row, "m")]
         found = {name: over_seeds(row, name) for name in ("sbend", "mean", "single", "nll")}
         shown = [i for i, m in enumerate(sizes) if m in SIZES or i == len(sizes) - 1]
         lines = [
             [
                 str(sizes[i]),
-                *(f"{100 * found[n][i]:.2f}" for n in ("sbend", "mean", "single")),
+                *(percent(found[n][i]) for n in ("sbend", "mean", "single")),
                 f"{found['nll'][i]:.4f}",
             ]
             for i in shown
@@ -246,9 +260,9 @@ def figure5b(rows: Rows, published: Published) -> Blocks:
             ["sBEND - mean member, at its least", signed(above), published["above"]],
         ]
         blocks += [
-            Heading(row["name"]),
+            Heading(row.name),
             Table(["m", "sBEND, %", "mean vote, %", "mean member, %", "NLL of the mean vote"], lines),
             Table(["claim, points", "ours", "published (no numbers)"], claims),
-            *renamed(figures.by_members(row["runs"]), row),
+            *renamed(figures.by_members(row.runs), row),
         ]
     return blocks

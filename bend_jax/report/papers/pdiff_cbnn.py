@@ -2,7 +2,7 @@
 
 from bend_jax.report import figures
 from bend_jax.report.document import Heading, Table
-from bend_jax.report.grid import cell, number
+from bend_jax.report.grid import cell
 from bend_jax.report.papers.cells import (
     ORIGINAL,
     Blocks,
@@ -15,26 +15,28 @@ from bend_jax.report.papers.cells import (
     renamed,
     signed,
 )
+from bend_jax.report.records import defined
+from bend_jax.report.text import number
 
 
 def pdiff_table(rows: Rows, published: Published) -> Blocks:
     """Original, weight average, best generated; and what is chosen without the test images."""
     paths = {
-        "original": ("table", "orig_max"),
-        "weight average": ("votes", "swa", "accuracy"),
-        "best generated": ("table", "max"),
+        "original": "table.orig_max",
+        "weight average": "votes.swa.accuracy",
+        "best generated": "table.max",
     }
     lines, gains = [], []
     series: dict[str, list[float]] = {"ours": [], "published": [], "ours, best on validation": []}
     for row in rows:
-        key = key_of(row["name"], published)
+        key = key_of(row.name, published)
         cells = [beside(row, path, value) for path, value in zip(paths.values(), published[key], strict=True)]
-        for i, label in enumerate((f"{row['name']}, ours", f"{key}, published", "difference")):
+        for i, label in enumerate((f"{row.name}, ours", f"{key}, published", "difference")):
             lines.append([label, *(own[i] for own in cells)])
         own = points(row, paths["best generated"], paths["original"])
-        fair = points(row, ("votes", "best", "accuracy"), ORIGINAL)
+        fair = points(row, "votes.best.accuracy", ORIGINAL)
         theirs = published[key][2] - published[key][0]
-        gains.append([row["name"], *map(signed, (own, theirs, own - theirs, fair)), cell(row, ("table", "mean"))])
+        gains.append([row.name, *map(signed, (own, theirs, own - theirs, fair)), cell(row, "table.mean")])
         for values, value in zip(series.values(), (own, theirs, fair), strict=True):
             values.append(value)
     header = ["", "best generated - original", "published", "difference", "best on validation - mean original"]
@@ -50,21 +52,21 @@ def pdiff_table(rows: Rows, published: Published) -> Blocks:
         Table(["test accuracy, %", *paths], lines, note),
         Heading("What generating gained"),
         Table([*header, "mean generated, %"], gains, "Points of test accuracy."),
-        dotted("best", "The best generated network", sentence, [r["name"] for r in rows], series),
+        dotted("best", "The best generated network", sentence, [r.name for r in rows], series),
     ]
 
 
 def pdiff_noise(rows: Rows, published: Published) -> Blocks:
     """Best, mean and median of the generated networks for each noise, over the mean checkpoint."""
-    names = {"best": ("table", "max"), "mean": ("table", "mean"), "median": ("table", "median")}
+    names = {"best": "table.max", "mean": "table.mean", "median": "table.median"}
     original = published["original"]
     lines = []
     series: dict[str, list[float]] = {"ours": [], "published": []}
     for row in rows:
-        for name, path, theirs in zip(names, names.values(), published[row["name"]], strict=True):
+        for name, path, theirs in zip(names, names.values(), published[row.name], strict=True):
             own = points(row, path, ORIGINAL)
             gaps = (own, theirs - original, own - theirs + original)
-            lines.append([f"{row['name']}, {name}", *beside(row, path, theirs), *map(signed, gaps)])
+            lines.append([f"{row.name}, {name}", *beside(row, path, theirs), *map(signed, gaps)])
             if name == "mean":
                 series["ours"].append(own)
                 series["published"].append(theirs - original)
@@ -76,40 +78,39 @@ def pdiff_noise(rows: Rows, published: Published) -> Blocks:
     return [
         Table([*header, "over the original", "published", "difference"], lines, f"Original: here the mean checkpoint, "
               f"published {original:.1f}% (ResNet-18 on CIFAR-100). Points where it says over."),
-        dotted("noise", "Noise in the autoencoder", sentence, [r["name"] for r in rows], series),
+        dotted("noise", "Noise in the autoencoder", sentence, [r.name for r in rows], series),
     ]  # fmt: skip
 
 
 def pdiff_novelty(rows: Rows, published: Published) -> Blocks:
     """The error IoU of four pairings, and accuracy against it for every network."""
     pairings = {
-        "among originals": ("diversity", "iou_checkpoints"),
-        "among generated": ("diversity", "iou_members"),
-        "generated to originals": ("diversity", "iou_cross"),
-        "noise-added to originals": ("generators", "noise", "novelty", "max_iou"),
-        "Gaussian to originals": ("generators", "gaussian", "novelty", "max_iou"),
+        "among originals": "diversity.iou_checkpoints",
+        "among generated": "diversity.iou_members",
+        "generated to originals": "diversity.iou_cross",
+        "noise-added to originals": "generators.noise.novelty.max_iou",
+        "Gaussian to originals": "generators.gaussian.novelty.max_iou",
     }
     blocks: Blocks = []
     for row in rows:
         lines = []
         for name, path in pairings.items():
             theirs = published.get(name)
-            own = [cell(row, path, 1, 3), f"{theirs:.3f}" if theirs else "-"]
-            lines.append([name, *own, f"{number(row, path) - theirs:+.3f}" if theirs else "-"])
+            gap = defined(row, path) - theirs if theirs else None
+            lines.append([name, cell(row, path, ".3f", 1), number(theirs, form=".3f"), number(gap, form="+.3f")])
         note = "Error IoU: of the sets of wrongly labelled test images, each network's largest to another, on average."
-        own = row["novelty"]
-        words = [
-            f"{own[n]:.3g}" if own[n] is not None else "-" for n in ("copy_share", "spread", "nearest", "leave_one_out")
-        ]
+        own = row.novelty
+        values = (own.copy_share, own.spread, own.nearest, own.leave_one_out)
         table = Table(
-            ["of the weights", "copies", "spread", "to the nearest checkpoint", "checkpoints' own"], [["ours", *words]]
+            ["of the weights", "copies", "spread", "to the nearest checkpoint", "checkpoints' own"],
+            [["ours", *(number(value, form=".3g") for value in values)]],
         )
         blocks += [
-            Heading(row["name"]),
+            Heading(row.name),
             Table(["error IoU", "ours", "published", "difference"], lines, note),
             table,
         ]
-        blocks += renamed(figures.novelty(row["runs"]), row)
+        blocks += renamed(figures.novelty(row.runs), row)
     return blocks
 
 
@@ -117,20 +118,19 @@ def cbnn(rows: Rows, published: Published) -> Blocks:
     """Boosted checkpoints minus the base that was trained as long."""
     lines, gains = [], []
     series: dict[str, list[float]] = {"ours": [], "published": []}
-    by_name, places = {row["name"]: row for row in rows}, []
+    by_name, places = {row.name: row for row in rows}, []
     for row in rows:
-        vote = ("votes", row["vote"])
-        tail = [cell(row, (*vote, "nll_ts"), 1, 4), f"{row['training']:.1f}"]
-        lines.append([row["name"], cell(row, (*vote, "accuracy")), *tail, f"{row['inference']:.0f}"])
+        own = [cell(row, f"votes.{row.vote}.accuracy"), cell(row, f"votes.{row.vote}.nll_ts", ".4f", 1)]
+        lines.append([row.name, *own, f"{row.training:.1f}", f"{row.inference:.0f}"])
     for name, paper in published.items():
         row = by_name.get(f"{name}: CBNN")
-        if row is None or row["vs_against"] is None:
+        if row is None or row.vs_against is None:
             continue
-        found = {key: 100 * value for key, value in row["vs_against"]["accuracy"].items()}
-        own = [name, signed(found["mean"]), f"{found['low']:+.2f} to {found['high']:+.2f}"]
-        gains += [[*own, f"{theirs:+.2f}", label, signed(found["mean"] - theirs)] for label, theirs in paper.items()]
+        mean, low, high = (100 * value for value in row.vs_against.accuracy)
+        own = [name, signed(mean), f"{low:+.2f} to {high:+.2f}"]
+        gains += [[*own, f"{theirs:+.2f}", label, signed(mean - theirs)] for label, theirs in paper.items()]
         places.append(name)
-        series["ours"].append(found["mean"])
+        series["ours"].append(mean)
         series["published"].append(max(paper.values()))
     header = ["training set", "CBNN - base as long", "95% interval", "published", "published on", "difference"]
     sentence = "Points of accuracy over one network that was trained as long. Left of 0 the boosting lost."

@@ -1,0 +1,42 @@
+"""Numbers and tables as text, for a terminal and in Markdown."""
+
+import re
+
+from tabulate import tabulate
+
+
+def number(value: float | None, sd: float | None = None, form: str = ".4f", factor: int = 1) -> str:
+    """ "number ± sd", both times the factor; "-" where it is undefined, no "± sd" where that is.
+
+    form: a format specification; its + is for the number alone.
+    """
+    if value is None:
+        return "-"
+    return f"{factor * value:{form}}" + (f" ± {factor * sd:{form.lstrip('+')}}" if sd is not None else "")
+
+
+def percent(value: float | None, sd: float | None = None) -> str:
+    """A share in percent, with two digits."""
+    return number(value, sd, ".2f", 100)
+
+
+def text_table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns aligned for a terminal: the first to the left, the others to the right."""
+    sides = ("left", *["right"] * (len(header) - 1))
+    return tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=sides)
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown, its cells escaped."""
+    head, *lines = [[escaped(cell).replace("|", "\\|") for cell in line] for line in (header, *rows)]
+    return tabulate(lines, head, tablefmt="pipe", disable_numparse=True, stralign=None)
+
+
+def escaped(text: str) -> str:
+    """Plain text such that Markdown shows it as it is; `code` is left alone."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(p if i % 2 else re.sub(r"([*<&])", _escape, p) for i, p in enumerate(parts))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return {"*": "\\*", "<": "&lt;", "&": "&amp;"}[found[1]]
