@@ -244,7 +244,7 @@ def test_a_package_that_is_missing_is_told(terminal: Terminal) -> None:
     (bare / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
     found = terminal.start("--help", interpreter=str(bare / "bin" / "python"))
     assert (found.code, found.out, found.left) == (2, "", [])
-    assert found.err.startswith(f"launch.py: the module 'jax' is not installed for {bare / 'bin' / 'python'}: ")
+    assert found.err.startswith(f"launch.py: the module 'absl' is not installed for {bare / 'bin' / 'python'}: ")
     assert found.err.endswith((".venv/bin/python launch.py\n", "pip install -e . with this interpreter\n"))
 
 
