@@ -3,13 +3,13 @@
 import argparse
 import collections
 import os
-import runpy
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from bend_jax.run import command_line
 
 BAR = 25.0  # seconds, of configs/digits.py on 2 cores
 PARTS = {"jaxpr_trace": "tracing", "jaxpr_to_mlir_module": "lowering", "backend_compile": "XLA"}
@@ -21,9 +21,10 @@ def main(argv: list[str] | None = None) -> None:
     args: argparse.Namespace = common.arguments(str(__doc__), "compilation", argv, False, **more)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder) / "compiled")
-        sys.argv = ["launch.py", f"--config=configs/{args.task}.py", f"--workdir={Path(folder) / 'run'}"]
         os.chdir(common.ROOT)
-        runpy.run_path("launch.py", run_name="__main__")
+        words = [f"--config=configs/{args.task}.py", f"--workdir={Path(folder) / 'run'}"]
+        if code := command_line.main(["launch.py", *words]):
+            raise SystemExit(code)
     seconds: dict[str, float] = collections.defaultdict(float)
     programs: dict[str, list[float]] = collections.defaultdict(list)
     for span in common.COMPILING:

@@ -1,74 +1,22 @@
-"""A cheap, honest, well-calibrated ensemble out of one training run: collect, generate, vote."""
+"""A cheap, honest, well-calibrated ensemble out of one training run: collect, generate, vote.
 
-from bend_jax.api import collect_checkpoints, fit, generate_members, reestimator
-from bend_jax.checks import Settings, SettingsError, setting
-from bend_jax.collect.boosting import Boosting
-from bend_jax.collect.bootstrap import Bootstrap
-from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work
-from bend_jax.collect.cyclical import Cyclical
-from bend_jax.collect.independent import Independent
-from bend_jax.collect.mc_bn import McBn
-from bend_jax.collect.trajectory import Trajectory
-from bend_jax.ensemble import Ensemble, load
-from bend_jax.generate.autoencoder import Autoencoder
-from bend_jax.generate.average import Average
-from bend_jax.generate.average16 import Average16
-from bend_jax.generate.bend import Bend
-from bend_jax.generate.diffusion import Diffusion
-from bend_jax.generate.gaussian import Gaussian
-from bend_jax.generate.generator import Generator, Size
-from bend_jax.generate.identity import Identity
-from bend_jax.generate.interpolate import Interpolate
-from bend_jax.generate.low_rank_gaussian import LowRankGaussian
-from bend_jax.generate.noise import Noise
-from bend_jax.generate.random_latent import RandomLatent
-from bend_jax.generate.reconstruction import Reconstruction
-from bend_jax.generate.resample import Resample
-from bend_jax.storage import DamagedError
-from bend_jax.subset import Subset
-from bend_jax.training import Base, Callbacks, Examples, Model, NonFiniteError
+All names of bend_jax/public.py, and the modules beside it. The first one that is used is imported, and jax with it:
+`launch.py --help` needs none, and a user without jax gets a sentence and no traceback.
+"""
 
-__all__ = [
-    "Autoencoder",
-    "Average",
-    "Average16",
-    "Base",
-    "Bend",
-    "Boosting",
-    "Bootstrap",
-    "Callbacks",
-    "Checkpoints",
-    "Collector",
-    "Cost",
-    "Cyclical",
-    "DamagedError",
-    "Diffusion",
-    "Ensemble",
-    "Examples",
-    "Gaussian",
-    "Generator",
-    "Identity",
-    "Independent",
-    "Interpolate",
-    "LowRankGaussian",
-    "McBn",
-    "Model",
-    "Noise",
-    "NonFiniteError",
-    "Problem",
-    "RandomLatent",
-    "Reconstruction",
-    "Resample",
-    "Settings",
-    "SettingsError",
-    "Size",
-    "Subset",
-    "Trajectory",
-    "Work",
-    "collect_checkpoints",
-    "fit",
-    "generate_members",
-    "load",
-    "reestimator",
-    "setting",
-]
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bend_jax.public import *  # noqa: F403
+    from bend_jax.public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        if find_spec(f"bend_jax.{name}"):
+            return import_module(f"bend_jax.{name}")
+        return getattr(import_module("bend_jax.public"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -4,9 +4,8 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any, NamedTuple, dataclass_transform
-
-import numpy as np
 
 DTYPES = ("float32", "bfloat16")
 
@@ -109,9 +108,7 @@ def check_field(field: Any, value: Any, name: str) -> None:
 def _is_of(hint: Any, value: Any) -> bool:
     """Whether a value has a field's type; whole numbers are floats too, truth values are no numbers."""
     if hint in (int, float):
-        return isinstance(
-            value, (int, np.integer, np.floating, float) if hint is float else (int, np.integer)
-        ) and not isinstance(value, bool)
+        return isinstance(value, Real if hint is float else Integral) and not isinstance(value, bool)
     return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
 
 

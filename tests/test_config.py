@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from bend_jax import checks
@@ -58,12 +59,12 @@ def test_every_configuration_parses(path: Path) -> None:
     """And has exactly the settings of default.py."""
     raw = load(path.name)
     assert isinstance(parse(raw), Config)
+    assert names(raw) == names(load("default.py"))
 
-    def names(node: dict[str, Any], prefix: str = "") -> set[str]:
-        groups = {k: v for k, v in node.items() if isinstance(v, dict)}
-        return {prefix + k for k in node}.union(*(names(v, f"{prefix}{k}.") for k, v in groups.items()))
 
-    assert names(raw.to_dict()) == names(load("default.py").to_dict())
+def names(config: ConfigDict) -> set[str]:
+    """Of every setting and of every empty group."""
+    return set(flatten_dict(config.to_dict(), keep_empty_nodes=True, sep="."))
 
 
 # no knob that nothing reads

@@ -6,12 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from runpy import run_path
 from typing import Any
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 import bend_jax
 from tests import launching
@@ -61,14 +61,9 @@ def test_references_are_what_their_tools_write(tool: Any) -> None:
 def test_the_reference_of_settings_has_every_setting() -> None:
     """By the name of its flag."""
     raw = run_path(str(ROOT / "configs" / "default.py"))["get_config"]()
-    expected = {name for name, _ in leaves(raw.to_dict())}
-    assert expected == set(re.findall(r"^\| `([a-z]\S*)` \|", settings_reference.TARGET.read_text(), re.MULTILINE))
-
-
-def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested settings."""
-    for name, value in node.items():
-        yield from leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    assert set(flatten_dict(raw.to_dict(), sep=".")) == set(
+        re.findall(r"^\| `([a-z]\S*)` \|", settings_reference.TARGET.read_text(), re.MULTILINE)
+    )
 
 
 def test_every_name_of_the_api_page_exists_and_every_public_one_is_there() -> None:

@@ -67,10 +67,20 @@ def test_no_two_modules_import_each_other() -> None:
     assert not left
 
 
+def loaded(code: str) -> set[str]:
+    """The libraries that are there after this code has run in a new interpreter."""
+    words = [sys.executable, "-c", f"import sys; {code}; print(*sys.modules, file=sys.stderr)"]
+    err = subprocess.run(words, cwd=PACKAGE.parent, capture_output=True, text=True, check=True, timeout=120).stderr
+    return {name.split(".")[0] for name in err.split()}
+
+
 def test_importing_the_package_is_light() -> None:
-    """No plotting, data or table library comes in with it."""
-    code = "import sys, bend_jax; print(*sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
-    loaded = {name.split(".")[0] for name in out.split()}
-    assert not loaded & {"matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "pandas", "PIL", "torch"}
-    assert "ml_collections" not in loaded
+    """No plotting, data or table library comes in with it, and jax with the first name that is used."""
+    assert not loaded("import bend_jax") & {"jax", "numpy"}
+    heavy = {"matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "pandas", "PIL", "torch", "ml_collections"}
+    assert not loaded("import bend_jax; bend_jax.fit, bend_jax.metrics, bend_jax.training.Model") & heavy
+
+
+def test_help_imports_no_jax() -> None:
+    """It is there at once."""
+    assert not loaded("from bend_jax.run.command_line import main; main(['launch.py', '--help'])") & {"jax", "numpy"}

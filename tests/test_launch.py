@@ -1,11 +1,9 @@
-"""The command line: every mistake is at most two lines and exit code 2, and asking costs nothing."""
+"""The command line: every mistake is one line and exit code 2, and asking costs nothing."""
 
 import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from runpy import run_path
 from typing import Any, NamedTuple
@@ -13,13 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
-from bend_jax import models
-from tests import launching
+from bend_jax.run import command_line
 
 ROOT = Path(__file__).parent.parent
+LAUNCH = ROOT / "launch.py"
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 DEFAULT = f"--config={ROOT / 'configs' / 'default.py'}"
+TABLE3 = "--config={root}/configs/paper/table3.py"
 STAGES = "base, collect, generate, evaluate, report"
 
 
@@ -32,19 +32,33 @@ class Ended(NamedTuple):
     left: list[str]
 
 
-def launch(folder: Path, *words: str, alone: bool) -> Ended:
-    """Run launch.py in an empty directory, where its default work directory would be as well.
+class Terminal:
+    """An empty directory, where the default work directory would be as well, to type commands in."""
 
-    alone: started anew, as a user does it, and not forked.
-    """
-    folder.mkdir()
-    if alone:
-        command = [sys.executable, str(ROOT / "launch.py"), *words]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-        code, out, err = done.returncode, done.stdout, done.stderr
-    else:
-        code, out, err = launching.launch(folder.with_name("streams") / folder.name, list(words), cwd=folder)
-    return Ended(code, out, err, [str(p.relative_to(folder)) for p in folder.rglob("*")])
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+
+    def type(self, words: str) -> Ended:
+        """Run a command line in this process."""
+        code = command_line.main([str(LAUNCH), *words.split()])
+        return Ended(code, *self.capsys.readouterr(), self.left())
+
+    def start(self, *words: str, interpreter: str = sys.executable) -> Ended:
+        """Run it as a user does, in an interpreter of its own."""
+        command = [interpreter, str(LAUNCH), *words]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=300, check=False)
+        return Ended(done.returncode, done.stdout, done.stderr, self.left())
+
+    def left(self) -> list[str]:
+        """What lies there now."""
+        return [str(path.relative_to(self.folder)) for path in self.folder.rglob("*")]
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    """In a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    return Terminal(tmp_path, capsys)
 
 
 class Mistake(NamedTuple):
@@ -59,6 +73,9 @@ MISTAKES = {
     "unknown group": Mistake("--config.colect.k=3", ("unknown setting colect.k", "did you mean 'collect.k'?")),
     "setting of another group": Mistake("--config.momentum=0.5", ("momentum", "did you mean", ".momentum'")),
     "a group as a setting": Mistake("--config.base=3", ("base is a group of settings", "base.lr")),
+    "an empty group as a setting": Mistake(
+        "--config.generate.average16=3", ("average16 is a group of settings: none",)
+    ),
     "text for a whole number": Mistake("--config.collect.k=many", ("collect.k", "int", "'many'")),
     "fraction for a whole number": Mistake("--config.members=2.5", ("members", "int", "'2.5'")),
     "text for a number": Mistake("--config.base.lr=fast", ("base.lr", "float", "'fast'")),
@@ -68,8 +85,16 @@ MISTAKES = {
     "misspelt configuration": Mistake("--config=configs/paper/tabel3.py", ("did you mean 'configs/paper/table3.py'?",)),
     "a broken configuration": Mistake("--config={files}/broken.py", ("broken.py cannot be loaded", "SyntaxError")),
     "a configuration without get_config": Mistake("--config={files}/empty.py", ("empty.py", "get_config")),
+    "a configuration that raises": Mistake("--config={files}/raises.py", ("raises.py cannot be loaded", "KeyError")),
+    "rows that raise": Mistake("--config={files}/rows.py", ("rows.py cannot be loaded", "ZeroDivisionError")),
+    "a configuration of another type": Mistake(
+        "--config={files}/none.py", ("none.py must return a ConfigDict", "None")
+    ),
     "no configuration": Mistake("", ("no --config", "configs/default.py", "configs/digits.py")),
-    "unknown flag": Mistake("--work_dir=x", ("work_dir", "workdir")),
+    "unknown flag": Mistake("--work_dir=x", ("unknown flag --work_dir", "did you mean 'workdir'?")),
+    "a flag without its value": Mistake("--workdir", ("--workdir",)),
+    "text for a switch": Mistake("--dry_run=perhaps", ("--dry_run", "bool", "'perhaps'")),
+    "a negated setting that is unknown": Mistake("--noconfig.data.flp", ("data.flp", "did you mean 'data.flip'?")),
     "stray argument": Mistake("configs/digits.py", ("unexpected argument 'configs/digits.py'", "--config.name=value")),
     "unknown stage": Mistake("--stages=base,colect", ("unknown 'colect'", "did you mean 'collect'?", STAGES)),
     "no stage": Mistake("--stages=", ("--stages",)),
@@ -119,32 +144,21 @@ MISTAKES = {
     "averages of too few": Mistake("--config.generate.nulls=average16 --config.collect.k=10", ("average16", "k=10")),
     "stages of a comparison": Mistake("--config={root}/configs/compare_digits.py --stages=base", ("--stages",)),
     "a scale of a configuration without": Mistake(
-        "--scale=digits", ("--scale", "has no scales", "configs/paper/table3.py")
+        f"{DIGITS}:full", ("--config", "digits.py has no scales", "configs/paper")
     ),
-    "unknown scale": Mistake(
-        "--config={root}/configs/paper/table3.py --scale=ful", ("'ful'", "did you mean 'full'?", "cifar10_small")
-    ),
+    "unknown scale": Mistake(f"{TABLE3}:ful", ("'ful'", "did you mean 'full'?", "digits, cifar10_small")),
     "a sweep of no setting": Mistake("--sweep=collect.kk=2,3", ("--sweep", "unknown setting collect.kk")),
     "a sweep of a comparison": Mistake(
         "--config={root}/configs/compare_digits.py --sweep=collect.k=2,3", ("--sweep", "rows of its own")
     ),
     "a sweep to where no run can be": Mistake("--sweep=collect.k=5,1", ("row 'collect.k=1'", "at least 2; got 1")),
     "a comparison of runs with settings": Mistake("--compare=a,b", ("--compare", "takes --workdir alone", "--config")),
+    "a comparison of runs that are not there": Mistake(
+        "--compare={files}/a,{files}/b", ("--compare", "no folder", "/a")
+    ),
     "a seed too large": Mistake("--seed=99999999999999999999 --dry_run", ("--seed",)),
     "no such flag file": Mistake("--flagfile=nowhere", ("nowhere",)),
 }
-QUESTIONS = {
-    "help": "--help",
-    "help with more": f"{DIGITS} --nonsense --help",
-    "settings": f"{DEFAULT} --print_config",
-    "settings changed": f"{DIGITS} --print_config --config.collect.k=7 --config.data.name=npz:/nowhere.npz "
-    "--config.generate.nulls= --config.base.milestones=(1,2)",
-    "settings wrong": f"{DIGITS} --print_config --config.collect.k=1",
-    "dry run": f"{DIGITS} --dry_run",
-    "dry run of more": f"{DIGITS} --dry_run --config.collect.k=7 --config.members=11 --config.collect.name=bootstrap "
-    "--config.collect.subset=layer3.0.bn2,fc --config.compute.memory_mb=1",
-}
-ALONE = ("unknown setting", "too few steps", "subset of nothing", "help", "dry run")  # one of each way to end
 
 
 def write_files(folder: Path) -> None:
@@ -163,6 +177,12 @@ def write_files(folder: Path) -> None:
     np.savez(folder / "lacks.npz", **{name: value for name, value in whole.items() if name != "y_test"})
     (folder / "broken.py").write_text("def get_config(:\n")
     (folder / "empty.py").write_text('"""Nothing."""\n')
+    (folder / "raises.py").write_text("def get_config():\n    return {}['lr']\n")
+    (folder / "none.py").write_text("def get_config():\n    pass\n")
+    digits = (
+        f"from runpy import run_path\nget_config = run_path({str(ROOT / 'configs' / 'digits.py')!r})['get_config']\n"
+    )
+    (folder / "rows.py").write_text(f"{digits}\ndef get_rows(config):\n    return 1 / 0\n")
 
 
 class Touch:
@@ -183,75 +203,71 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def ended(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ended]]]:
-    """Every command of this file by its name, two at a time."""
-    folder = tmp_path_factory.mktemp("launch")
-    commands = dict(QUESTIONS)
-    for name, mistake in MISTAKES.items():
-        words = mistake.words.format(files=files, root=ROOT)
-        is_complete = words.startswith("--config=") or not words
-        commands[name] = words if is_complete else f"{DIGITS} {words}"
-    with ThreadPoolExecutor(2) as pool:
-        started = {
-            name: pool.submit(launch, folder / name.replace(" ", "_"), *command.split(), alone=name in ALONE)
-            for name, command in commands.items()
-        }
-        yield started
-        pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_in_a_line_and_leaves_nothing(name: str, ended: dict[str, Future[Ended]]) -> None:
-    """What came, what is there, what to do; exit code 2."""
-    found = ended[name].result()
-    assert found.code == 2, found.err
-    assert "Traceback" not in found.err
-    lines = found.err.splitlines()
-    assert 1 <= len(lines) <= 2
-    assert lines[0].startswith("launch.py: ")
+def test_a_mistake_is_told_in_a_line_and_leaves_nothing(name: str, files: Path, terminal: Terminal) -> None:
+    """What came, what is there, what to do; exit code 2. And nothing beside the files that were read."""
+    before = sorted(files.rglob("*"))
+    words = MISTAKES[name].words.format(files=files, root=ROOT)
+    is_complete = words.startswith(("--config=", f"--compare={files}")) or not words
+    check_mistake(name, terminal.type(words if is_complete else f"{DIGITS} {words}"))
+    assert sorted(files.rglob("*")) == before
+
+
+def check_mistake(name: str, found: Ended) -> None:
+    """One line that says what it must, and nothing else."""
+    assert (found.code, found.out, found.left) == (2, "", []), found.err
+    assert found.err.startswith("launch.py: ")
+    assert found.err.count("\n") == 1
     for text in MISTAKES[name].says:
         assert text in found.err
-    assert found.out == ""
-    assert found.left == []
 
 
-def test_no_pickle_of_a_data_set_is_executed(files: Path, ended: dict[str, Future[Ended]]) -> None:
+def test_a_mistake_of_a_user_who_types_it(terminal: Terminal) -> None:
+    """The same in an interpreter of its own, where warnings of libraries would be seen as well."""
+    check_mistake("subset of nothing", terminal.start(DIGITS, MISTAKES["subset of nothing"].words))
+
+
+def test_no_pickle_of_a_data_set_is_executed(files: Path, terminal: Terminal) -> None:
     """Its file would be there."""
-    assert ended["npz with a pickle"].result().code == 2
+    assert terminal.type(f"{DIGITS} --config.data.name=npz:{files / 'pickle.npz'}").code == 2
     assert not (files / "executed").exists()
     with np.load(files / "pickle.npz", allow_pickle=True) as file:
         assert len(file["x_train"]) == 40
-    assert (files / "executed").exists()
+    (files / "executed").unlink()
 
 
-def test_nothing_is_written_beside_the_files_that_were_read(files: Path, ended: dict[str, Future[Ended]]) -> None:
-    """Neither caches nor a work directory below one of them."""
-    for future in ended.values():
-        future.result()
-    given = {"float.npz", "flat.npz", "few.npz", "pickle.npz", "lacks.npz", "broken.py", "empty.py"}
-    assert {p.name for p in files.rglob("*")} - {"executed"} == given
+def test_a_package_that_is_missing_is_told(terminal: Terminal) -> None:
+    """By another interpreter than the environment's: which module, for which interpreter, and what to do."""
+    bare = terminal.folder.with_name("bare")
+    (bare / "bin").mkdir(parents=True)
+    (bare / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    (bare / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    found = terminal.start("--help", interpreter=str(bare / "bin" / "python"))
+    assert (found.code, found.out, found.left) == (2, "", [])
+    assert found.err.startswith(f"launch.py: the module 'absl' is not installed for {bare / 'bin' / 'python'}: ")
+    assert found.err.endswith((".venv/bin/python launch.py\n", "pip install -e . with this interpreter\n"))
 
 
-def answer(name: str, ended: dict[str, Future[Ended]]) -> str:
+def answer(words: str, terminal: Terminal) -> str:
     """What a question prints; it writes nothing and says nothing on stderr."""
-    found = ended[name].result()
+    found = terminal.type(words)
     assert (found.code, found.err, found.left) == (0, "", [])
     return found.out
 
 
-@pytest.mark.parametrize("name", ["help", "help with more"])
-def test_help_names_every_flag_and_shows_examples(name: str, ended: dict[str, Future[Ended]]) -> None:
-    """On one screen, without the flags of libraries."""
-    out = answer(name, ended)
-    for flag in ("config", "workdir", "stages", "seed", "sweep", "scale", "print_config", "dry_run"):
-        assert f"--{flag}" in out
+def test_help_names_every_flag_and_shows_examples(terminal: Terminal) -> None:
+    """On one screen, without the flags of libraries, and without a wait for them."""
+    out = terminal.start("--help").out
+    for flag in ("config", "workdir", "stages", "seed", "sweep", "print_config", "dry_run", "help"):
+        assert f"  --{flag} " in out
     assert "python launch.py --config=configs/digits.py" in out
     assert "--config.collect" in out
     assert "absl" not in out
     lines = out.splitlines()
     assert len(lines) < 30
     assert max(map(len, lines)) <= 120
+    for words in ("-h", f"{DIGITS} --nonsense --help"):
+        assert answer(words, terminal) == out
 
 
 def printed(out: str) -> dict[str, Any]:
@@ -260,42 +276,62 @@ def printed(out: str) -> dict[str, Any]:
     return {name: ast.literal_eval(value) for name, value in pairs}
 
 
-def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of nested settings."""
-    result = {}
-    for name, value in node.items():
-        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return result
+def settings_of(name: str) -> dict[str, Any]:
+    """Of a configuration, by dotted names."""
+    return flatten_dict(run_path(str(ROOT / "configs" / name))["get_config"]().to_dict(), sep=".")
 
 
-def test_print_config_lists_every_setting(ended: dict[str, Future[Ended]]) -> None:
+def test_print_config_lists_every_setting(terminal: Terminal) -> None:
     """With its value, as Python writes it; no data are needed."""
-    expected = flat(run_path(str(ROOT / "configs" / "default.py"))["get_config"]().to_dict())
-    out = answer("settings", ended)
+    expected = settings_of("default.py")
+    out = answer(f"{DEFAULT} --print_config", terminal)
     assert printed(out) == expected
     assert len(out.splitlines()) == len(expected)
 
 
-def test_print_config_shows_what_flags_change(ended: dict[str, Future[Ended]]) -> None:
-    """And only that; a data set that is not there does not matter, a wrong value does."""
+def test_print_config_shows_what_flags_change(terminal: Terminal) -> None:
+    """And only that; a data set that is not there does not matter, a wrong value does. Both signs of a flag, its value
+    as the next word, and a file of flags."""
+    flagfile = terminal.folder.with_name("flags")
+    flagfile.write_text("--config.base.lr=0.3\n")
     changes = {"collect.k": 7, "data.name": "npz:/nowhere.npz", "generate.nulls": "", "base.milestones": (1, 2)}
-    expected = flat(run_path(str(ROOT / "configs" / "digits.py"))["get_config"]().to_dict()) | changes
-    assert printed(answer("settings changed", ended)) == expected
-    wrong = ended["settings wrong"].result()
-    assert (wrong.code, wrong.out, wrong.left) == (2, "", [])
+    words = [f"--config.{name}={value}".replace(" ", "") for name, value in changes.items()]
+    changes |= {"data.flip": True, "base.nesterov": False, "members": 9, "base.lr": 0.3, "compute.tensorboard": False}
+    words += ["--config.data.flip", "--noconfig.base.nesterov", "--config.members", "9", f"--flagfile={flagfile}"]
+    out = answer(" ".join([DIGITS, "--print_config", *words]), terminal)
+    assert printed(out) == settings_of("digits.py") | changes
+    wrong = terminal.type(f"{DIGITS} --print_config --config.collect.k=1")
+    assert (wrong.code, wrong.out) == (2, "")
     assert "k must be at least 2" in wrong.err
+
+
+def test_a_papers_configuration_is_executed_once_and_at_its_first_scale(terminal: Terminal) -> None:
+    """Where none is given after the colon."""
+    table3 = TABLE3.format(root=ROOT)
+    out = answer(f"{table3} --print_config", terminal)
+    assert "task = 'table3_digits'" in out
+    assert "row 'res50_digits' (sbend)" in out
+    assert answer(f"{table3}:digits --print_config", terminal) == out
+    assert "task = 'table3_full'" in answer(f"{table3}:full --print_config", terminal)
+    own = terminal.folder.with_name("noisy.py")
+    own.write_text(
+        f"print('executed')\n{(ROOT / 'configs' / 'digits.py').read_text()}".replace("__file__", repr(DIGITS[9:]))
+    )
+    assert answer(f"--config={own} --print_config", terminal).count("executed") == 1
 
 
 def parameters() -> int:
     """Of the digits' net."""
+    from bend_jax import models
+
     net = models.build("resnet18", 10, widths=(16, 32, 64), blocks=(1, 1, 1))
     shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"]))
 
 
-def test_dry_run_prints_the_dimensions(ended: dict[str, Future[Ended]]) -> None:
+def test_dry_run_prints_the_dimensions(terminal: Terminal) -> None:
     """Images, parameters, subset, k and m, and an order of time."""
-    lines = {line.split()[0]: line for line in answer("dry run", ended).splitlines()}
+    lines = {line.split()[0]: line for line in answer(f"{DIGITS} --dry_run", terminal).splitlines()}
     assert "599 training, 300 validation, 898 test images of 8x8x1, 10 classes" in lines["data"]
     assert f"{parameters():,} parameters" in lines["backbone"]
     assert "256 numbers in 4 leaves" in lines["subset"]
@@ -305,23 +341,25 @@ def test_dry_run_prints_the_dimensions(ended: dict[str, Future[Ended]]) -> None:
     assert all(stage in lines["time"] for stage in ("base", "collect", "evaluate"))
 
 
-def test_dry_run_follows_the_settings(ended: dict[str, Future[Ended]]) -> None:
+def test_dry_run_follows_the_settings(terminal: Terminal) -> None:
     """bn2 of the last block has 2 x 64 numbers, the last layer 64 x 10 + 10; 8 views do not fit one MiB."""
-    lines = {line.split()[0]: line for line in answer("dry run of more", ended).splitlines()}
+    words = f"{DIGITS} --dry_run --config.collect.k=7 --config.members=11 --config.collect.name=bootstrap"
+    words += " --config.collect.subset=layer3.0.bn2,fc --config.compute.memory_mb=1"
+    lines = {line.split()[0]: line for line in answer(words, terminal).splitlines()}
     assert f"{128 + 650} numbers in 4 leaves" in lines["subset"]
     assert re.search(r"\b7 checkpoints by bootstrap\b", lines["collect"])
     assert "streamed" in lines["collect"]
     assert re.search(r"\b11\b", lines["members"])
 
 
-def test_a_sweep_with_rows_that_stopped_ends_with_1(tmp_path: Path) -> None:
+def test_a_sweep_with_rows_that_stopped_ends_with_1(terminal: Terminal) -> None:
     """In one line that names them, after the report."""
     pytest.importorskip("sklearn")
-    words = ["--config=configs/digits.py", "--config.backbone.widths=(4,8)", "--config.backbone.blocks=(1,1)"]
-    words += ["--config.collect.subset=layer2.0.bn2", f"--workdir={tmp_path / 'runs'}", "--sweep=base.lr=1e30,1e31"]
-    done = launching.launch(tmp_path / "streams", words)
+    words = [DIGITS, "--config.backbone.widths=(4,8)", "--config.backbone.blocks=(1,1)"]
+    words += ["--config.collect.subset=layer2.0.bn2", "--workdir=runs", "--sweep=base.lr=1e30,1e31"]
+    done = terminal.start(*words)
     assert done.code == 1, done.err
     said = "launch.py: 2 of 2 rows stopped, as the report says: base.lr=1e+30; base.lr=1e+31"
     assert done.err.splitlines()[-1] == said
     assert "base stopped: base: NaN or Inf" in done.out
-    assert (tmp_path / "runs" / "report" / "report.md").exists()
+    assert (terminal.folder / "runs" / "report" / "report.md").exists()

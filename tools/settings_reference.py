@@ -3,11 +3,9 @@
 python tools/settings_reference.py
 """
 
-import ast
 import inspect
 import sys
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 from bend_jax import collect, generate, models  # noqa: E402
 from bend_jax.data import sources  # noqa: E402
 from bend_jax.run import config  # noqa: E402
+from bend_jax.run.flags import define_flags, every_flag  # noqa: E402
 
 TARGET = ROOT / "docs" / "settings.md"
 NAMED = {  # what a setting names, which no range says
@@ -51,16 +50,11 @@ def text() -> str:
 
 
 def flags() -> list[list[str]]:
-    """Name, default and help of what launch.define_flags defines."""
-    launch = run_path(str(ROOT / "launch.py"))
-    body = ast.parse(inspect.getsource(launch["define_flags"]))
+    """Name, default and help of the flags that are no settings."""
     found = []
-    for call in ast.walk(body):
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and "DEFINE" in call.func.attr:
-            given = [*call.args, *(keyword.value for keyword in call.keywords)]
-            name, *default, told = [eval(compile(ast.Expression(x), "", "eval"), launch) for x in given]
-            words = [",".join(x) if isinstance(x, list) else str(x) for x in default]
-            found.append([f"`--{name}`", f"`{words[0]}`" if words and words[0] else "", told])
+    for flag in every_flag(define_flags()):
+        default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+        found.append([f"`--{flag.name}`", "" if default == "" else f"`{default}`", flag.help])
     return found
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 SCALES = ("digits", "cifar10_small", "full")
@@ -36,20 +37,12 @@ def small(net: str) -> dict[str, Any]:
     return {"backbone.name": name, "backbone.widths": widths, "collect.subset": subset}
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names."""
-    result = {}
-    for name, value in values.items():
-        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return result
-
-
 def task(config: Any, scale: str, net: str, data: str) -> dict[str, Any]:
     """The settings in which a network on a data set differs from that configuration."""
     if scale != "full":
         return small(net)
-    now = flat(config.to_dict())
-    other = flat(load(f"{net}_{data}").to_dict())
+    now = flatten_dict(config.to_dict(), sep=".")
+    other = flatten_dict(load(f"{net}_{data}").to_dict(), sep=".")
     kept = ("task", "generate.nulls")
     return {name: value for name, value in other.items() if value != now[name] and name not in kept}
 

@@ -1,6 +1,6 @@
 """CBNN: boosted checkpoints against one network trained as long, on balanced and on long-tailed data.
 
-python launch.py --config=configs/paper/cbnn.py --scale=digits
+python launch.py --config=configs/paper/cbnn.py:digits
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """BEND's Fig. 4: the diversity among members, among checkpoints, and between the two.
 
-python launch.py --config=configs/paper/figure4.py --scale=digits
+python launch.py --config=configs/paper/figure4.py:digits
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """BEND's Fig. 5a: accuracy against k, the number of checkpoints.
 
-python launch.py --config=configs/paper/figure5a.py --scale=digits
+python launch.py --config=configs/paper/figure5a.py:digits
 """
 
 from pathlib import Path

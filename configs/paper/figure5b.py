@@ -1,6 +1,6 @@
 """BEND's Fig. 5b: accuracy against m, the number of members.
 
-python launch.py --config=configs/paper/figure5b.py --scale=digits
+python launch.py --config=configs/paper/figure5b.py:digits
 """
 
 from pathlib import Path

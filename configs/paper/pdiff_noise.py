@@ -1,6 +1,6 @@
 """p-diff's ablation of the autoencoder's noise: none, on the input, on the latent, on both.
 
-python launch.py --config=configs/paper/pdiff_noise.py --scale=digits
+python launch.py --config=configs/paper/pdiff_noise.py:digits
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """p-diff's question whether generated networks are copies: the error IoU of four pairings.
 
-python launch.py --config=configs/paper/pdiff_novelty.py --scale=digits
+python launch.py --config=configs/paper/pdiff_novelty.py:digits
 """
 
 from pathlib import Path

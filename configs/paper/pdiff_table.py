@@ -1,6 +1,6 @@
 """p-diff's main table: the original, the weight average and the best generated network.
 
-python launch.py --config=configs/paper/pdiff_table.py --scale=digits
+python launch.py --config=configs/paper/pdiff_table.py:digits
 """
 
 from pathlib import Path

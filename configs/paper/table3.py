@@ -1,6 +1,6 @@
 """BEND's Table 3: the test accuracy of the votes, of the members and of the checkpoints.
 
-python launch.py --config=configs/paper/table3.py --scale=digits
+python launch.py --config=configs/paper/table3.py:digits
 """
 
 from pathlib import Path

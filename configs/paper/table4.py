@@ -1,6 +1,6 @@
 """BEND's Table 4 and equations 10 to 13: what the parts cost, and from how many members on it pays.
 
-python launch.py --config=configs/paper/table4.py --scale=digits
+python launch.py --config=configs/paper/table4.py:digits
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """BEND's Table 5: which layers are collected and generated.
 
-python launch.py --config=configs/paper/table5.py --scale=digits
+python launch.py --config=configs/paper/table5.py:digits
 """
 
 from pathlib import Path

@@ -51,8 +51,8 @@ def document(paper: str, scale: str, content: Comparison) -> Document:
     if scale != "full":
         lines.append(
             "Other data, a smaller network and a shorter training than the paper's: the differences say how far "
-            "this small experiment is from the published one, not how well that one was repeated; `--scale=full` has "
-            "its setup."
+            "this small experiment is from the published one, not how well that one was repeated; "
+            f"`{content.config}:full` has its setup."
         )
     lines.append("Differences are ours minus published." + (" ±: sd over seeds." if len(content.seed) > 1 else ""))
     blocks += [Heading("Notes"), Text("\n".join(f"- {line}" for line in lines))]

@@ -1,0 +1,122 @@
+"""A configuration file: executed once, at one of its scales, and then changed by the flags of settings."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from runpy import run_path
+from typing import Any, NamedTuple
+
+from absl import flags
+from flax.traverse_util import empty_node, flatten_dict
+from ml_collections import ConfigDict, config_flags
+
+from bend_jax.checks import SettingsError, did_you_mean
+from bend_jax.run.flags import name_types
+
+SETTING = re.compile(r"--?(?:no)?config\.([^=]*)")
+
+
+class ConfigFile(NamedTuple):
+    """What a configuration file gives."""
+
+    name: str  # as it was typed, without the scale
+    scale: str  # of a paper's configuration; "" for one without scales
+    settings: Any  # a ConfigDict
+    defined: dict[str, Any]  # everything in the file: get_rows of a comparison, PAPER of a paper's table
+
+
+def read(text: str, home: Path) -> ConfigFile:
+    """Execute FILE or FILE:SCALE, ml_collections' way to pass a word to get_config.
+
+    home: the directory whose configs/ are offered where the file is not there. Raises SettingsError.
+    """
+    name, _, scale = text.partition(":")
+    if not name:
+        raise SettingsError(f"no --config was given; there are {', '.join(available(home, 'configs'))}")
+    if not Path(name).is_file():
+        every = [*available(home, "configs"), *available(home, "configs/paper")]
+        raise SettingsError(
+            f"--config: there is no file {name}{did_you_mean(name, every)}; there are {', '.join(every)}"
+        )
+    with executing(name):
+        defined = run_path(name)
+    if "get_config" not in defined:
+        raise SettingsError(f"--config: {name} has no function get_config()")
+    scale = choose_scale(name, scale, defined)
+    with executing(name):
+        settings = defined["get_config"](*([scale] if scale else []))
+    if not isinstance(settings, ConfigDict):
+        raise SettingsError(f"--config: get_config() of {name} must return a ConfigDict; got {settings!r}")
+    return ConfigFile(name, scale, settings, defined)
+
+
+@contextmanager
+def executing(name: str) -> Iterator[None]:
+    """Turn whatever the user's file raises into a SettingsError."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  a configuration is code, which may raise anything
+        raise SettingsError(f"--config: {name} cannot be loaded: {type(error).__name__}: {error}") from None
+
+
+def choose_scale(name: str, scale: str, defined: dict[str, Any]) -> str:
+    """The scale, by default the first of the file's SCALES; any word where get_config takes one and SCALES is not
+    there; "" for a configuration without scales. Raises SettingsError."""
+    scales = defined.get("SCALES", ())
+    if scale and not signature(defined["get_config"]).parameters:
+        raise SettingsError(f"--config: {name} has no scales, and got :{scale}; those of configs/paper have some")
+    if scale and scales and scale not in scales:
+        hint = did_you_mean(scale, scales)
+        raise SettingsError(f"--config: {name} has no scale {scale!r}{hint}; there are {', '.join(scales)}")
+    return scale or next(iter(scales), "")
+
+
+def available(home: Path, folder: str) -> list[str]:
+    """The configurations of a folder."""
+    return [f"{folder}/{path.name}" for path in sorted((home / folder).glob("[!_]*.py"))]
+
+
+def rows(file: ConfigFile) -> list[dict[str, Any]]:
+    """The rows of a comparison or of a paper's table; none for the configuration of a run."""
+    if "get_rows" not in file.defined:
+        return []
+    with executing(file.name):
+        return file.defined["get_rows"](file.settings, *([file.scale] if file.scale else []))
+
+
+def override(settings: ConfigDict, words: list[str], own: list[str]) -> None:
+    """Change settings by flags, --config.name=value. Raises SettingsError for anything else among the words.
+
+    own: the names of the other flags, to offer where one is misspelt.
+    """
+    check_names(settings, words)
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=words)
+        name_types(values)
+        rest = values(["launch.py", *words])[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        raise SettingsError(f"unknown flag --{name}{did_you_mean(name, own)}; --help lists them all") from None
+    except (flags.Error, ValueError) as error:
+        raise SettingsError(str(error)) from None
+    if rest:
+        raise SettingsError(f"unexpected argument {rest[0]!r}: every setting is a flag, --config.name=value")
+
+
+def check_names(settings: ConfigDict, words: list[str]) -> None:
+    """Every --config.name must be a setting of the file."""
+    every = flatten_dict(settings.to_dict(), keep_empty_nodes=True, sep=".")
+    known = [name for name, value in every.items() if value is not empty_node]
+    for name in (match[1] for match in map(SETTING.match, words) if match):
+        inside = [other for other in known if other.startswith(f"{name}.")]
+        if inside or (name in every and name not in known):
+            raise SettingsError(f"{name} is a group of settings: {', '.join(inside) or 'none'}")
+        if name not in known:
+            same_leaf = [other for other in known if other.split(".")[-1] == name.split(".")[-1]]
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or same_leaf[:1]
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise SettingsError(f"unknown setting {name}{hint}; --print_config lists them all")

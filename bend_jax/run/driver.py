@@ -1,0 +1,189 @@
+"""From a parsed command line to what it asks for: runs, a table of many, reports side by side, or only an answer."""
+
+import os
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+from absl import flags
+from flax.traverse_util import flatten_dict
+
+from bend_jax import devices, storage
+from bend_jax.checks import SettingsError, did_you_mean
+from bend_jax.data import splits
+from bend_jax.report import comparison, document, grid, papers, side_by_side, tables
+from bend_jax.report.content import Report
+from bend_jax.report.records import from_json
+from bend_jax.run import config_file, cost, pipeline
+from bend_jax.run import rows as table
+from bend_jax.run.config import Config, parse
+from bend_jax.run.config_file import ConfigFile
+from bend_jax.run.context import prepare
+from bend_jax.run.flags import STAGES, every_flag
+
+
+def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
+    """Check everything, then compute, or only print what was asked.
+
+    own: launch.py's own flags; words: the rest of the command line; home: where configs/ lies. Raises SettingsError
+    for a user's mistake, StoppedError or DamagedError for a run that cannot go on.
+    """
+    if own["compare"].present:
+        put_side_by_side(own, words)
+        return
+    file = config_file.read(own.config, home)
+    settings = [*words, "--config.compute.tensorboard"] if own.tensorboard else words
+    config_file.override(file.settings, settings, list(own))
+    config = parse(file.settings)
+    stages, seeds = read_stages(own.stages), read_seeds(own.seed)
+    if config.compute.tensorboard and find_spec("tensorboardX") is None:
+        raise SettingsError("--tensorboard needs tensorboardX, which is not installed: pip install tensorboardX")
+    workdir = check_workdir(Path(own.workdir or Path("runs") / config.task))
+    rows = read_rows(file, own.sweep, stages)
+    if own.print_config:
+        print_config(file, rows)
+        return
+    use_compilation_cache()
+    if own.distributed:
+        devices.join(own.distributed)
+    try:
+        if rows:
+            run_rows(own, file, rows, workdir, seeds)
+        else:
+            run_stages(own, config, file.name, workdir, stages, seeds)
+    except (pipeline.StoppedError, storage.DamagedError):
+        raise
+    except RuntimeError as error:
+        if not own.distributed:
+            raise
+        devices.leave(f"launch.py: stopped, most likely because another process was lost: {error}")
+
+
+def put_side_by_side(own: flags.FlagValues, words: list[str]) -> None:
+    """The reports of finished runs in one document."""
+    given = [f"--{flag.name}" for flag in every_flag(own) if flag.present and flag.name not in ("compare", "workdir")]
+    if given or words:
+        more = ", ".join([*given, *words])
+        raise SettingsError(f"--compare puts finished runs side by side and takes --workdir alone; got {more}")
+    workdir = check_workdir(Path(own.workdir or "runs/compared"))
+    side_by_side.run(own.compare, workdir)
+    print(where(workdir, STAGES[:-1]))
+
+
+def read_stages(words: list[str]) -> tuple[str, ...]:
+    """The stages to run. Raises SettingsError."""
+    for word in words:
+        if word not in STAGES:
+            hint = did_you_mean(word, STAGES)
+            raise SettingsError(f"--stages: unknown {word!r}{hint}; there are {', '.join(STAGES)}")
+    if not words:
+        raise SettingsError(f"--stages needs at least one of {', '.join(STAGES)}")
+    return tuple(words)
+
+
+def read_seeds(words: list[str]) -> list[int]:
+    """The seeds, one run each. Raises SettingsError."""
+    try:
+        seeds = [int(word) for word in words]
+    except ValueError:
+        raise SettingsError(f"--seed takes whole numbers with commas between; got {','.join(words)!r}") from None
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+        raise SettingsError(f"--seed takes different numbers from 0 to 2**32 - 1; got {','.join(words)!r}")
+    return seeds
+
+
+def check_workdir(path: Path) -> Path:
+    """The absolute work directory. Raises SettingsError for one that cannot be written."""
+    workdir = path.resolve()
+    nearest = next(p for p in (workdir, *workdir.parents) if p.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=nearest))  # the one sure test
+    except OSError as error:
+        raise SettingsError(f"--workdir: cannot write into {workdir}: {nearest}: {error.strerror}") from None
+    return workdir
+
+
+def read_rows(file: ConfigFile, sweep: list[str], stages: tuple[str, ...]) -> list[table.Row]:
+    """The rows of a sweep, of a comparison or of a paper's table; none for a single run."""
+    rows, settings = config_file.rows(file), file.settings.to_dict()
+    if sweep and rows:
+        raise SettingsError("--sweep takes the configuration of a run; this one has rows of its own")
+    if sweep:
+        rows = table.read_sweep(flatten_dict(settings, sep="."), sweep)
+    if rows and set(STAGES[:-1]) != set(stages):
+        what = "sweep" if sweep else "comparison"
+        raise SettingsError(f"--stages: a {what} runs {','.join(STAGES[:-1])}; those in the store are reused")
+    return table.read_rows(settings, rows) if rows else []
+
+
+def print_config(file: ConfigFile, rows: list[table.Row]) -> None:
+    """Every setting with its value, and what each row changes."""
+    print(*(f"{name} = {value!r}" for name, value in flatten_dict(file.settings.to_dict(), sep=".").items()), sep="\n")
+    for row in rows:
+        print(f"row {row.name!r} ({row.vote}):", ", ".join(f"{k} = {v!r}" for k, v in row.settings.items()))
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs from run to run; an existing JAX_COMPILATION_CACHE_DIR wins."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "bend_jax" / "compiled"))
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def say(line: str) -> None:
+    """A line on the terminal, from one process."""
+    if devices.is_first():
+        print(line, flush=True)
+
+
+def run_rows(own: flags.FlagValues, file: ConfigFile, rows: list[table.Row], workdir: Path, seeds: list[int]) -> None:
+    """Every row of a sweep, of a paper's table or of a comparison with every seed, or only what each would cost."""
+    if own.dry_run:
+        print(table.plan(rows, file.name, workdir))
+        return
+    if own.sweep:
+        renderer = grid.RENDERER
+    elif "PAPER" in file.defined:
+        renderer = papers.renderer(file.defined["PAPER"], file.scale)
+    else:
+        renderer = comparison.RENDERER
+    content, made = table.run(rows, file.name, seeds, workdir, say, renderer, own.init)
+    say(f"\n{document.to_text(made)}\n")
+    say(where(workdir, STAGES[:-1], file.settings.compute.tensorboard))
+    stopped = [row.name for row in content.stopped]
+    if stopped:
+        names = "; ".join(stopped)
+        raise pipeline.StoppedError(f"{len(stopped)} of {len(rows)} rows stopped, as the report says: {names}")
+
+
+def run_stages(
+    own: flags.FlagValues, config: Config, name: str, workdir: Path, stages: tuple[str, ...], seeds: list[int]
+) -> None:
+    """The stages of one run for each seed, or only what they would need."""
+    dataset = splits.load(config.data)
+    settings = [prepare(config, name, seed, workdir, dataset, own.init) for seed in seeds]
+    if own.dry_run:
+        print(cost.describe(settings[0]))
+        return
+    plans = []
+    for s in settings:
+        if len(seeds) > 1:
+            say(f"seed {s.seed}")
+        plans.append(pipeline.run(s, stages, say))
+    if "report" in stages:
+        path = pipeline.summarise(settings, plans, say) if len(seeds) > 1 else plans[0]["report"].path
+        report = from_json(Report, storage.read_json(path / "report.json"))
+        say(f"\n{tables.terminal(report)}\n")
+    say(where(workdir, stages, config.compute.tensorboard))
+
+
+def where(workdir: Path, stages: tuple[str, ...], has_events: bool = False) -> str:
+    """The last line of a run: what to open."""
+    files = [*(workdir / "report").glob("*.*")] if "report" in stages else []
+    files += [*(workdir / "export").glob("ensemble.*")] if "export" in stages else []
+    names = [str(path.relative_to(workdir)) for path in sorted(files) if path.name != "manifest.json"]
+    board = [f"tensorboard --logdir {workdir / 'tensorboard'}"] if has_events else []
+    return "; ".join([f"Everything is in {workdir}" + (": " if names else "") + ", ".join(names), *board])
