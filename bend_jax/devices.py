@@ -33,7 +33,7 @@ def count(mesh: Mesh | None) -> int:
     return mesh.size if mesh is not None else 1
 
 
-def place(tree: Any, mesh: Mesh | None, spec: PartitionSpec = WHOLE) -> Any:
+def replicate(tree: Any, mesh: Mesh | None, spec: PartitionSpec = WHOLE) -> Any:
     """The arrays of a tree on the mesh: whole on every device, or their first axis SPLIT over the devices.
 
     With several processes, each must come with the same values.
@@ -68,8 +68,8 @@ def shardings(tree: Any) -> Any:
 
 
 def place_rows(tree: Any, mesh: Mesh | None, rows: int) -> Any:
-    """`place`, SPLIT where an array's first axis has so many rows (a member each), whole where it has not."""
-    return jax.tree.map(lambda x: place(x, mesh, SPLIT if x.shape[:1] == (rows,) else WHOLE), tree)
+    """`replicate`, SPLIT where an array's first axis has so many rows (a member each), whole where it has not."""
+    return jax.tree.map(lambda x: replicate(x, mesh, SPLIT if x.shape[:1] == (rows,) else WHOLE), tree)
 
 
 def multiple(number: int, mesh: Mesh | None) -> int:
@@ -82,7 +82,7 @@ def everywhere(mesh: Mesh | None) -> NamedSharding | None:
     return None if mesh is None else NamedSharding(mesh, WHOLE)
 
 
-def split_rows(tree: Any, mesh: Mesh | None) -> Any:
+def shard_rows(tree: Any, mesh: Mesh | None) -> Any:
     """Inside a program: the first axis of every array split over the devices where it divides, else left alone."""
     if mesh is None:
         return tree
@@ -95,7 +95,7 @@ def split_rows(tree: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(constrain, tree)
 
 
-def whole(tree: Any, mesh: Mesh | None) -> Any:
+def gather(tree: Any, mesh: Mesh | None) -> Any:
     """Inside a program: every array whole on every device."""
     if mesh is None:
         return tree
@@ -115,7 +115,7 @@ def over_members(fn: Callable[..., Any], mesh: Mesh | None, members: int) -> Cal
     return split
 
 
-def fetch(tree: Any) -> Any:
+def to_host(tree: Any) -> Any:
     """The arrays of a tree as NumPy arrays, on every process."""
 
     def one(x: Any) -> Any:
@@ -133,7 +133,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(flag: bool) -> bool:
+def broadcast_flag(flag: bool) -> bool:
     """What process 0 says, on every process."""
     if jax.process_count() == 1:
         return flag
@@ -142,7 +142,7 @@ def agree(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
 
 
-def meet(name: str) -> None:
+def barrier(name: str) -> None:
     """Wait until every process is here."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -150,7 +150,7 @@ def meet(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def join(words: str) -> None:
+def initialize(words: str) -> None:
     """Start this process's part of a run of many: "HOST:PORT,COUNT,INDEX", or "auto" for what the cluster's own
     environment says (Slurm, Open MPI, TPU, Kubernetes). Before anything else of JAX.
 
@@ -172,7 +172,7 @@ def join(words: str) -> None:
         raise SettingsError(f"--distributed={words}: {str(error).splitlines()[0]}") from None
 
 
-def leave(message: str) -> NoReturn:
+def abort(message: str) -> NoReturn:
     """End this process at once, with one line and exit code 1: the others, if there are any, do not answer any more."""
     print(" ".join(message.split())[:500], file=sys.stderr, flush=True)
     os._exit(1)

@@ -54,7 +54,7 @@ def member_logits(
         raise ValueError(f"chunk must be at least 1, or None for what fits; got {chunk}")
     parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], images)
     m, shares = vectors.shape[0], devices.count(mesh)
-    features = devices.whole(parts.prefix(devices.split_rows(images, mesh)), mesh)
+    features = devices.gather(parts.prefix(devices.shard_rows(images, mesh)), mesh)
     size = min(chunk_size(parts) if chunk is None else chunk, -(-m // shares))
 
     def run(vectors: Array, suffix: Any, features: Any) -> Array:
@@ -62,7 +62,7 @@ def member_logits(
 
     padded = jnp.pad(vectors, ((0, -m % shares), (0, 0)), mode="edge")  # the last member again, for idle devices
     logits = devices.over_members(run, mesh, 1)(padded, parts.suffix, features)
-    return devices.whole(logits[:m], mesh)
+    return devices.gather(logits[:m], mesh)
 
 
 @partial(jax.jit, static_argnames="num_classes")

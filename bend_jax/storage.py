@@ -106,12 +106,12 @@ def publishing(final: Path, manifest: dict[str, Any]) -> Iterator[Partial]:
     with contextlib.ExitStack() as stack:
         if devices.is_first():
             _begin(root, final, stack)
-        devices.meet(f"build {final.name}")
+        devices.barrier(f"build {final.name}")
         yield Partial(root / "output", root / "state")
-        devices.meet(f"built {final.name}")
+        devices.barrier(f"built {final.name}")
         if devices.is_first():
             _publish(root, final, manifest)
-        devices.meet(f"published {final.name}")
+        devices.barrier(f"published {final.name}")
 
 
 def _begin(root: Path, final: Path, stack: contextlib.ExitStack) -> None:
@@ -183,7 +183,7 @@ def save_tree(path: Path, tree: Any) -> None:
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), devices.fetch(tree))
+        checkpointer.save(path.absolute(), devices.to_host(tree))
 
 
 def load_tree(path: Path) -> Any:
@@ -244,9 +244,9 @@ def state_saver(directory: Path, every: float) -> StateSaver:
     def save(name: str, state: Any, seconds: float) -> None:
         import orbax.checkpoint as ocp
 
-        if not devices.agree(time.monotonic() - last.get(name, 0.0) >= every):
+        if not devices.broadcast_flag(time.monotonic() - last.get(name, 0.0) >= every):
             return
-        leaves = devices.fetch(jax.tree.leaves(state))
+        leaves = devices.to_host(jax.tree.leaves(state))
         content = {
             "leaves": {str(i): x for i, x in enumerate(leaves)},
             "sha256": _fingerprint(leaves),

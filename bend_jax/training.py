@@ -325,12 +325,12 @@ def train_base(
     key_init, key_order, key_steps = jax.random.split(key, 3)
     variables = _once(model.init)(key_init)
     data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
-    data = devices.place(data, callbacks.mesh)
+    data = devices.replicate(data, callbacks.mesh)
 
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(data["order"], step, extra["order"], settings.batch)
         keys = jax.random.split(key, settings.batch + 1)
-        images = examples.view(*devices.split_rows((keys[1:], data["images"][index]), callbacks.mesh))
+        images = examples.view(*devices.shard_rows((keys[1:], data["images"][index]), callbacks.mesh))
         logits, new = train_apply({**extra["rest"], "params": params}, images, keys[0])
         rest = {name: value for name, value in new.items() if name != "params"}
         return jnp.mean(cross_entropy(logits, data["labels"][index])), {"rest": rest, "order": order}
@@ -339,7 +339,7 @@ def train_base(
     rate = schedule(settings, per_epoch)
     optimizer = sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov)
     state = start(variables["params"], optimizer, {"rest": rest, "order": jnp.zeros(n, jnp.int32)})
-    state = devices.place(state, callbacks.mesh)
+    state = devices.replicate(state, callbacks.mesh)
     state = train(
         name,
         make_step(loss, optimizer),

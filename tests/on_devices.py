@@ -47,7 +47,7 @@ MESH = devices.all_devices()
 
 def difference(work: Callable[[Any], Any]) -> float:
     """The largest one between the arrays that `work(mesh)` gives without a mesh and with it."""
-    one, many = (jax.tree.leaves(devices.fetch(work(mesh))) for mesh in (None, MESH))
+    one, many = (jax.tree.leaves(devices.to_host(work(mesh))) for mesh in (None, MESH))
     assert one
     assert all(np.isfinite(x).all() for x in one)
     return max(float(np.max(np.abs(np.float64(a) - b))) for a, b in zip(one, many, strict=True))
@@ -60,7 +60,7 @@ def members(pattern: str, m: int, chunk: int | None) -> Callable[[Any], Any]:
     vectors = base[None] + 0.1 * jax.random.normal(jax.random.key(2), (m, chosen.dim))
 
     def work(mesh: Any) -> Any:
-        placed = devices.place((VARIABLES, vectors, IMAGES), mesh)
+        placed = devices.replicate((VARIABLES, vectors, IMAGES), mesh)
         logits = ensemble.member_logits(MODULE.apply, placed[0], chosen, placed[1], placed[2], chunk=chunk, mesh=mesh)
         sets = {"a": np.asarray(vectors[:1]), "b": np.asarray(vectors)}
         ask = lambda rows, view: IMAGES[rows]  # noqa: E731

@@ -160,4 +160,4 @@ def test_labels_are_those_of_one_process(both: Both, tmp_path: Path) -> None:
 def test_what_is_no_address_is_refused(words: str) -> None:
     """The message says what is expected and what came."""
     with pytest.raises(SettingsError, match=re.escape(words)):
-        devices.join(words)
+        devices.initialize(words)

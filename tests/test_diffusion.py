@@ -116,12 +116,12 @@ def test_ddim_takes_its_number_of_steps_and_the_same_net() -> None:
 
 
 def test_v_and_eps_are_two_names_of_one_denoiser() -> None:
-    """noise_of undoes velocity on any (x_0, eps, t), and takes the analytic E[v | x_t] to the analytic E[eps | x_t]."""
+    """eps_from_v undoes v_from_eps for any (x_0, eps, t), and takes the analytic E[v | x_t] to E[eps | x_t]."""
     table = diffusion.tables(Diffusion())
     x0, eps = jax.random.normal(jax.random.key(0), (2, 5, 3))
     t = jnp.array([0, 1, 10, 500, 999])
-    bar, x = table.alpha_bar[t], diffusion.add_noise(table, x0, t, eps)
-    np.testing.assert_allclose(diffusion.noise_of(x, diffusion.velocity(x0, eps, bar), bar), eps, atol=1e-5)
+    bar, x = table.alpha_bar[t], diffusion.q_sample(table, x0, t, eps)
+    np.testing.assert_allclose(diffusion.eps_from_v(x, diffusion.v_from_eps(x0, eps, bar), bar), eps, atol=1e-5)
     mean0, sd0, column = 2.0, 0.3, np.asarray(bar, np.float64)[:, None]
     slope, offset = posterior(column, mean0, sd0)
     noise = slope * np.asarray(x) + offset
@@ -129,7 +129,7 @@ def test_v_and_eps_are_two_names_of_one_denoiser() -> None:
         np.asarray(x) - np.sqrt(column) * mean0
     )
     v = np.sqrt(column) * noise - np.sqrt(1 - column) * clean
-    np.testing.assert_allclose(diffusion.noise_of(x, jnp.asarray(v, jnp.float32), bar), noise, atol=1e-5)
+    np.testing.assert_allclose(diffusion.eps_from_v(x, jnp.asarray(v, jnp.float32), bar), noise, atol=1e-5)
 
 
 def test_the_first_loss_of_each_prediction_is_the_expected_one() -> None:
@@ -161,7 +161,7 @@ def test_noise_is_added_in_one_go_as_step_by_step() -> None:
         for b in beta[: t + 1]:
             factor, variance = factor * np.sqrt(1 - b), (1 - b) * variance + b
         x, eps = jnp.ones((2, 1)), jnp.ones((2, 1))
-        both = diffusion.add_noise(table, x, jnp.array([t, 0]), eps)
+        both = diffusion.q_sample(table, x, jnp.array([t, 0]), eps)
         assert float(both[0, 0]) == pytest.approx(factor + np.sqrt(variance), rel=1e-4)
         assert float(both[1, 0]) == pytest.approx(np.sqrt(1 - 1e-4) + np.sqrt(1e-4), rel=1e-4)
 
@@ -173,7 +173,7 @@ def test_the_untrained_denoiser_is_the_exact_one_of_standard_normal_latents() ->
     x, t = jax.random.normal(jax.random.key(0), (5, 3)), jnp.array([0, 1, 10, 500, 999])
     bar = table.alpha_bar[t]
     v = jnp.asarray(jax.jit(net.apply)(jax.jit(net.init)(jax.random.key(1), x, t), x, t))
-    np.testing.assert_allclose(diffusion.noise_of(x, v, bar), jnp.sqrt(1 - bar)[:, None] * x, rtol=1e-6)
+    np.testing.assert_allclose(diffusion.eps_from_v(x, v, bar), jnp.sqrt(1 - bar)[:, None] * x, rtol=1e-6)
 
 
 def test_training_keeps_the_spread_of_its_latents() -> None:

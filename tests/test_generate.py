@@ -98,10 +98,10 @@ def test_the_convolutional_latents_have_the_published_sizes(dim: int, fold: int,
 @pytest.mark.parametrize(
     ("own", "flax"),
     [
-        (convolutional.Keep(5, 3, 1), nn.Conv(5, (3,), padding=1)),
-        (convolutional.Keep(2, 5, 4), nn.Conv(2, (5,), padding=4)),
-        (convolutional.Fold(4, 5), nn.Conv(4, (5,), 5, "VALID")),
-        (convolutional.Unfold(4, 3), nn.ConvTranspose(4, (3,), (3,), "VALID")),
+        (convolutional.Conv(5, 3, 1), nn.Conv(5, (3,), padding=1)),
+        (convolutional.Conv(2, 5, 4), nn.Conv(2, (5,), padding=4)),
+        (convolutional.StridedConv(4, 5), nn.Conv(4, (5,), 5, "VALID")),
+        (convolutional.TransposedConv(4, 3), nn.ConvTranspose(4, (3,), (3,), "VALID")),
     ],
 )
 def test_convolutions_as_matrix_products_are_flax_s(own: nn.Module, flax: nn.Module) -> None:

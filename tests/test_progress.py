@@ -20,7 +20,7 @@ import pytest
 from bend_jax import storage
 from bend_jax.run import progress
 from bend_jax.run.config import Compute, Config, parse
-from bend_jax.run.progress import Clock, loss_curves
+from bend_jax.run.progress import TrainingLog, loss_curves
 from bend_jax.training import State, make_step, start_with_ema, train
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def build(root: Path, compute: Config, again: int = 0) -> list[dict[str, Any]]:
     """A stage of two trainings; returns its published lines."""
     built = storage.Partial(root / f"output{again}", root / "state")
     built.output.mkdir(parents=True)
-    clock = Clock({}, {}, {}, {})
+    clock = TrainingLog({}, {}, {}, {})
     with progress.watching(compute, built, clock, root / "events") as callbacks:
         begin = start_with_ema(jnp.zeros(3), OPTIMIZER)
         train("first", STEP, begin, DATA, steps=6, segment=2, callbacks=callbacks)

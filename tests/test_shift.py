@@ -16,7 +16,7 @@ from bend_jax.data import augment, corruptions, out_of_distribution, sources, sp
 from bend_jax.evaluate import predict, scores
 from bend_jax.run import config, pipeline, stages
 from bend_jax.run.context import Setting
-from bend_jax.run.progress import Clock
+from bend_jax.run.progress import TrainingLog
 from bend_jax.subset import Subset
 
 ROOT = Path(__file__).parent.parent
@@ -175,7 +175,7 @@ def asked() -> tuple[Setting, stages.Task, dict[str, Any]]:
     setting = Setting(
         config.parse(raw), "digits", 0, Path("/nowhere"), dataset, examples, examples, model, SUBSET, others
     )
-    task = stages.Task({}, Path("/nowhere"), training.SILENT, Clock({}, {}, {}, {}))
+    task = stages.Task({}, Path("/nowhere"), training.SILENT, TrainingLog({}, {}, {}, {}))
     sets = {"base": VECTORS[:1], "bend": VECTORS}
     return setting, task, sets
 

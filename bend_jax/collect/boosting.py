@@ -73,7 +73,7 @@ def collect(
         full = insert(subset, arrays["boosted"], vector)
 
         def wrong(index: Any) -> Any:
-            images = devices.split_rows(arrays["plain"][index], callbacks.mesh)
+            images = devices.shard_rows(arrays["plain"][index], callbacks.mesh)
             return jnp.argmax(model.apply(full, data.plain(images)), axis=1) != arrays["labels"][index]
 
         chunk = devices.multiple(min(CHUNK * devices.count(callbacks.mesh), n), callbacks.mesh)

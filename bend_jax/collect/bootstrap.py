@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, UInt16
 from bend_jax import devices
 from bend_jax.checks import SettingsError, setting
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_batch, check_init
-from bend_jax.collect.frozen_features import FineTuning, Source, fine_tuning_cost, optimizer, prepare
+from bend_jax.collect.frozen_features import FineTuning, SubsetLoss, fine_tuning_cost, optimizer, prepare
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
     SEGMENT,
@@ -78,7 +78,7 @@ def start_vectors(
     return jax.lax.map(lambda k: flatten(subset, init(k)), keys)
 
 
-def _chunk(settings: Bootstrap, source: Source, callbacks: Callbacks) -> int:
+def _chunk(settings: Bootstrap, source: SubsetLoss, callbacks: Callbacks) -> int:
     """Members at once, a multiple of the devices: forward, backward and the optimiser keep about three times what the
     suffix writes. One a device where a convolution's kernel depends on the vector: vmap would make slow grouped
     convolutions of them."""
@@ -115,7 +115,7 @@ def collect(
     idle = ((0, chunks * chunk - settings.k), (0, 0))  # members that learn nothing
     vectors = jnp.pad(start_vectors(model, variables, subset, key_init, settings), idle, mode="edge")
     arrays = {**source.data, "key": key_steps, "order": key_order, "counts": jnp.pad(drawn, idle), "start": vectors}
-    arrays = devices.place(arrays, callbacks.mesh)
+    arrays = devices.replicate(arrays, callbacks.mesh)
 
     def one(vector: Any, rest: Any, weight: UInt16[Array, " b"], own: Any, inputs: Any, labels: Any, key: Any) -> Any:
         logits, rest = source.logits(vector, rest, own, inputs, key)
@@ -129,7 +129,7 @@ def collect(
         index, order = draw_batch(arrays["order"], local, extra["order"], settings.batch)
         view = (local // per_epoch) % settings.views
         weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]
-        inputs = devices.whole(source.read(arrays, view, index, key), callbacks.mesh)
+        inputs = devices.gather(source.read(arrays, view, index, key), callbacks.mesh)
         own = {name: arrays[name] for name in source.data}
         losses, rest = members(params, extra["rest"], weights, own, inputs, arrays["labels"][index], key)
         # a sum over members: each one's gradient is its own, as if it were trained alone
@@ -150,20 +150,20 @@ def collect(
     return Checkpoints(state.extra["saved"][: settings.k])
 
 
-def _first(source: Source, tx: Any, vectors: Float[Array, "all dim"], arrays: Any, chunk: int, mesh: Any) -> State:
+def _first(source: SubsetLoss, tx: Any, vectors: Float[Array, "all dim"], arrays: Any, chunk: int, mesh: Any) -> State:
     """The state of the first chunk before its first step."""
     own = start(vectors[:chunk], tx, _rest_of(source, vectors[:chunk], arrays))
     own = devices.place_rows(own, mesh, chunk)
     shared = {"order": jnp.zeros(arrays["counts"].shape[1], jnp.int32), "saved": jnp.zeros(vectors.shape)}
-    return own._replace(extra={**devices.place(shared, mesh), "rest": own.extra})
+    return own._replace(extra={**devices.replicate(shared, mesh), "rest": own.extra})
 
 
-def _rest_of(source: Source, params: Float[Array, "chunk dim"], arrays: Any) -> Any:
+def _rest_of(source: SubsetLoss, params: Float[Array, "chunk dim"], arrays: Any) -> Any:
     """The BN statistics that each member of a chunk starts with."""
     return jax.vmap(lambda vector: source.rest_of(vector, arrays))(params)
 
 
-def _saver(source: Source, tx: Any, steps: int) -> Any:
+def _saver(source: SubsetLoss, tx: Any, steps: int) -> Any:
     """What follows a chunk's `steps` steps: its vectors are saved, and the next chunk starts."""
 
     def next_chunk(state: State, arrays: Any) -> State:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from bend_jax import devices
 from bend_jax.checks import SettingsError
 from bend_jax.collect.collector import Problem, check_batch
-from bend_jax.collect.frozen_features import FineTuning, Source, optimizer, prepare
+from bend_jax.collect.frozen_features import FineTuning, SubsetLoss, optimizer, prepare
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
     SEGMENT,
@@ -56,7 +56,7 @@ def chain(
     key_views, key_order, key_steps = jax.random.split(key, 3)
     source = prepare(model, variables, subset, data, key_views, settings, callbacks, drift=drift)
     per_epoch = n // settings.batch
-    arrays = devices.place({**source.data, **(more or {}), "key": key_steps, "order": key_order}, callbacks.mesh)
+    arrays = devices.replicate({**source.data, **(more or {}), "key": key_steps, "order": key_order}, callbacks.mesh)
 
     def loss(vector: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(arrays["order"], step, extra["order"], settings.batch)
@@ -74,7 +74,7 @@ def chain(
     return train(
         name,
         make_step(loss, wrapped),
-        devices.place(start(base, wrapped, carried), callbacks.mesh),
+        devices.replicate(start(base, wrapped, carried), callbacks.mesh),
         arrays,
         steps=epochs * per_epoch,
         segment=per_epoch,
@@ -84,7 +84,7 @@ def chain(
     )
 
 
-def _saver(source: Source, per_epoch: int, slot: Callable[..., Any], saved: Callable[..., State]) -> Any:
+def _saver(source: SubsetLoss, per_epoch: int, slot: Callable[..., Any], saved: Callable[..., State]) -> Any:
     """What follows an epoch: the vector is put into its row of the table, if it has one."""
 
     def after(state: State, arrays: Any) -> State:

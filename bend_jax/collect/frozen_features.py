@@ -43,7 +43,7 @@ class FineTuning(Settings):
     weight_decay: float = setting("coupled: added to the gradient, as PyTorch's SGD does", default=5e-4, least=0)
 
 
-class Source(NamedTuple):
+class SubsetLoss(NamedTuple):
     """The data of a training of the subset, and how its loss reads them.
 
     data: a dict of device arrays for `train`; read(data, view, index, key) -> inputs: what a minibatch's logits are
@@ -72,7 +72,7 @@ def prepare(
     callbacks: Callbacks,
     *,
     drift: bool = False,
-) -> Source:
+) -> SubsetLoss:
     """How the subset is trained: on the frozen part's features where BN statistics stay, else on the whole net.
 
     drift: all BN statistics follow the minibatches, as they also do where the subset holds some.
@@ -82,7 +82,7 @@ def prepare(
     return _features(model, variables, subset, examples, key, settings, callbacks)
 
 
-def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mesh: Mesh | None) -> Source:
+def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mesh: Mesh | None) -> SubsetLoss:
     """Every step runs the whole net in training mode on newly augmented images."""
     assert model.train_apply is not None
     train_apply = model.train_apply
@@ -90,7 +90,7 @@ def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mes
 
     def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
         keys = jax.random.split(key, index.shape[0] + 1)
-        return examples.view(*devices.split_rows((keys[1:], data["images"][index]), mesh))
+        return examples.view(*devices.shard_rows((keys[1:], data["images"][index]), mesh))
 
     def logits(vector: Any, rest: Any, data: dict[str, Any], images: Any, key: Any) -> tuple[Any, Any]:
         own = jax.random.split(key, images.shape[0] + 1)[0]
@@ -103,7 +103,7 @@ def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mes
     def vector_of(vector: Any, rest: Any, data: dict[str, Any]) -> Any:
         return flatten(subset, {**insert(subset, data["variables"], vector), **rest})
 
-    return Source(data, read, logits, rest_of, vector_of, None, 0)
+    return SubsetLoss(data, read, logits, rest_of, vector_of, None, 0)
 
 
 def _features(
@@ -114,7 +114,7 @@ def _features(
     key: Key[Array, ""],
     settings: FineTuning,
     callbacks: Callbacks,
-) -> Source:
+) -> SubsetLoss:
     """Cut the net for any number of images, and cache the features of all views where they fit into `watch.memory`.
 
     A view of an image is drawn from a key of its own, so that cached and streamed training see the same pixels. The
@@ -132,7 +132,7 @@ def _features(
     def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
         key_view = jax.random.fold_in(key, view)
         keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
-        values = prefix(examples.view(*devices.split_rows((keys, images[index]), callbacks.mesh)))
+        values = prefix(examples.view(*devices.shard_rows((keys, images[index]), callbacks.mesh)))
         return jax.tree.map(lambda f: f.astype(narrow) if jnp.issubdtype(f.dtype, jnp.floating) else f, values)
 
     shapes = jax.eval_shape(parts.prefix, one)
@@ -144,14 +144,14 @@ def _features(
     def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
         if not is_cached:
             return features(data["prefix"], data["view_key"], view, index, data["images"])
-        return devices.split_rows(jax.tree.map(lambda cache: cache[view, index], data["cache"]), callbacks.mesh)
+        return devices.shard_rows(jax.tree.map(lambda cache: cache[view, index], data["cache"]), callbacks.mesh)
 
     def logits(vector: Any, rest: Any, data: dict[str, Any], values: Any, key: Any) -> tuple[Any, Any]:
         values = jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
         return data["suffix"](vector, values), rest
 
     size = cache_bytes if is_cached else 0
-    return Source(data, read, logits, lambda vector, data: {}, lambda vector, rest, data: vector, parts, size)
+    return SubsetLoss(data, read, logits, lambda vector, data: {}, lambda vector, rest, data: vector, parts, size)
 
 
 def _fill(
@@ -162,13 +162,13 @@ def _fill(
 
     @partial(jax.jit, donate_argnums=0, out_shardings=devices.everywhere(mesh))
     def put(cache: Any, prefix: Any, key: Any, images: Any, view: Int[Array, ""], begin: Int[Array, ""]) -> Any:
-        values = devices.whole(features(prefix, key, view, begin + jnp.arange(chunk), images), mesh)
+        values = devices.gather(features(prefix, key, view, begin + jnp.arange(chunk), images), mesh)
         return jax.tree.map(
             lambda c, v: jax.lax.dynamic_update_slice(c, v[None], (view, begin, *[0] * (v.ndim - 1))), cache, values
         )
 
     shapes = jax.eval_shape(features, prefix, key, jnp.int32(0), jnp.arange(chunk), images)
-    cache = devices.place(jax.tree.map(lambda x: jnp.zeros((views, n, *x.shape[1:]), x.dtype), shapes), mesh)
+    cache = devices.replicate(jax.tree.map(lambda x: jnp.zeros((views, n, *x.shape[1:]), x.dtype), shapes), mesh)
     for view in range(views):
         for begin in range(0, n, chunk):
             begin = min(begin, n - chunk)  # the last chunk fills some rows again, so that all chunks have one shape

@@ -73,8 +73,8 @@ def predict(
     weights: further averages to take, by set and name; keep: also return every voter's probabilities; running: of which
     sets, and for how many of their first members, to return `Running`, for which the true labels are needed.
     """
-    variables = devices.place(variables, mesh)
-    vectors = devices.place(jnp.concatenate(list(sets.values())), mesh)
+    variables = devices.replicate(variables, mesh)
+    vectors = devices.replicate(jnp.concatenate(list(sets.values())), mesh)
     begins = np.cumsum([0, *(len(v) for v in sets.values())])[:-1].tolist()
     stacked = [_stack(len(v), len(views), (weights or {}).get(name, {})) for name, v in sets.items()]
     steps = running or {}
@@ -83,7 +83,7 @@ def predict(
     firsts = [_firsts(len(v), len(views), steps[name]) if name in steps else None for name, v in sets.items()]
     true = np.zeros(n, np.int32) if labels is None else labels
     size = devices.multiple(min(batch, n), mesh)
-    first = devices.place(images(slice(0, size), views[0]), mesh)
+    first = devices.replicate(images(slice(0, size), views[0]), mesh)
     parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], first)
     chunk = min(ensemble.chunk_size(parts, memory), -(-len(vectors) // devices.count(mesh)))
     started = time.perf_counter()
@@ -95,7 +95,7 @@ def predict(
         begin = min(done, n - size)
         rows, logits = slice(begin, begin + size), []
         for view in views:
-            logits.append(run(variables, vectors, devices.place(images(rows, view), mesh)))
+            logits.append(run(variables, vectors, devices.replicate(images(rows, view), mesh)))
             if mesh is not None:
                 jax.block_until_ready(logits[-1])  # one sharded program at a time
         fresh = slice(done - begin, None)

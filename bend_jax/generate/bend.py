@@ -15,7 +15,7 @@ from bend_jax.generate import latents as coding
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.diffusion import Diffusion
 from bend_jax.generate.generator import Generator, Size
-from bend_jax.generate.latents import Latents, decode, fit_latents, rank
+from bend_jax.generate.latents import LatentCodec, decode, fit_latents, rank
 from bend_jax.training import SILENT, Callbacks
 
 
@@ -32,7 +32,7 @@ class Bend(Settings):
 class Fitted(flax.struct.PyTreeNode):
     """What `fit` returns and `sample` draws from."""
 
-    latents: Latents
+    latents: LatentCodec
     denoiser: Any
     temperature: Float[Array, ""]
     settings: Diffusion = flax.struct.field(pytree_node=False)

@@ -44,7 +44,7 @@ def padded(dim: int, fold: int) -> int:
     return length
 
 
-class Keep(nn.Module):
+class Conv(nn.Module):
     """A convolution of stride one with zeros on both sides: length + 2 padding - window + 1 positions."""
 
     out: int
@@ -67,7 +67,7 @@ class Keep(nn.Module):
         return sum((part[:, j : j + kept] for j, part in enumerate(parts)), start=bias[None, None])
 
 
-class Fold(nn.Module):
+class StridedConv(nn.Module):
     """A convolution whose stride is its window: length // window positions."""
 
     out: int
@@ -83,7 +83,7 @@ class Fold(nn.Module):
         return x @ kernel.reshape(-1, self.out) + bias[None, None]
 
 
-class Unfold(nn.Module):
+class TransposedConv(nn.Module):
     """A transposed convolution whose stride is its window: length * window positions."""
 
     out: int
@@ -111,8 +111,8 @@ class Encoder(nn.Module):
         h = jnp.pad(x, ((0, 0), (0, padded(dim, self.fold) - dim)))[:, :, None]
         for i, after in enumerate(outputs):
             before = outputs[max(i - 1, 0)]
-            h = nn.leaky_relu(Keep(before, self.fold, padding=1, name=f"layer{i + 1}_keep")(h))
-            h = Fold(after, self.fold, name=f"layer{i + 1}_fold")(h)
+            h = nn.leaky_relu(Conv(before, self.fold, padding=1, name=f"layer{i + 1}_keep")(h))
+            h = StridedConv(after, self.fold, name=f"layer{i + 1}_fold")(h)
             h = nn.leaky_relu(h) if i < LAYERS - 1 else jnp.tanh(h)
         return jnp.reshape(h, (n, -1))
 
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
             init = nn.initializers.zeros if last else HE
             name = f"layer{i + 1}"
             h = nn.leaky_relu(h)
-            h = nn.leaky_relu(Unfold(before, self.fold, name=f"{name}_unfold")(h))
+            h = nn.leaky_relu(TransposedConv(before, self.fold, name=f"{name}_unfold")(h))
             padding = self.fold if last else self.fold - 1
-            h = Keep(after, self.fold, padding, init, name=f"{name}_keep")(h)
+            h = Conv(after, self.fold, padding, init, name=f"{name}_keep")(h)
         return h[:, : self.dim, 0]

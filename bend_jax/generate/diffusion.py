@@ -105,7 +105,7 @@ def tables(settings: Diffusion) -> Tables:
 
 
 class Denoiser(nn.Module):
-    """v_hat(x_t, t), whose last layer is zero at the start; `noise_of` makes eps_hat of it.
+    """v_hat(x_t, t), whose last layer is zero at the start; `eps_from_v` makes eps_hat of it.
 
     Zero is the exact E[v | x_t] of standard normal latents, so that training starts from a Gaussian instead of having
     to find it; a small net keeps its spread where a plain one loses it [ours].
@@ -116,7 +116,7 @@ class Denoiser(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n latent"], t: Int[Array, " n"]) -> Float[Array, "n latent"]:
-        time = nn.Dense(self.width, name="time")(embed(t, self.width))
+        time = nn.Dense(self.width, name="time")(timestep_embedding(t, self.width))
         h = nn.Dense(self.width, name="enter")(x)
         for i in range(self.blocks):
             y = nn.silu(nn.LayerNorm(name=f"norm{i}")(h) + nn.Dense(self.width, name=f"time{i}")(nn.silu(time)))
@@ -124,7 +124,7 @@ class Denoiser(nn.Module):
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="leave")(nn.silu(h))
 
 
-def noise_of(
+def eps_from_v(
     x: Float[Array, "n latent"], v: Float[Array, "n latent"], alpha_bar: Float[Array, " n"]
 ) -> Float[Array, "n latent"]:
     """eps of x_t and v: sqrt(1 - abar_t) x_t + sqrt(abar_t) v (Salimans & Ho 2022, appendix D)."""
@@ -132,7 +132,7 @@ def noise_of(
     return jnp.sqrt(1 - bar) * x + jnp.sqrt(bar) * v
 
 
-def velocity(
+def v_from_eps(
     x: Float[Array, "n latent"], eps: Float[Array, "n latent"], alpha_bar: Float[Array, " n"]
 ) -> Float[Array, "n latent"]:
     """v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0 (Salimans & Ho 2022)."""
@@ -140,14 +140,14 @@ def velocity(
     return jnp.sqrt(bar) * eps - jnp.sqrt(1 - bar) * x
 
 
-def embed(t: Int[Array, " n"], width: int) -> Float[Array, "n width"]:
+def timestep_embedding(t: Int[Array, " n"], width: int) -> Float[Array, "n width"]:
     """Sines and cosines of t at geometrically spaced frequencies (Vaswani et al. 2017)."""
     half = (width + 1) // 2
     angles = t[:, None] * jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)[:, :width]
 
 
-def add_noise(
+def q_sample(
     table: Tables, x: Float[Array, "n latent"], t: Int[Array, " n"], eps: Float[Array, "n latent"]
 ) -> Float[Array, "n latent"]:
     """x_t of x_0 in one go (eq. 1 iterated): sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps. t counts from 0."""
@@ -167,11 +167,11 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
     params, data = _start(latents, key, settings, held)
 
     def loss_of(params: Any, x: Any, t: Any, eps: Any) -> Float[Array, ""]:
-        noisy, bar = add_noise(table, x, t, eps), table.alpha_bar[t]
+        noisy, bar = q_sample(table, x, t, eps), table.alpha_bar[t]
         v = _predict(net, params, noisy, t)
         if settings.prediction == "v":
-            return jnp.mean((v - velocity(x, eps, bar)) ** 2)
-        return jnp.mean((noise_of(noisy, v, bar) - eps) ** 2)
+            return jnp.mean((v - v_from_eps(x, eps, bar)) ** 2)
+        return jnp.mean((eps_from_v(noisy, v, bar) - eps) ** 2)
 
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         key_x, key_t, key_eps = jax.random.split(key, 3)
@@ -179,7 +179,7 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
         t = jax.random.randint(key_t, (settings.batch,), 0, settings.timesteps)
         return loss_of(params, x, t, jax.random.normal(key_eps, x.shape)), extra
 
-    def look(state: State, data: Any) -> State:
+    def held_out_loss(state: State, data: Any) -> State:
         x = jnp.repeat(data["held"], HELD_DRAWS, axis=0)
         t = jnp.tile(jnp.linspace(0, settings.timesteps - 1, HELD_DRAWS).astype(jnp.int32), held)
         value = loss_of(state.ema, x, t, jax.random.normal(data["eval"], x.shape))
@@ -200,7 +200,7 @@ def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffus
         steps=settings.steps,
         segment=settings.segment,
         callbacks=callbacks,
-        after=look if held else None,
+        after=held_out_loss if held else None,
         stopped=lambda state: held > 0 and int(state.since) >= settings.patience,
     )
     return state.best if held else state.ema
@@ -227,7 +227,7 @@ def sample(
     net, table = Denoiser(settings.width, settings.blocks), tables(settings)
 
     def predict(x: Float[Array, "m latent"], t: Int[Array, ""], bar: Float[Array, ""]) -> Float[Array, "m latent"]:
-        return noise_of(x, _predict(net, params, x, jnp.full(m, t)), jnp.full(m, bar))
+        return eps_from_v(x, _predict(net, params, x, jnp.full(m, t)), jnp.full(m, bar))
 
     if settings.sampler == "ddim":
         return ddim(predict, table, key, (m, latent), temperature, settings.ddim_steps)

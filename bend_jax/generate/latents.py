@@ -13,7 +13,7 @@ from bend_jax.generate.whitening import Affine, Whitening, from_white, standardi
 from bend_jax.training import Callbacks, NonFiniteError
 
 
-class Latents(flax.struct.PyTreeNode):
+class LatentCodec(flax.struct.PyTreeNode):
     """The maps of `encode` and `decode`."""
 
     affine: Affine
@@ -22,14 +22,14 @@ class Latents(flax.struct.PyTreeNode):
     settings: Autoencoder = flax.struct.field(pytree_node=False)
 
 
-def rank(latents: Latents) -> int:
+def rank(latents: LatentCodec) -> int:
     """How many numbers a whitened latent has."""
     return latents.whitening.back.shape[0]
 
 
 def fit_latents(
     vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, callbacks: Callbacks
-) -> tuple[Latents, Float[Array, "k rank"]]:
+) -> tuple[LatentCodec, Float[Array, "k rank"]]:
     """Train the autoencoder on the standardised vectors; returns the maps and the vectors' whitened latents."""
     affine = standardise(vectors)
     scaled = to_affine(affine, vectors)
@@ -38,18 +38,18 @@ def fit_latents(
     if not np.isfinite(found).all():
         raise NonFiniteError("autoencoder", "latents")
     whitening = whiten(found, found.shape[1])
-    return Latents(affine, coder, whitening, settings), to_white(whitening, found)
+    return LatentCodec(affine, coder, whitening, settings), to_white(whitening, found)
 
 
 @jax.jit
-def encode(latents: Latents, vectors: Float[Array, "n dim"]) -> Float[Array, "n rank"]:
+def encode(latents: LatentCodec, vectors: Float[Array, "n dim"]) -> Float[Array, "n rank"]:
     """Whitened latents of vectors."""
     scaled = to_affine(latents.affine, vectors)
     return to_white(latents.whitening, autoencoder.encode(latents.coder, scaled, latents.settings))
 
 
 @jax.jit
-def noised(latents: Latents, key: Key[Array, ""], vectors: Float[Array, "n dim"]) -> Float[Array, "n rank"]:
+def noised(latents: LatentCodec, key: Key[Array, ""], vectors: Float[Array, "n dim"]) -> Float[Array, "n rank"]:
     """Whitened latents of vectors as the decoder sees them while the autoencoder is trained: with latent_noise * eps on
     the latents that `encode` whitens. The noise knows nothing of the diffusion; pca, which is not trained, gets it too.
     """
@@ -59,7 +59,7 @@ def noised(latents: Latents, key: Key[Array, ""], vectors: Float[Array, "n dim"]
     return to_white(latents.whitening, found + settings.latent_noise * jax.random.normal(key, found.shape))
 
 
-def decode(latents: Latents, white: Float[Array, "n rank"]) -> Float[Array, "n dim"]:
+def decode(latents: LatentCodec, white: Float[Array, "n rank"]) -> Float[Array, "n dim"]:
     """Vectors of whitened latents."""
     affine = latents.affine
     found = from_white(latents.whitening, white)

@@ -11,7 +11,7 @@ from bend_jax.checks import Settings, setting
 from bend_jax.generate import autoencoder as coder
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.generator import Generator, Size
-from bend_jax.generate.latents import Latents, decode, fit_latents, rank
+from bend_jax.generate.latents import LatentCodec, decode, fit_latents, rank
 from bend_jax.training import SILENT, Callbacks
 
 
@@ -25,7 +25,7 @@ class RandomLatent(Settings):
 class Fitted(flax.struct.PyTreeNode):
     """The autoencoder, and the sd of the whitened latents."""
 
-    latents: Latents
+    latents: LatentCodec
     scale: Float[Array, ""]
 
 

@@ -12,7 +12,7 @@ from bend_jax.generate import identity
 from bend_jax.generate import latents as coding
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.generator import Generator, Size
-from bend_jax.generate.latents import Latents, decode, fit_latents
+from bend_jax.generate.latents import LatentCodec, decode, fit_latents
 from bend_jax.training import SILENT, Callbacks
 
 
@@ -25,7 +25,7 @@ class Reconstruction(Settings):
 class Fitted(flax.struct.PyTreeNode):
     """The autoencoder and what it was fitted to."""
 
-    latents: Latents
+    latents: LatentCodec
     vectors: Float[Array, "k dim"]
 
 

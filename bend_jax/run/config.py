@@ -184,6 +184,28 @@ def _generate(raw: dict[str, Any]) -> Generate:
     return _guard("generate", Generate, {**values, "settings": {name: settings[name] for name in wanted}})
 
 
+def add_groups(settings: Any, words: list[str]) -> None:
+    """Give a user's own algorithms, named in a configuration or by a flag among the words, a group of settings with
+    their defaults, so that --config.generate.jitter.scale=2 is a flag. settings: a ConfigDict, changed in place.
+
+    Raises SettingsError for a name that is no algorithm.
+    """
+    for path, table, attribute in (
+        ("collect.name", COLLECTORS, "COLLECTOR"),
+        ("generate.name", GENERATORS, "GENERATOR"),
+        ("generate.nulls", GENERATORS, "GENERATOR"),
+    ):
+        group, _, key = path.partition(".")
+        flag = f"--config.{path}="
+        given = [settings[group][key], *(word.removeprefix(flag) for word in words if word.startswith(flag))]
+        for name in names(str(given[-1])):
+            record = _find(path, name, table, attribute)
+            if record.name not in settings[group]:
+                own = {f.name: f.default for f in dataclasses.fields(record.settings) if not f.metadata["shared"]}
+                with settings.unlocked():
+                    settings[group][record.name] = own
+
+
 def _find(path: str, name: Any, table: dict[str, Any], attribute: str) -> Any:
     """The record of an algorithm: ours by its name, a user's by the path of its module (my_project.jitter), whose
     attribute COLLECTOR or GENERATOR it is."""

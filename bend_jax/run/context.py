@@ -92,7 +92,7 @@ def prepare(
 
 def _placed(split: sources.Split, mesh: Mesh | None) -> tuple[Any, Any]:
     """Images and labels on the devices."""
-    return devices.place((jnp.asarray(split.images), jnp.asarray(split.labels)), mesh)
+    return devices.replicate((jnp.asarray(split.images), jnp.asarray(split.labels)), mesh)
 
 
 def _vectors(config: Config) -> int:

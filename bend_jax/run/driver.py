@@ -1,6 +1,7 @@
 """From a parsed command line to what it asks for: runs, a table of many, reports side by side, or only an answer."""
 
 import os
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
 from bend_jax.run import config_file, cost, pipeline
 from bend_jax.run import rows as table
-from bend_jax.run.config import Config, parse
+from bend_jax.run.config import Config, add_groups, parse
 from bend_jax.run.config_file import ConfigFile
 from bend_jax.run.context import prepare
 from bend_jax.run.flags import STAGES, every_flag
@@ -34,6 +35,8 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
         return
     file = config_file.read(own.config, home)
     settings = [*words, "--config.compute.tensorboard"] if own.tensorboard else words
+    sys.path.append(os.getcwd())  # where a user's own algorithms are
+    add_groups(file.settings, settings)
     config_file.override(file.settings, settings, list(own))
     config = parse(file.settings)
     stages, seeds = read_stages(own.stages), read_seeds(own.seed)
@@ -46,7 +49,7 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
         return
     use_compilation_cache()
     if own.distributed:
-        devices.join(own.distributed)
+        devices.initialize(own.distributed)
     try:
         if rows:
             run_rows(own, file, rows, workdir, seeds)
@@ -57,7 +60,7 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
     except RuntimeError as error:
         if not own.distributed:
             raise
-        devices.leave(f"launch.py: stopped, most likely because another process was lost: {error}")
+        devices.abort(f"launch.py: stopped, most likely because another process was lost: {error}")
 
 
 def put_side_by_side(own: flags.FlagValues, words: list[str]) -> None:

@@ -20,7 +20,7 @@ from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
 from bend_jax.run import summary
 from bend_jax.run.context import Setting
-from bend_jax.run.progress import Clock, replay, watching
+from bend_jax.run.progress import TrainingLog, replay, watching
 from bend_jax.run.stages import WORK, Task
 from bend_jax.training import NonFiniteError
 
@@ -136,7 +136,7 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
     manifest: dict[str, Any] = {"stage": job.stage, "name": job.name, "seed": s.seed, "settings": job.settings}
     manifest["inputs"] = {name: jobs[name].digest for name in job.inputs}
     with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
-        clock = Clock({}, {}, {}, {})
+        clock = TrainingLog({}, {}, {}, {})
         inputs = {name: jobs[name].path for name in job.inputs}
         started = time.perf_counter()
         try:

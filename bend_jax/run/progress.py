@@ -24,7 +24,7 @@ SHOWN = ("loss", "held_out_loss", "rate")  # of a line, in TensorBoard
 Line = dict[str, Any]
 
 
-class Clock(NamedTuple):
+class TrainingLog(NamedTuple):
     """Seconds of each training without compilation, those of them before a process was killed, and of compilations;
     and the lines of metrics.jsonl, by training."""
 
@@ -36,7 +36,7 @@ class Clock(NamedTuple):
 
 @contextlib.contextmanager
 def watching(
-    config: Config, built: storage.Partial, clock: Clock, events: Path, mesh: Mesh | None = None
+    config: Config, built: storage.Partial, clock: TrainingLog, events: Path, mesh: Mesh | None = None
 ) -> Iterator[training.Callbacks]:
     """What watches the trainings of one stage. Bars are drawn on a terminal only; metrics.jsonl lies beside the saved
     states until the stage is there, then in it; TensorBoard's files, where they are asked for, go to `events`. Of

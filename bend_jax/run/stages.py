@@ -21,7 +21,7 @@ from bend_jax.rng import stream
 from bend_jax.run import summary
 from bend_jax.run.context import Setting
 from bend_jax.run.export import export_ensemble, latency, save_members
-from bend_jax.run.progress import Clock, loss_curves
+from bend_jax.run.progress import TrainingLog, loss_curves
 
 IMAGES = 1000  # test images, at most, that the evaluate stage writes beside its predictions, for whoever loads them
 
@@ -32,7 +32,7 @@ class Task(NamedTuple):
     inputs: dict[str, Path]
     output: Path
     callbacks: training.Callbacks
-    clock: Clock
+    clock: TrainingLog
     generator: str = ""
 
 
@@ -75,7 +75,7 @@ def collect(s: Setting, task: Task) -> str:
         seed=s.seed,
         callbacks=task.callbacks,
     )
-    vectors, weights = devices.fetch((found.vectors, found.weights))
+    vectors, weights = devices.to_host((found.vectors, found.weights))
     tree = {"vectors": vectors} if weights is None else {"vectors": vectors, "weights": weights}
     storage.save_tree(task.output / "checkpoints", tree)
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
