@@ -16,21 +16,21 @@ from bend_jax.subset import flatten, insert, select
 
 Fn = Callable[..., Any]
 NET = models.build("resnet18", 3, widths=(4, 8), blocks=(1, 1))
-IMAGES = jax.random.normal(jax.random.key(0), (6, 8, 8, 3))
-VARIABLES = jax.jit(NET.init)(jax.random.key(1), IMAGES)
-W = jax.random.normal(jax.random.key(2), (5, 3))
-X = jax.random.normal(jax.random.key(3), (4, 5))
+SHAPE = (6, 8, 8, 3)
+W = np.random.default_rng(2).normal(size=(5, 3)).astype(np.float32)
+X = np.random.default_rng(3).normal(size=(4, 5)).astype(np.float32)
 
 
 @pytest.mark.parametrize("patterns", [["layer2.0.bn2"], ["fc"], ["*"]])
 def test_any_batch_size_goes_through_one_pair(patterns: list[str]) -> None:
     """One image, two, five: the network's own logits, also where the pair was made for another number of images."""
-    subset = select(VARIABLES, patterns)
-    vector = flatten(subset, VARIABLES) + 0.1
-    fn: Fn = lambda v, x: NET.apply(insert(subset, VARIABLES, v), x)  # noqa: E731
-    prefix, suffix = split(fn, vector, jax.ShapeDtypeStruct(IMAGES.shape, jnp.float32), any_batch=True)
+    variables = jax.jit(NET.init)(jax.random.key(1), jnp.zeros(SHAPE))
+    subset = select(variables, patterns)
+    vector = flatten(subset, variables) + 0.1
+    fn: Fn = lambda v, x: NET.apply(insert(subset, variables, v), x)  # noqa: E731
+    prefix, suffix = split(fn, vector, jax.ShapeDtypeStruct(SHAPE, jnp.float32), any_batch=True)
     for n in (1, 2, 5):
-        images = jax.random.normal(jax.random.key(n), (n, *IMAGES.shape[1:]))
+        images = jax.random.normal(jax.random.key(n), (n, *SHAPE[1:]))
         features = prefix(images)
         assert {f.shape[0] for f in features} == {n}
         np.testing.assert_allclose(suffix(vector, features), jax.jit(fn)(vector, images), rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -17,12 +18,18 @@ from bend_jax.subset import Subset, flatten, insert, select
 
 CLASSES, MEMBERS = 3, 5
 SMALL = models.build("resnet18", CLASSES, widths=(4, 8), blocks=(1, 1))
-IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-VARIABLES = jax.jit(SMALL.init)(jax.random.key(1), IMAGES)
 
 
-def members_of(patterns: list[str], variables: Any = VARIABLES) -> tuple[Subset, jax.Array]:
+@cache
+def small() -> tuple[Any, jax.Array]:
+    """Variables of the small net, and four images."""
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    return jax.jit(SMALL.init)(jax.random.key(1), images), images
+
+
+def members_of(patterns: list[str]) -> tuple[Subset, jax.Array]:
     """A subset and five vectors about the net's own."""
+    variables, _ = small()
     subset = select(variables, patterns)
     noise = jax.random.normal(jax.random.key(2), (MEMBERS, subset.dim))
     return subset, flatten(subset, variables)[None] + 0.3 * noise
@@ -38,19 +45,21 @@ def programs_kept() -> int:
 @pytest.mark.parametrize("patterns", [["layer2.0.bn2", "fc"], ["layer2.0.conv2.weight"], ["*"]])
 def test_member_logits_are_those_of_a_loop_of_whole_passes(patterns: list[str], chunk: int | None) -> None:
     """For chunks that divide m, do not, hold one member or more than there are; kernels among the subset too."""
+    variables, images = small()
     subset, vectors = members_of(patterns)
-    whole = jax.jit(lambda v: SMALL.apply(insert(subset, VARIABLES, v), IMAGES))
-    logits = ensemble.member_logits(SMALL.apply, VARIABLES, subset, vectors, IMAGES, chunk=chunk)
-    assert logits.shape == (MEMBERS, len(IMAGES), CLASSES)
+    whole = jax.jit(lambda v: SMALL.apply(insert(subset, variables, v), images))
+    logits = ensemble.member_logits(SMALL.apply, variables, subset, vectors, images, chunk=chunk)
+    assert logits.shape == (MEMBERS, len(images), CLASSES)
     np.testing.assert_allclose(logits, jnp.stack([whole(v) for v in vectors]), rtol=1e-4, atol=1e-5)
 
 
 def test_one_member_and_its_own_vector_are_the_base() -> None:
     """m = 1 is allowed."""
+    variables, images = small()
     subset, _ = members_of(["fc"])
-    own = flatten(subset, VARIABLES)[None]
-    logits = ensemble.member_logits(SMALL.apply, VARIABLES, subset, own, IMAGES)
-    np.testing.assert_allclose(logits[0], jax.jit(SMALL.apply)(VARIABLES, IMAGES), rtol=1e-4, atol=1e-5)
+    own = flatten(subset, variables)[None]
+    logits = ensemble.member_logits(SMALL.apply, variables, subset, own, images)
+    np.testing.assert_allclose(logits[0], jax.jit(SMALL.apply)(variables, images), rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_call_with_the_same_shapes_does_not_retrace() -> None:
@@ -89,12 +98,13 @@ def test_a_bound_method_of_the_same_module_does_not_retrace() -> None:
 
 def test_chunks_fit_the_memory_and_kernels_run_one_by_one() -> None:
     """As many members as the bytes hold, at least one; one where vmap would make grouped convolutions."""
+    variables, images = small()
     subset, vectors = members_of(["layer2.0.bn2"])
-    parts = cut(lambda v, x: SMALL.apply(insert(subset, VARIABLES, v), x), vectors[0], IMAGES)
+    parts = cut(lambda v, x: SMALL.apply(insert(subset, variables, v), x), vectors[0], images)
     assert ensemble.chunk_size(parts, 7 * parts.suffix_bytes + 1) == 7
     assert ensemble.chunk_size(parts, 1) == 1
     subset, vectors = members_of(["layer2.0.conv1.weight"])
-    parts = cut(lambda v, x: SMALL.apply(insert(subset, VARIABLES, v), x), vectors[0], IMAGES)
+    parts = cut(lambda v, x: SMALL.apply(insert(subset, variables, v), x), vectors[0], images)
     assert ensemble.chunk_size(parts) == 1
 
 
@@ -192,28 +202,33 @@ def test_a_sampled_label_is_one_that_some_member_gave() -> None:
     assert not np.array_equal(votes, ensemble.sampled_vote(jax.random.key(9), predictions))
 
 
-LOGITS = 2 * jax.random.normal(jax.random.key(10), (4, 6, 3))
+@cache
+def some_logits() -> jax.Array:
+    """Of four members, six images and three classes."""
+    return 2 * jax.random.normal(jax.random.key(10), (4, 6, 3))
 
 
 def test_the_mean_vote_is_the_mean_of_probabilities_not_of_logits() -> None:
     """By hand: members sure of opposite labels, one more so, give a half each."""
-    logits = jnp.array([[[100.0, 0.0]], [[0.0, 200.0]]])
-    np.testing.assert_allclose(ensemble.mean_vote(logits), [[0.5, 0.5]])
-    p = np.exp(np.asarray(LOGITS, np.float64))
+    sure = jnp.array([[[100.0, 0.0]], [[0.0, 200.0]]])
+    np.testing.assert_allclose(ensemble.mean_vote(sure), [[0.5, 0.5]])
+    logits = some_logits()
+    p = np.exp(np.asarray(logits, np.float64))
     expected = (p / p.sum(axis=2, keepdims=True)).mean(axis=0)
-    np.testing.assert_allclose(ensemble.mean_vote(LOGITS), expected, rtol=1e-5)
-    np.testing.assert_allclose(jnp.sum(ensemble.mean_vote(LOGITS), axis=1), jnp.ones(6), rtol=1e-6)
+    np.testing.assert_allclose(ensemble.mean_vote(logits), expected, rtol=1e-5)
+    np.testing.assert_allclose(jnp.sum(ensemble.mean_vote(logits), axis=1), jnp.ones(6), rtol=1e-6)
 
 
 def test_equal_weights_are_the_mean_and_one_weight_alone_is_that_member() -> None:
     """Whatever the weights' sum."""
+    logits = some_logits()
     for scale in (0.25, 1.0, 40.0):
-        equal = ensemble.weighted_vote(LOGITS, jnp.full(4, scale))
-        np.testing.assert_allclose(equal, ensemble.mean_vote(LOGITS), rtol=1e-5)
-        alone = ensemble.weighted_vote(LOGITS, scale * jnp.eye(4)[2])
-        np.testing.assert_allclose(alone, jax.nn.softmax(LOGITS[2], axis=-1), rtol=1e-5)
-    mixed = ensemble.weighted_vote(LOGITS[:2], jnp.array([3.0, 1.0]))
-    p = jax.nn.softmax(LOGITS, axis=-1)
+        equal = ensemble.weighted_vote(logits, jnp.full(4, scale))
+        np.testing.assert_allclose(equal, ensemble.mean_vote(logits), rtol=1e-5)
+        alone = ensemble.weighted_vote(logits, scale * jnp.eye(4)[2])
+        np.testing.assert_allclose(alone, jax.nn.softmax(logits[2], axis=-1), rtol=1e-5)
+    mixed = ensemble.weighted_vote(logits[:2], jnp.array([3.0, 1.0]))
+    p = jax.nn.softmax(logits, axis=-1)
     np.testing.assert_allclose(mixed, 0.75 * p[0] + 0.25 * p[1], rtol=1e-5)
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,10 @@ def imported(path: Path) -> set[str]:
     return {name.removeprefix("bend_jax.") for name in found}
 
 
-IMPORTS = {name: imported(path) for name, path in FILES.items()}
+@cache
+def imports() -> dict[str, set[str]]:
+    """Of every module."""
+    return {name: imported(path) for name, path in FILES.items()}
 
 
 def part(name: str) -> str:
@@ -46,7 +50,7 @@ def part(name: str) -> str:
 @pytest.mark.parametrize("own", [*WALLS, "the library"])
 def test_no_part_reaches_through_a_wall(own: str) -> None:
     """The modules at the top level, which users import, know nothing of runs and reports."""
-    for name, others in IMPORTS.items():
+    for name, others in imports().items():
         if own == part(name) or (own == "the library" and "." not in name and part(name) not in (*WALLS, "run")):
             banned = WALLS.get(own, {"run", "report"})
             assert not {other for other in others if other in FILES and part(other) in banned}, name
@@ -54,13 +58,13 @@ def test_no_part_reaches_through_a_wall(own: str) -> None:
 
 def test_only_a_run_knows_the_command_line() -> None:
     """Whoever imports the library gets none of these."""
-    for name, others in IMPORTS.items():
+    for name, others in imports().items():
         assert part(name) == "run" or not {part(other) for other in others} & EXPERIMENT, name
 
 
 def test_no_two_modules_import_each_other() -> None:
     """Taking away again and again the modules that import none of those left leaves nothing."""
-    left = {name: {o for o in others if o in FILES and o != name} for name, others in IMPORTS.items()}
+    left = {name: {o for o in others if o in FILES and o != name} for name, others in imports().items()}
     while free := [name for name, others in left.items() if not others & set(left)]:
         for name in free:
             del left[name]

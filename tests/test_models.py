@@ -1,6 +1,7 @@
 """Backbones have the published sizes, names, shapes and modes."""
 
 import math
+from functools import cache
 from typing import Any
 
 import jax
@@ -14,14 +15,17 @@ from bend_jax.subset import select
 SMALL = {"widths": (4, 8), "blocks": (1, 1)}
 
 
-def shapes(name: str, num_classes: int = 10, **settings: Any) -> Any:
+def shapes_of(name: str, num_classes: int, **settings: Any) -> Any:
     """Variables as shapes, nothing computed."""
     module = models.build(name, num_classes, **settings)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), images)
 
 
-SHAPES = {name: shapes(name) for name in models.NAMES}
+@cache
+def shapes(name: str) -> Any:
+    """The published net's, for 10 classes."""
+    return shapes_of(name, 10)
 
 
 def small(dtype: str = "float32") -> tuple[Any, Any, jax.Array]:
@@ -36,7 +40,7 @@ def small(dtype: str = "float32") -> tuple[Any, Any, jax.Array]:
 )
 def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
     """CIFAR stem, 10 classes."""
-    assert sum(math.prod(x.shape) for x in jax.tree.leaves(SHAPES[name]["params"])) == count
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes(name)["params"])) == count
 
 
 @pytest.mark.parametrize(
@@ -55,12 +59,12 @@ def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
 )
 def test_layers_have_the_dimensions_of_table_5(name: str, patterns: list[str], dim: int) -> None:
     """BEND's Table 5, by the papers' own layer names."""
-    assert select(SHAPES[name], patterns).dim == dim
+    assert select(shapes(name), patterns).dim == dim
 
 
 def test_modules_are_named_and_nested_as_in_the_papers() -> None:
     """conv1, bn1, layer1 .. layer4, fc; blocks by number; shortcut.0 and shortcut.1."""
-    params = SHAPES["resnet50"]["params"]
+    params = shapes("resnet50")["params"]
     assert set(params) == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
     assert [len(params[f"layer{i}"]) for i in range(1, 5)] == [3, 4, 6, 3]
     inner = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
@@ -68,14 +72,14 @@ def test_modules_are_named_and_nested_as_in_the_papers() -> None:
     assert set(params["layer4"]["1"]) == inner
     assert set(params["layer4"]["0"]["shortcut"]) == {"0", "1"}
     assert set(params["layer4"]["2"]["bn3"]) == {"bias", "scale"}
-    assert set(SHAPES["resnet50"]["batch_stats"]["layer4"]["2"]["bn3"]) == {"mean", "var"}
-    assert "shortcut" not in SHAPES["resnet18"]["params"]["layer1"]["0"]
+    assert set(shapes("resnet50")["batch_stats"]["layer4"]["2"]["bn3"]) == {"mean", "var"}
+    assert "shortcut" not in shapes("resnet18")["params"]["layer1"]["0"]
 
 
 @pytest.mark.parametrize("name", ["regnetx_400mf", "regnety_400mf"])
 def test_regnets_are_counted_by_hand(name: str) -> None:
     """Depths 1, 2, 7, 12, widths 32, 64, 160, 384, groups of 16; Y squeezes to a quarter of the block's input."""
-    params = SHAPES[name]["params"]
+    params = shapes(name)["params"]
     assert [len(params[f"layer{i}"]) for i in range(1, 5)] == [1, 2, 7, 12]
     expected, width_in = 3 * 3 * 3 * 64 + 2 * 64, 64
     for width, depth in ((32, 1), (64, 2), (160, 7), (384, 12)):
@@ -130,7 +134,7 @@ def test_stages_have_the_published_strides(name: str, sides: tuple[int, ...], ch
     def blocks(variables: Any, x: jax.Array) -> Any:
         return module.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])[1]["intermediates"]
 
-    seen: Any = jax.eval_shape(blocks, SHAPES[name], x)
+    seen: Any = jax.eval_shape(blocks, shapes(name), x)
     assert seen["conv1"]["__call__"][0].shape == (1, 32, 32, 64)
     found = [seen[f"layer{i}"]["__call__"][0].shape for i in range(1, 5)]
     assert found == [(1, side, side, width) for side, width in zip(sides, channels, strict=True)]
@@ -184,7 +188,7 @@ def test_bfloat16_is_of_the_computation_only() -> None:
 
 def test_widths_and_blocks_are_settings() -> None:
     """One number a stage, lists and tuples alike."""
-    params = shapes("resnet18", 5, widths=[4, 8, 16], blocks=[1, 2, 1])["params"]
+    params = shapes_of("resnet18", 5, widths=[4, 8, 16], blocks=[1, 2, 1])["params"]
     assert [len(params[f"layer{i}"]) for i in (1, 2, 3)] == [1, 2, 1]
     assert "layer4" not in params
     assert params["fc"]["kernel"].shape == (16, 5)

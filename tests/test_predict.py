@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from bend_jax import ensemble, metrics
 from bend_jax.data import augment, sources, splits
@@ -44,6 +43,8 @@ def by_hand(vector: Any, view: str) -> Any:
 @pytest.mark.parametrize("batch", [N, 4])
 def test_every_vote_runs_over_members_and_views(batch: int) -> None:
     """Voters are members times views, side by side; batches that do not divide n change nothing."""
+    from scipy import stats  # here, since it takes most of a second
+
     views = ("identity", "flip", "up")
     weights = {"a": {"greedy": np.array([0.0, 3.0, 1.0])}}
     labels, steps = np.arange(N, dtype=np.int32) % CLASSES, (1, 2, 3)

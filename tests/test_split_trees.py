@@ -1,11 +1,12 @@
 """The first argument of a split may be any tree, and leaves of it that nothing reads are named."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from bend_jax.split import cut, split, unread
 from tests.test_split import (
@@ -44,36 +45,45 @@ def nested(tree: dict[str, Any], x: jax.Array) -> jax.Array:
     return tree["scale"] * jnp.tanh(x @ W) @ tree["layers"][0] + rows(tree["layers"][1], x)
 
 
-class TwoLayers(nnx.Module):
-    """An NNX net."""
+@cache
+def two_layers() -> Any:
+    """An NNX net; the library is imported here, since that takes a third of a second."""
+    from flax import nnx
 
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.first = nnx.Linear(DIM, 8, rngs=rngs)
-        self.last = nnx.Linear(8, 3, rngs=rngs)
+    class TwoLayers(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.first = nnx.Linear(DIM, 8, rngs=rngs)
+            self.last = nnx.Linear(8, 3, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.last(nnx.relu(self.first(x)))
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.last(nnx.relu(self.first(x)))
+
+    return TwoLayers(nnx.Rngs(0))
 
 
 def nnx_head() -> tuple[Fn, Any]:
     """(fn(state of the head, images), that state) of an NNX net whose rest is frozen."""
-    graph, head, rest = nnx.split(TwoLayers(nnx.Rngs(0)), lambda path, _: "last" in path, ...)
+    from flax import nnx
+
+    graph, head, rest = nnx.split(two_layers(), lambda path, _: "last" in path, ...)
     return lambda head, x: nnx.merge(graph, head, rest)(x), head
 
 
-TREES: dict[str, tuple[Fn, Any, int, int]] = {  # program, params, products in the prefix and in the suffix
-    "dict": (nested, {"scale": jnp.float32(1.5), "layers": [jnp.asarray(U), VECTOR]}, 1, 1),
-    "list": (lambda pair, x: jnp.tanh(x @ W) * rows(pair[0], x) + rows(pair[1], x), [VECTOR, 2 * VECTOR], 1, 0),
-    "low rank": (adapted, LowRank(jnp.ones((DIM, 2)), jnp.ones((2, DIM))), 1, 2),
-    "nnx": (*nnx_head(), 1, 1),
-    "no leaves": (lambda _, x: jnp.tanh(x @ W), {}, 1, 0),
+TREES: dict[
+    str, Callable[[], tuple[Fn, Any, int, int]]
+] = {  # program, params, products in the prefix and in the suffix
+    "dict": lambda: (nested, {"scale": jnp.float32(1.5), "layers": [jnp.asarray(U), VECTOR]}, 1, 1),
+    "list": lambda: (lambda pair, x: jnp.tanh(x @ W) * rows(pair[0], x) + rows(pair[1], x), [VECTOR, 2 * VECTOR], 1, 0),
+    "low rank": lambda: (adapted, LowRank(jnp.ones((DIM, 2)), jnp.ones((2, DIM))), 1, 2),
+    "nnx": lambda: (*nnx_head(), 1, 1),
+    "no leaves": lambda: (lambda _, x: jnp.tanh(x @ W), {}, 1, 0),
 }
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_the_params_may_be_any_tree(name: str) -> None:
     """Value and gradient are the program's, the products are where they belong, and members are a stacked tree."""
-    fn, params, before, after = TREES[name]
+    fn, params, before, after = TREES[name]()
     prefix, suffix = assert_split_equals(fn, params, X)
     features = prefix(X)
     assert count("dot_general", prefix, X) == before
@@ -86,7 +96,7 @@ def test_the_params_may_be_any_tree(name: str) -> None:
 
 def test_params_of_another_structure_are_refused() -> None:
     """A leaf more, and the same leaves in another container."""
-    fn, params, *_ = TREES["dict"]
+    fn, params, *_ = TREES["dict"]()
     prefix, suffix = split(fn, params, X)
     for other in ({**params, "more": VECTOR}, {**params, "layers": tuple(params["layers"])}):
         with pytest.raises(ValueError, match="params of structure"):
@@ -134,7 +144,9 @@ def test_variables_that_a_flax_net_never_reads_are_named() -> None:
     more = {"params": {**variables["params"], "old": {"bias": jnp.ones(3)}}}
     assert unread(Norm().apply, variables, X) == ()
     assert unread(Norm().apply, more, X) == ("['params']['old']['bias']",)
-    graph, state = nnx.split(TwoLayers(nnx.Rngs(0)))
+    from flax import nnx
+
+    graph, state = nnx.split(two_layers())
     names = unread(lambda state, x: nnx.merge(graph, state).first(x), state, X)
     assert len(names) == 2
     assert all(name.startswith("['last']") for name in names)
