@@ -168,14 +168,14 @@ def test_validation_chooses_the_best_member_and_the_collectors_weights_go_to_its
         name: rng.dirichlet(np.ones(CLASSES), (4, N)) for name in ("base", "swa", "checkpoints", "identity", "bend")
     }
     sets["bend"][2:] = 0.9 * np.eye(CLASSES)[labels] + 0.1 * sets["bend"][2:]  # two views of the second member
-    given = np.array([1.0, 3.0])
+    given = dict.fromkeys(("checkpoints", "identity"), np.array([1.0, 3.0]))
     members = {"base": 1, "swa": 1, "checkpoints": 2, "identity": 2, "bend": 2}
     chosen = scores.choose_weights({k: outputs(p) for k, p in sets.items()}, labels, members, given, 3)
     assert set(chosen) == {"checkpoints", "identity", "bend"}
     np.testing.assert_array_equal(chosen["bend"]["best"], [0, 1])
     np.testing.assert_allclose(chosen["bend"]["greedy"], [0, 1])
     assert [set(own) for own in chosen.values()] == [{"best", "greedy", "weighted"}] * 2 + [{"best", "greedy"}]
-    np.testing.assert_array_equal(chosen["identity"]["weighted"], given)
+    np.testing.assert_array_equal(chosen["identity"]["weighted"], given["identity"])
 
 
 def test_the_weighted_vote_is_the_same_on_validation_and_test() -> None:
