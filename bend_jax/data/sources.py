@@ -40,9 +40,8 @@ class Data(Settings):
         below=1,
     )
     init_unseen: str = setting(
-        "images that a network of --init was not trained on, for temperatures, tuning and choices: it left out the same "
-        "validation images (validation), or has seen every training image (test: the validation images are taken from "
-        "the test images)",
+        "images that a network of --init was not trained on, for temperatures, tuning and choices: the same validation "
+        "images (validation), or only test images, of which the validation images are then taken (test)",
         default="",
         choices=("", "validation", "test"),
         added=True,
