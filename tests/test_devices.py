@@ -19,15 +19,14 @@ import pytest
 
 from bend_jax import devices, storage
 from bend_jax.checks import SettingsError
+from tests.problems import write_images
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240
 ARGUMENTS = [
-    "--config=configs/digits.py",
-    "--config.backbone.widths=(4,8)",
-    "--config.backbone.blocks=(1,1)",
+    "--config=tests/configs/tiny.py",
     "--config.base.epochs=6",
-    "--config.collect.subset=layer2.0.bn1,layer2.0.bn2",
+    "--config.base.milestones=()",
     "--config.collect.name=bootstrap",
     "--config.collect.k=5",  # k, m and the last batch fill no two devices evenly
     "--config.collect.views=1",
@@ -62,15 +61,20 @@ def test_each_device_does_its_share(four: dict[str, Any]) -> None:
     assert 0.25 <= four["shares"]["trajectory"] < 0.4
 
 
+def command(workdir: Path) -> list[str]:
+    """The run on a work directory; its images lie beside it."""
+    data = f"--config.data.name=npz:{workdir.parent / 'images.npz'}"
+    return [sys.executable, "launch.py", *ARGUMENTS, data, f"--workdir={workdir}"]
+
+
 def two_processes(workdir: Path) -> tuple[subprocess.Popen[str], ...]:
     """One run in two processes on the loopback."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "launch.py", *ARGUMENTS, f"--workdir={workdir}"]
     return tuple(
         subprocess.Popen(
-            [*words, f"--distributed=localhost:{port},2,{index}"],
+            [*command(workdir), f"--distributed=localhost:{port},2,{index}"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -99,7 +103,8 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     """Kill process 1 once a state of the base is saved; then start both again."""
-    workdir = tmp_path_factory.mktemp("two")
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    write_images(workdir.with_name("images.npz"))
     running = two_processes(workdir)
     try:
         steps: list[int] = []
@@ -142,15 +147,16 @@ def test_started_again_it_goes_on(both: Both) -> None:
         storage.verify(path)
 
 
-def test_labels_are_those_of_one_process(both: Both, tmp_path: Path) -> None:
+def test_labels_are_those_of_one_process(both: Both) -> None:
     """Evaluation alone, of the same base, checkpoints and members."""
-    shutil.copytree(both.workdir, tmp_path / "one", symlinks=True)
-    (evaluated,) = (tmp_path / "one" / "store").glob("evaluate-*")
+    one_alone = both.workdir.with_name("one")
+    shutil.copytree(both.workdir, one_alone, symlinks=True)
+    (evaluated,) = (one_alone / "store").glob("evaluate-*")
     shutil.rmtree(evaluated)
-    words = [sys.executable, "launch.py", *ARGUMENTS, f"--workdir={tmp_path / 'one'}", "--stages=evaluate"]
+    words = [*command(one_alone), "--stages=evaluate"]
     subprocess.run(words, cwd=ROOT, check=True, timeout=TIMEOUT, capture_output=True)
-    one, two = (storage.load_tree(where / "evaluate" / "predictions") for where in (tmp_path / "one", both.workdir))
-    assert one["members"].shape == (7, 898)
+    one, two = (storage.load_tree(where / "evaluate" / "predictions") for where in (one_alone, both.workdir))
+    assert one["members"].shape == (7, 300)
     for name in ("base", "checkpoints", "members"):
         np.testing.assert_array_equal(one[name], two[name])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one["votes"], two["votes"])

@@ -1,9 +1,8 @@
-"""The whole road on a tiny setting of the digits: what lies on disk, what is reused, what a kill or a fault does."""
+"""The whole road on a tiny configuration: what lies on disk, what is reused, what a kill or a fault does."""
 
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -26,16 +25,16 @@ from bend_jax.data import splits
 from bend_jax.run import context, pipeline
 from bend_jax.run.config import parse
 from tests import launching
+from tests.problems import write_images
 from tests.test_report import check_schema, check_shares
 
 ROOT = Path(__file__).parent.parent
-K, M, DIM, EPOCHS, PER_EPOCH = 20, 10, 256, 4, 599 // 64
+CONFIG = "tests/configs/tiny.py"
+N, K, M, DIM, EPOCHS, PER_EPOCH = 300, 20, 10, 32, 12, 192 // 32
 TINY = [
-    "--config=configs/digits.py",
+    f"--config={CONFIG}",
     f"--config.base.epochs={EPOCHS}",
     f"--config.collect.k={K}",
-    "--config.collect.views=2",
-    "--config.collect.trajectory.lr=0.02",  # far enough apart for votes over different sets to differ
     f"--config.members={M}",
     "--config.generate.bend.autoencoder.steps=250",
     "--config.generate.bend.diffusion.steps=250",
@@ -62,15 +61,20 @@ class Killed(NamedTuple):
     out: str
 
 
+def words_of(workdir: Path) -> list[str]:
+    """What every command on a work directory says; the images lie beside it."""
+    return [*TINY, f"--config.data.name=npz:{workdir.parent / 'images.npz'}", f"--workdir={workdir}"]
+
+
 def launch(workdir: Path, *words: str, before: Callable[[], None] | None = None) -> Ended:
     """Run launch.py on the tiny setting to its end."""
     folder = workdir.with_name(f"{workdir.name}.streams")
-    return Ended(workdir, *launching.launch(folder, [*TINY, f"--workdir={workdir}", *words], before=before))
+    return Ended(workdir, *launching.launch(folder, [*words_of(workdir), *words], before=before))
 
 
 def launch_alone(workdir: Path, *words: str) -> Ended:
     """The same in an interpreter of its own, as a user starts it."""
-    command = [sys.executable, "launch.py", *TINY, f"--workdir={workdir}", *words]
+    command = [sys.executable, "launch.py", *words_of(workdir), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     return Ended(workdir, done.returncode, done.stdout, done.stderr)
 
@@ -78,7 +82,7 @@ def launch_alone(workdir: Path, *words: str) -> Ended:
 def kill(workdir: Path, stage: str, training: str, *words: str) -> Killed:
     """Run it, and kill it once that training has saved a state: inside its next segment."""
     folder = workdir.with_name(f"{workdir.name}.streams")
-    words = (*TINY, f"--workdir={workdir}", "--config.compute.save_seconds=0", *words)
+    words = (*words_of(workdir), "--config.compute.save_seconds=0", *words)
     states = f"store/.{stage}-*.partial/state/{training}/*"
     running = launching.begin(folder, list(words), before=launching.tell_starts)
     steps: list[int] = []
@@ -203,6 +207,7 @@ class Runs(NamedTuple):
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """Started once."""
     folder = tmp_path_factory.mktemp("runs")
+    write_images(folder / "images.npz")
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(finish, folder)
 
@@ -223,6 +228,13 @@ def finished(runs: Runs) -> Path:
     assert ended.code == 0, ended.err
     assert ended.err == ""
     return ended.workdir
+
+
+def tiny(folder: Path) -> Any:
+    """The configuration as a script has it, on images in that folder."""
+    raw = run_path(str(ROOT / CONFIG))["get_config"]()
+    raw.data.name = f"npz:{write_images(folder / 'images.npz')}"
+    return raw
 
 
 def restore(path: Path) -> Any:
@@ -285,20 +297,20 @@ def test_arrays_are_read_with_orbax_alone(finished: Path) -> None:
         assert len(np.unique(tree["vectors"], axis=0)) == rows
     described = storage.read_json(finished / "collect" / "subset.json")
     assert described == storage.read_json(finished / "generate" / "subset.json")
-    assert described["paths"] == [f"params.layer3.0.bn{i}.{leaf}" for i in (1, 2) for leaf in ("bias", "scale")]
-    assert described["shapes"] == [[64]] * 4
+    assert described["paths"] == [f"params.layer2.0.bn{i}.{leaf}" for i in (1, 2) for leaf in ("bias", "scale")]
+    assert described["shapes"] == [[DIM // 4]] * 4
     stacked = restore(finished / "generate" / "stacked")
-    assert [x.shape for x in jax.tree.leaves(stacked)] == [(M, 64)] * 4
-    columns = [stacked["params"]["layer3"]["0"][f"bn{i}"][leaf] for i in (1, 2) for leaf in ("bias", "scale")]
+    assert [x.shape for x in jax.tree.leaves(stacked)] == [(M, DIM // 4)] * 4
+    columns = [stacked["params"]["layer2"]["0"][f"bn{i}"][leaf] for i in (1, 2) for leaf in ("bias", "scale")]
     np.testing.assert_array_equal(np.concatenate(columns, axis=1), members["vectors"])
 
 
 def test_sbend_worked_out_again_by_hand(finished: Path) -> None:
     """Plain orbax, the model, and a count of labels give report.json's number, and the base's and best member's."""
-    raw = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    raw = tiny(finished.parent)
     test = splits.load(parse(raw).data).test
     images = jnp.asarray((test.images / 255 - raw.data.mean[0]) / raw.data.std[0], jnp.float32)
-    net = models.build(raw.backbone.name, 10, widths=raw.backbone.widths, blocks=raw.backbone.blocks)
+    net = models.build(raw.backbone.name, 4, widths=raw.backbone.widths, blocks=raw.backbone.blocks)
     variables, stacked = restore(finished / "base" / "variables"), restore(finished / "generate" / "stacked")
 
     def merge(tree: Any, other: Any, i: int) -> Any:
@@ -308,7 +320,7 @@ def test_sbend_worked_out_again_by_hand(finished: Path) -> None:
 
     run = jax.jit(lambda variables: jnp.argmax(jnp.asarray(net.apply(variables, images)), axis=1))
     labels = np.stack([run(merge(variables, stacked, i)) for i in range(M)])
-    votes = np.stack([(labels == c).sum(axis=0) for c in range(10)], axis=1)
+    votes = np.stack([(labels == c).sum(axis=0) for c in range(4)], axis=1)
     report = storage.read_json(finished / "report" / "report.json")
     own = (labels == test.labels).mean(axis=1)
     saved = restore(finished / "evaluate" / "predictions")
@@ -364,16 +376,16 @@ def test_the_latents_of_checkpoints_members_and_noise_are_there(finished: Path) 
 
 
 def test_the_report_is_whole(finished: Path) -> None:
-    """Every promised key, shares of 898 images, what was asked for; report.md beside it."""
+    """Every promised key, shares of 300 images, what was asked for; report.md beside it."""
     report = storage.read_json(finished / "report" / "report.json")
     check_schema(report, {"gaussian", "identity"})
-    check_shares(report, 898, M)
-    assert [report[key] for key in ("task", "seed", "k", "m", "dim")] == ["digits", 0, K, M, DIM]
-    assert report["config"] == "configs/digits.py"
+    check_shares(report, N, M)
+    assert [report[key] for key in ("task", "seed", "k", "m", "dim")] == ["tiny", 0, K, M, DIM]
+    assert report["config"] == CONFIG
     assert all(value is None or value > 0 for key, value in report["cost"].items() if key.startswith("t_"))
     assert report["novelty"]["leave_one_out"] > 0
     text = (finished / "report" / "report.md").read_text()
-    assert text.startswith("# digits\n")
+    assert text.startswith("# tiny\n")
     assert f"{100 * report['table']['sbend']:.2f}" in text
 
 
@@ -523,7 +535,7 @@ def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
     assert [run["seed"] for run in report["runs"]] == [0, 1]
     assert report["runs"][0] == storage.read_json(finished / "report" / "report.json")
     for run in report["runs"]:
-        check_shares(run, 898, M)
+        check_shares(run, N, M)
     a, b = (run["table"]["sbend"] for run in report["runs"])
     assert a != b
     assert report["table"]["sbend"] == pytest.approx((a + b) / 2)
@@ -540,28 +552,26 @@ def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
 
 def test_the_images_of_bn_statistics_are_part_of_what_they_decide(tmp_path: Path) -> None:
     """Of the average in the evaluation, also where the generator itself measures none; and only where there are any."""
-    pytest.importorskip("sklearn")
-    raw = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    raw = tiny(tmp_path)
     raw.collect.k, raw.generate.name, raw.generate.nulls = 2, "identity", ""
     dataset = splits.load(parse(raw).data)
     for pattern, changed in (("*", {"evaluate", "report"}), ("fc", set())):
         raw.collect.subset = pattern
         plans = []
         for raw.generate.statistics in (64, 128):
-            plans.append(pipeline.plan(context.prepare(parse(raw), "digits", 0, tmp_path, dataset)))
+            plans.append(pipeline.plan(context.prepare(parse(raw), "tiny", 0, tmp_path, dataset)))
         assert {name for name in plans[0] if plans[0][name].digest != plans[1][name].digest} == changed
 
 
 def test_which_generator_is_the_main_one_is_part_of_the_evaluation(tmp_path: Path) -> None:
     """The same generators in other roles make another report; all that is generated is shared."""
-    pytest.importorskip("sklearn")
-    raw = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
+    raw = tiny(tmp_path)
     plans = []
     dataset = None
     for main, nulls in (("bend", "gaussian,identity"), ("gaussian", "bend,identity")):
         raw.generate.name, raw.generate.nulls = main, nulls
         config = parse(raw)
         dataset = dataset or splits.load(config.data)
-        plans.append(pipeline.plan(context.prepare(config, "digits", 0, tmp_path, dataset)))
+        plans.append(pipeline.plan(context.prepare(config, "tiny", 0, tmp_path, dataset)))
     same = {name for name in plans[0] if plans[0][name].digest == plans[1][name].digest}
     assert same == {"base", "collect", "generate bend", "generate gaussian", "generate identity"}

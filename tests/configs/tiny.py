@@ -1,4 +1,4 @@
-"""Noise on a pattern for each of four classes, on 8x8 pixels, and a net of two narrow blocks: a run in seconds.
+"""Noisy stripes in four directions, on 8x8 pixels, and a net of two narrow blocks: a run in seconds.
 
 It stands in for the digits in tests of what a run writes, reuses and survives. `tests.problems.write_images` writes
 its images, and `--config.data.name=npz:PATH` names them.
@@ -22,13 +22,14 @@ def get_config() -> ConfigDict:
     config.backbone.name = "resnet18"
     config.backbone.widths = (4, 8)
     config.backbone.blocks = (1, 1)
-    config.base.epochs = 3
+    config.base.epochs = 12
     config.base.batch = 32
-    config.base.milestones = (2,)
+    config.base.milestones = (9,)
     config.collect.subset = "layer2.0.bn1,layer2.0.bn2"
     config.collect.k = 6
     config.collect.batch = 32
     config.collect.views = 2
+    config.collect.trajectory.lr = 0.05  # far enough apart for votes over different sets to differ
     config.members = 5
     config.generate.bend.autoencoder.steps = 60
     config.generate.bend.diffusion.steps = 60
