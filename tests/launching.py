@@ -22,6 +22,7 @@ from bend_jax.report import plotting
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 300
+TINY = "tests/configs/tiny.py"
 LOCK = threading.Lock()  # a start polls all processes, and an exit code can be read only once
 SERVER = multiprocessing.get_context("forkserver")
 # no program is run there, and no thread started, before it forks
@@ -88,6 +89,8 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
     sys.stdin, sys.stdout = os.fdopen(0, "r"), os.fdopen(1, "w")
     sys.stderr = os.fdopen(2, "w", buffering=1)  # by lines
     os.chdir(cwd)
+    if f"--config={TINY}" in words:
+        os.environ["XLA_FLAGS"] = unoptimised()
     sys.argv, sys.path[0] = ["launch.py", *words], str(ROOT)
     plotting.draw = blank
     if before is not None:
@@ -95,6 +98,11 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
     with contextlib.ExitStack() as stack:
         stack.callback(sys.stdout.flush)
         runpy.run_path(str(ROOT / "launch.py"), run_name="__main__")
+
+
+def unoptimised() -> str:
+    """XLA_FLAGS for programs that take longer to optimise than to run, such as those of the tiny configuration."""
+    return f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 
 def blank(work: Callable[[Any], None], name: str, folder: Path) -> str:

@@ -19,12 +19,13 @@ import pytest
 
 from bend_jax import devices, storage
 from bend_jax.checks import SettingsError
+from tests import launching
 from tests.problems import write_images
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240
 ARGUMENTS = [
-    "--config=tests/configs/tiny.py",
+    f"--config={launching.TINY}",
     "--config.base.epochs=6",
     "--config.base.milestones=()",
     "--config.collect.name=bootstrap",
@@ -41,7 +42,7 @@ ARGUMENTS = [
 @pytest.fixture(scope="module")
 def four() -> dict[str, Any]:
     """What tests/on_devices.py says of four virtual devices."""
-    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {launching.unoptimised()}"}
     command = [sys.executable, "-m", "tests.on_devices"]
     done = subprocess.run(command, cwd=ROOT, env=flags, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
@@ -61,24 +62,19 @@ def test_each_device_does_its_share(four: dict[str, Any]) -> None:
     assert 0.25 <= four["shares"]["trajectory"] < 0.4
 
 
-def command(workdir: Path) -> list[str]:
+def words_of(workdir: Path) -> list[str]:
     """The run on a work directory; its images lie beside it."""
-    data = f"--config.data.name=npz:{workdir.parent / 'images.npz'}"
-    return [sys.executable, "launch.py", *ARGUMENTS, data, f"--workdir={workdir}"]
+    return [*ARGUMENTS, f"--config.data.name=npz:{workdir.parent / 'images.npz'}", f"--workdir={workdir}"]
 
 
-def two_processes(workdir: Path) -> tuple[subprocess.Popen[str], ...]:
+def two_processes(workdir: Path) -> tuple[launching.Running, ...]:
     """One run in two processes on the loopback."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     return tuple(
-        subprocess.Popen(
-            [*command(workdir), f"--distributed=localhost:{port},2,{index}"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        launching.begin(
+            workdir.with_name(f"streams{index}"), [*words_of(workdir), f"--distributed=localhost:{port},2,{index}"]
         )
         for index in range(2)
     )
@@ -88,16 +84,10 @@ class Both(NamedTuple):
     """What became of a run in two processes: one of them lost, and started again."""
 
     workdir: Path
-    lost: tuple[int, str, str]  # of process 0: exit code, stdout, stderr
-    first: tuple[int, str, str]
-    second: tuple[int, str, str]
+    lost: launching.Ended  # process 0
+    first: launching.Ended
+    second: launching.Ended
     saved: int  # step of the state that was there when the one was lost
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a process, at its end."""
-    out, err = process.communicate(timeout=TIMEOUT)
-    return process.returncode, out, err
 
 
 @pytest.fixture(scope="module")
@@ -109,18 +99,17 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     try:
         steps: list[int] = []
         give_up = time.monotonic() + TIMEOUT
-        while not steps and running[0].poll() is None and time.monotonic() < give_up:
+        while not steps and not launching.has_ended(running[0]) and time.monotonic() < give_up:
             steps = [int(p.name) for p in workdir.glob("store/.base-*.partial/state/base/*") if p.name.isdigit()]
             time.sleep(0.01)
-        running[1].kill()
-        lost = ended(running[0])
-        running[1].communicate()
+        running[1].process.kill()
+        lost, _ = map(launching.finish, running)
         running = two_processes(workdir)
-        first, second = ended(running[0]), ended(running[1])
+        first, second = map(launching.finish, running)
         yield Both(workdir, lost, first, second, max(steps, default=0))
     finally:
-        for process in running:
-            process.kill()
+        for one in running:
+            one.process.kill()
 
 
 def test_a_lost_process_ends_the_run(both: Both) -> None:
@@ -137,10 +126,10 @@ def test_a_lost_process_ends_the_run(both: Both) -> None:
 
 def test_started_again_it_goes_on(both: Both) -> None:
     """Both end well, process 0 alone speaks, and everything is there once."""
-    assert both.first[0] == both.second[0] == 0, both.first[2] + both.second[2]
-    assert "base:" in both.first[1]
-    assert "base:" not in both.second[1]
-    assert "Everything is in" in both.first[1]
+    assert both.first.code == both.second.code == 0, both.first.err + both.second.err
+    assert "base:" in both.first.out
+    assert "base:" not in both.second.out
+    assert "Everything is in" in both.first.out
     assert len(list(both.workdir.glob("store/base-*"))) == 1
     assert not list(both.workdir.glob("store/.*"))
     for path in both.workdir.glob("store/*"):
@@ -153,8 +142,8 @@ def test_labels_are_those_of_one_process(both: Both) -> None:
     shutil.copytree(both.workdir, one_alone, symlinks=True)
     (evaluated,) = (one_alone / "store").glob("evaluate-*")
     shutil.rmtree(evaluated)
-    words = [*command(one_alone), "--stages=evaluate"]
-    subprocess.run(words, cwd=ROOT, check=True, timeout=TIMEOUT, capture_output=True)
+    ended = launching.launch(one_alone.with_name("streams"), [*words_of(one_alone), "--stages=evaluate"])
+    assert ended.code == 0, ended.err
     one, two = (storage.load_tree(where / "evaluate" / "predictions") for where in (one_alone, both.workdir))
     assert one["members"].shape == (7, 300)
     for name in ("base", "checkpoints", "members"):

@@ -29,7 +29,7 @@ from tests.problems import write_images
 from tests.test_report import check_schema, check_shares
 
 ROOT = Path(__file__).parent.parent
-CONFIG = "tests/configs/tiny.py"
+CONFIG = launching.TINY
 N, K, M, DIM, EPOCHS, PER_EPOCH = 300, 20, 10, 32, 12, 192 // 32
 TINY = [
     f"--config={CONFIG}",
@@ -75,7 +75,10 @@ def launch(workdir: Path, *words: str, before: Callable[[], None] | None = None)
 def launch_alone(workdir: Path, *words: str) -> Ended:
     """The same in an interpreter of its own, as a user starts it."""
     command = [sys.executable, "launch.py", *words_of(workdir), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    environment = {**os.environ, "XLA_FLAGS": launching.unoptimised()}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
     return Ended(workdir, done.returncode, done.stdout, done.stderr)
 
 
