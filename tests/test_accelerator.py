@@ -35,6 +35,7 @@ def compared(tmp_path, checked):
     return run
 
 
+@pytest.mark.slow
 def test_check_writes_every_array_and_its_platform(checked) -> None:
     """One array for each limit, and something moved: zeros would pass a comparison of relative errors."""
     assert str(checked["platform"]) == "cpu"
@@ -43,6 +44,7 @@ def test_check_writes_every_array_and_its_platform(checked) -> None:
     assert np.abs(checked["members"] - checked["logits"]).max() > 1e-3  # members differ from their base
 
 
+@pytest.mark.slow
 def test_compare_passes_equal_arrays(compared) -> None:
     """No distance, nothing bad."""
     code, content = compared()
@@ -52,6 +54,7 @@ def test_compare_passes_equal_arrays(compared) -> None:
 
 
 @pytest.mark.parametrize("name", ["logits", "trajectory", "exact order"])
+@pytest.mark.slow
 def test_compare_finds_a_fault(compared, checked, name) -> None:
     """One number that is off by a tenth of the array's norm, a NaN alike."""
     wrong = checked[name].copy()
@@ -62,12 +65,14 @@ def test_compare_finds_a_fault(compared, checked, name) -> None:
 
 
 @pytest.mark.parametrize("platforms", [("gpu", "gpu"), ("cpu", "cpu"), ("gpu", "cpu")])
+@pytest.mark.slow
 def test_compare_refuses_files_of_one_platform(compared, platforms, capsys) -> None:
     """CUDA against CUDA shows nothing."""
     assert compared(platforms)[0] == 2
     assert "the CPU's file, then those of an accelerator" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_steps_times_every_program(tmp_path) -> None:
     """Four rows, each with a positive time, written as JSON."""
     out = tmp_path / "steps.json"

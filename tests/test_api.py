@@ -203,6 +203,7 @@ assert "bend_jax" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path) -> None:
     """Plain orbax and plain jax.export both reproduce the reported sBEND; members are PyTorch's by name. And a run that
     starts from those variables starts at collect."""
@@ -256,6 +257,7 @@ print(jax.device_count())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("writers", "readers"), [(4, 1), (1, 4)])
 def test_artefacts_restore_on_another_number_of_devices(writers: int, readers: int, tmp_path: Path) -> None:
     """Arrays that were sharded over four devices are read with one, and back."""

@@ -199,6 +199,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Comp
     return workdir, lines, content
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_twice(ran: tuple[Path, list[str], Comparison]) -> None:
     """One base and one trajectory a seed; every row has its evaluation."""
     _, lines, content = ran
@@ -210,6 +211,7 @@ def test_nothing_is_trained_twice(ran: tuple[Path, list[str], Comparison]) -> No
     ]
 
 
+@pytest.mark.slow
 def test_the_report_of_a_comparison(ran: tuple[Path, list[str], Comparison]) -> None:
     """Means and sd over seeds of what the stages wrote, and differences to the first row and to the one named."""
     workdir, _, content = ran
@@ -247,6 +249,7 @@ def test_the_report_of_a_comparison(ran: tuple[Path, list[str], Comparison]) -> 
     assert shown.splitlines()[2].startswith("base ")
 
 
+@pytest.mark.slow
 def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], Comparison]) -> None:
     """argmax of sum lambda_m p_m, worked out again from the checkpoints."""
     workdir, _, _ = ran

@@ -49,6 +49,7 @@ def four() -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_four_devices_compute_what_one_does(four: dict[str, Any]) -> None:
     """Members, one data-parallel step, fine-tunings; m, k and n that four does not divide."""
     assert four["devices"] == 4
@@ -56,6 +57,7 @@ def test_four_devices_compute_what_one_does(four: dict[str, Any]) -> None:
     assert max(four["differences"].values()) < 1e-5, four["differences"]
 
 
+@pytest.mark.slow
 def test_each_device_does_its_share(four: dict[str, Any]) -> None:
     """Operations of a step on one of four devices, over those without a mesh: a quarter, and what all do alike."""
     assert 0.25 <= four["shares"]["base"] < 0.3
@@ -112,6 +114,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
             one.process.kill()
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_run(both: Both) -> None:
     """The other one ends with one line and code 1, or JAX's runtime was first to end it; nothing is published."""
     code, out, err = both.lost
@@ -124,6 +127,7 @@ def test_a_lost_process_ends_the_run(both: Both) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_started_again_it_goes_on(both: Both) -> None:
     """Both end well, process 0 alone speaks, and everything is there once."""
     assert both.first.code == both.second.code == 0, both.first.err + both.second.err
@@ -136,6 +140,7 @@ def test_started_again_it_goes_on(both: Both) -> None:
         storage.verify(path)
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_one_process(both: Both) -> None:
     """Evaluation alone, of the same base, checkpoints and members."""
     one_alone = both.workdir.with_name("one")

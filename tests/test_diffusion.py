@@ -176,6 +176,7 @@ def test_the_untrained_denoiser_is_the_exact_one_of_standard_normal_latents() ->
     np.testing.assert_allclose(diffusion.eps_from_v(x, v, bar), jnp.sqrt(1 - bar)[:, None] * x, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_keeps_the_spread_of_its_latents() -> None:
     """100 standard normal latents of 16 numbers: samples have their spread, and differ from all of them."""
     latents = jax.random.normal(jax.random.key(0), (100, 16))

@@ -29,6 +29,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert line in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_every_launch_line_of_the_documents_is_understood(tmp_path: Path) -> None:
     """Flags, settings and configurations exist: each is asked to print its settings."""
     found = [re.findall(r"(?<=python )launch\.py [^`\n]*", (ROOT / document).read_text()) for document in DOCUMENTS]
@@ -92,6 +93,7 @@ def test_the_tutorials_blocks_are_its_script() -> None:
         assert block.strip() == code.strip(), title
 
 
+@pytest.mark.slow
 def test_the_tutorial_prints_what_it_shows() -> None:
     """But for numbers, which another machine may round otherwise."""
     words = [sys.executable, "examples/tutorial.py"]

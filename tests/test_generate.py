@@ -183,6 +183,7 @@ def test_autoencoder_training_beats_principal_components_on_a_curve() -> None:
     assert float(jnp.mean((back - vectors) ** 2)) < 0.5 * line
 
 
+@pytest.mark.slow
 def test_bend_keeps_the_checkpoints_spread_without_copying() -> None:
     """The promise that a report shows as novelty.spread, on vectors that are Gaussian."""
     vectors = checkpoints()

@@ -352,6 +352,7 @@ def test_dry_run_follows_the_settings(terminal: Terminal) -> None:
     assert re.search(r"\b11\b", lines["members"])
 
 
+@pytest.mark.slow
 def test_a_sweep_with_rows_that_stopped_ends_with_1(terminal: Terminal) -> None:
     """In one line that names them, after the report."""
     pytest.importorskip("sklearn")

@@ -91,6 +91,7 @@ DIGITS += ["--config.base.milestones=()", "--config.collect.k=4", "--config.coll
 DIGITS += ["--config.collect.subset=layer3.0.bn2", "--config.generate.nulls=gaussian"]
 
 
+@pytest.mark.slow
 def test_a_generator_of_ones_own_in_a_run(tmp_path: Path) -> None:
     """Named by its module's path, with its settings as flags, from a file in the folder where the command is typed."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")

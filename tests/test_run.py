@@ -255,6 +255,7 @@ def bytes_of(tree: Any) -> list[tuple[str, str, tuple[int, ...], bytes]]:
 # what lies on disk
 
 
+@pytest.mark.slow
 def test_the_store_has_one_entry_a_stage_and_relative_links(finished: Path) -> None:
     """And nothing else: no hidden leftovers, no absolute paths."""
     assert {p.name for p in finished.iterdir()} == {"store", *LINKS}
@@ -268,6 +269,7 @@ def test_the_store_has_one_entry_a_stage_and_relative_links(finished: Path) -> N
     assert storage.read_manifest(finished / "generate")["name"] == "generate bend"
 
 
+@pytest.mark.slow
 def test_every_manifest_says_where_its_stage_comes_from(finished: Path) -> None:
     """Settings, inputs by digest, seconds, versions, seed, and a sum of every file."""
     by_name = {}
@@ -287,6 +289,7 @@ def test_every_manifest_says_where_its_stage_comes_from(finished: Path) -> None:
     assert by_name["generate gaussian"][1]["inputs"].keys() == {"base", "collect"}
 
 
+@pytest.mark.slow
 def test_arrays_are_read_with_orbax_alone(finished: Path) -> None:
     """base/variables, collect/checkpoints, generate/members and generate/stacked, with subset.json beside them."""
     variables = restore(finished / "base" / "variables")
@@ -308,6 +311,7 @@ def test_arrays_are_read_with_orbax_alone(finished: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(columns, axis=1), members["vectors"])
 
 
+@pytest.mark.slow
 def test_sbend_worked_out_again_by_hand(finished: Path) -> None:
     """Plain orbax, the model, and a count of labels give report.json's number, and the base's and best member's."""
     raw = tiny(finished.parent)
@@ -338,6 +342,7 @@ def test_sbend_worked_out_again_by_hand(finished: Path) -> None:
     assert len({report["table"]["sbend"], report["votes"]["base"]["accuracy"], *others}) == 4
 
 
+@pytest.mark.slow
 def test_the_curves_end_at_the_reports_figures(finished: Path) -> None:
     """All members, all images, and the bins of the calibration error; no other images were asked for."""
     result = storage.read_json(finished / "evaluate" / "result.json")
@@ -367,6 +372,7 @@ def test_the_curves_end_at_the_reports_figures(finished: Path) -> None:
     assert result["shift"] is None
 
 
+@pytest.mark.slow
 def test_the_latents_of_checkpoints_members_and_noise_are_there(finished: Path) -> None:
     """Of bend; the checkpoints' are white, the noised ones lie about them; a generator without latents has none."""
     latents = restore(finished / "generate" / "latents")
@@ -378,6 +384,7 @@ def test_the_latents_of_checkpoints_members_and_noise_are_there(finished: Path) 
     assert not (stage_of(finished, "generate gaussian") / "latents").exists()
 
 
+@pytest.mark.slow
 def test_the_report_is_whole(finished: Path) -> None:
     """Every promised key, shares of 300 images, what was asked for; report.md beside it."""
     report = storage.read_json(finished / "report" / "report.json")
@@ -392,6 +399,7 @@ def test_the_report_is_whole(finished: Path) -> None:
     assert f"{100 * report['table']['sbend']:.2f}" in text
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_the_table_and_where_everything_is(runs: Runs, finished: Path) -> None:
     """A line a stage, Table 3, the work directory."""
     out = runs.finished.result().out
@@ -405,6 +413,7 @@ def test_the_terminal_shows_the_table_and_where_everything_is(runs: Runs, finish
 # what is reused
 
 
+@pytest.mark.slow
 def test_other_settings_make_new_directories_and_keep_the_old(runs: Runs, finished: Path) -> None:
     """Only what depends on them; the links point at the new ones."""
     other, again = runs.changed.result()
@@ -418,6 +427,7 @@ def test_other_settings_make_new_directories_and_keep_the_old(runs: Runs, finish
         assert storage.verify(again.workdir / "store" / name) == storage.verify(finished / "store" / name)
 
 
+@pytest.mark.slow
 def test_the_same_settings_reuse_every_stage(runs: Runs, finished: Path) -> None:
     """In a work directory that was moved, after another run in it; the links are back and the table is the same."""
     _, again = runs.changed.result()
@@ -436,6 +446,7 @@ def test_the_same_settings_reuse_every_stage(runs: Runs, finished: Path) -> None
 # kills
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_three_stages_ends_with_the_same_bytes(runs: Runs, finished: Path) -> None:
     """Base variables, checkpoints and members; each training goes on where it was saved."""
     ended, killed = runs.interrupted.result()
@@ -451,6 +462,7 @@ def test_a_run_killed_in_three_stages_ends_with_the_same_bytes(runs: Runs, finis
     assert names == {os.readlink(finished / name).removeprefix("store/") for name in LINKS[:3]}
 
 
+@pytest.mark.slow
 def test_killed_bootstraps_end_with_the_same_bytes(runs: Runs, finished: Path) -> None:
     """The k fine-tunings side by side."""
     whole, again, killed = runs.bootstrap.result()
@@ -467,6 +479,7 @@ def test_killed_bootstraps_end_with_the_same_bytes(runs: Runs, finished: Path) -
     assert subset.from_json(storage.read_json(again.workdir / "collect" / "subset.json")).dim == DIM
 
 
+@pytest.mark.slow
 def test_metrics_of_a_killed_run_are_those_of_one_that_was_not(runs: Runs, finished: Path) -> None:
     """A line for every segment, none lost and none twice; result.json has them as curves."""
     ended, _ = runs.interrupted.result()
@@ -491,6 +504,7 @@ def test_metrics_of_a_killed_run_are_those_of_one_that_was_not(runs: Runs, finis
 # faults
 
 
+@pytest.mark.slow
 def test_nan_stops_with_one_line_and_publishes_nothing(runs: Runs) -> None:
     """The stage, the step and what to try; what came before stays."""
     base, collect = runs.diverged_base.result(), runs.diverged_collect.result()
@@ -506,6 +520,7 @@ def test_nan_stops_with_one_line_and_publishes_nothing(runs: Runs) -> None:
     assert "base: reused" in collect.out
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_store_stops_the_next_run(runs: Runs, finished: Path) -> None:
     """One line with the file and the remedy; nothing is computed from it; the remedy helps."""
     base, members, again = runs.damaged.result()
@@ -528,6 +543,7 @@ def test_a_flipped_bit_in_the_store_stops_the_next_run(runs: Runs, finished: Pat
 # seeds
 
 
+@pytest.mark.slow
 def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
     """Mean and sd of the two; the stages of the seed that was there are reused."""
     ended = runs.seeds.result()
