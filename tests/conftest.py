@@ -2,11 +2,17 @@
 compiled without optimisation in this process."""
 
 import os
+import sys
 from pathlib import Path
 
 CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "bend_jax" / "compiled")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # most of these tests is compiling
+
+if sys.dont_write_bytecode:  # then not in the tree, but kept: modules with checked shapes compile slowly
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(CACHE / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # of the processes that tests start
 
 # and most of compiling is LLVM's optimisation, which takes longer than it saves in these small programs
 GIVEN = os.environ.get("XLA_FLAGS", "")

@@ -1,6 +1,5 @@
 """Your own model: fit, predict, save, load, and the examples as they stand."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import pytest
 
 import bend_jax
 from bend_jax import metrics
-from bend_jax.api import Ensemble
 from bend_jax.checks import SettingsError
 from bend_jax.collect.boosting import Boosting
 from bend_jax.collect.bootstrap import Bootstrap
@@ -22,82 +20,43 @@ from bend_jax.collect.independent import Independent
 from bend_jax.collect.mc_bn import McBn
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.ensemble import mean_vote
-from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.average16 import Average16
-from bend_jax.generate.bend import Bend
-from bend_jax.generate.diffusion import Diffusion
 from bend_jax.generate.identity import Identity
 from bend_jax.storage import DamagedError
 from bend_jax.training import Base, Callbacks
+from tests import launching
+from tests.problems import blobs, blobs_apply, fitted, fitted_once, write_images
 
 ROOT = Path(__file__).parents[1]
-QUICK = Bend(autoencoder=Autoencoder(steps=20, latent=4, hidden=16), diffusion=Diffusion(steps=20, width=8, blocks=1))
-
-
-def apply(variables: Any, images: Any) -> Any:
-    """Two dense layers as plain functions of plain dicts."""
-    p = variables["params"]
-    h = jnp.tanh(images @ p["hidden"]["kernel"])
-    return h @ p["head"]["kernel"] + p["head"]["bias"][None]
-
-
-def problem(n: int = 80) -> tuple[Any, Any, Any]:
-    """Variables, images and labels of three blobs."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(n) % 3
-    images = rng.normal(size=(n, 5)).astype(np.float32) + 2 * np.eye(5, dtype=np.float32)[labels]
-    hidden = rng.normal(size=(5, 8)).astype(np.float32)
-    head = {"kernel": rng.normal(size=(8, 3)).astype(np.float32), "bias": np.zeros(3, np.float32)}
-    labels[::7] = (labels[::7] + 1) % 3  # no network is always right
-    return {"params": {"hidden": {"kernel": hidden}, "head": head}}, images, labels
-
-
-@functools.cache
-def fitted_once() -> Ensemble:
-    """The ensemble that `fitted` gives without changes, for all tests that only look at it."""
-    return fitted()
-
-
-def fitted(**changes: Any) -> Ensemble:
-    """A small ensemble on the head."""
-    variables, images, labels = problem()
-    settings: dict[str, Any] = {
-        "subset": "head",
-        "collect": Bootstrap(k=8, batch=16, lr=0.1),
-        "generate": QUICK,
-        "members": 6,
-        "unseen": True,
-    }
-    return bend_jax.fit(apply, variables, images, labels, **(settings | changes))
 
 
 def test_an_ensemble_predicts_with_its_members_and_comes_back_from_disk(tmp_path: Path) -> None:
     """Members differ in the head alone; probabilities are the scaled mean vote; load gives the same numbers."""
     ensemble = fitted_once()
-    variables, images, _ = problem()
+    variables, images, _ = blobs()
     logits = ensemble.member_logits(images)
     assert logits.shape == (6, 80, 3)
     head = ensemble.vectors[2]
     tree = {"params": {**variables["params"], "head": {"bias": head[:3], "kernel": head[3:].reshape(8, 3)}}}
-    np.testing.assert_allclose(logits[2], apply(tree, images), atol=1e-5)
+    np.testing.assert_allclose(logits[2], blobs_apply(tree, images), atol=1e-5)
     expected = metrics.scale_temperature(mean_vote(jnp.asarray(logits)), ensemble.temperature)
     np.testing.assert_allclose(ensemble.predict_proba(images), expected, atol=1e-6)
     np.testing.assert_array_equal(ensemble.predict(images), ensemble.predict_proba(images).argmax(1))
     ensemble.save(tmp_path / "saved")
-    again = bend_jax.load(tmp_path / "saved", apply)
+    again = bend_jax.load(tmp_path / "saved", blobs_apply)
     np.testing.assert_array_equal(again.predict_proba(images), ensemble.predict_proba(images))
     with pytest.raises(FileExistsError, match="nothing was written"):
         ensemble.save(tmp_path / "saved")
     file = next((tmp_path / "saved" / "members").rglob("d/*"))
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     with pytest.raises(DamagedError):
-        bend_jax.load(tmp_path / "saved", apply)
+        bend_jax.load(tmp_path / "saved", blobs_apply)
 
 
 def test_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that do not divide the images give the same as one."""
     ensemble = fitted_once()
-    _, images, _ = problem(50)
+    _, images, _ = blobs(50)
     whole = ensemble.member_logits(images)
     monkeypatch.setattr("bend_jax.ensemble.BATCH", 16)
     np.testing.assert_allclose(ensemble.member_logits(images), whole, atol=1e-6)
@@ -113,7 +72,7 @@ def test_the_same_seed_gives_the_same_members_and_another_others() -> None:
 
 def test_the_temperature_is_fitted_on_validation_images() -> None:
     """With labels that have nothing to do with the images the best temperature is the highest."""
-    _, images, _ = problem(60)
+    _, images, _ = blobs(60)
     random = np.random.default_rng(1).integers(0, 3, 60)
     with pytest.warns(UserWarning, match="at the end of its range, 0.0625 to 16"):
         assert fitted(validation=(images * 5, random)).temperature > 4
@@ -124,14 +83,14 @@ def test_boosting_votes_with_its_weights_and_generated_members_without(tmp_path:
     """sum lambda_m p_m over the checkpoints themselves; the weights come back from disk."""
     boosting = Boosting(k=5, batch=16, epochs=1, lr=0.5)
     ensemble = fitted(collect=boosting, generate=Identity(), members=5)
-    _, images, _ = problem()
+    _, images, _ = blobs()
     p = np.asarray(jax.nn.softmax(ensemble.member_logits(images)))
     vote = np.tensordot(ensemble.weights / ensemble.weights.sum(), p, 1)
     expected = np.asarray(metrics.scale_temperature(jnp.asarray(vote, jnp.float32), ensemble.temperature))
     np.testing.assert_allclose(ensemble.predict_proba(images), expected, atol=1e-5)
     assert np.ptp(ensemble.weights) > 0.1
     ensemble.save(tmp_path / "boosted")
-    loaded = bend_jax.load(tmp_path / "boosted", apply)
+    loaded = bend_jax.load(tmp_path / "boosted", blobs_apply)
     np.testing.assert_array_equal(loaded.weights, ensemble.weights)
     np.testing.assert_array_equal(fitted(collect=boosting).weights, np.ones(6))
 
@@ -173,12 +132,12 @@ def test_input_that_does_not_fit_is_refused_before_any_training(changes: dict[st
 def test_images_and_labels_are_checked(images: Any, labels: Any, message: str) -> None:
     """Before any training."""
     with pytest.raises(SettingsError, match=message):
-        bend_jax.fit(apply, problem()[0], images, labels, subset="head")
+        bend_jax.fit(blobs_apply, blobs()[0], images, labels, subset="head")
 
 
 def test_an_apply_that_gives_no_logits_is_refused() -> None:
     """One number an image is no vote."""
-    variables, images, labels = problem()
+    variables, images, labels = blobs()
     with pytest.raises(SettingsError, match=r"logits \[n, classes\]"):
         bend_jax.fit(lambda v, x: x.sum(axis=1), variables, images, labels, subset="head")
 
@@ -197,7 +156,7 @@ run = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
 images = numpy.load(sys.argv[2])
 for n in (1, 7, len(images)):
     labels, probabilities = run.call(images[:n])
-    assert labels.shape == (n,) and probabilities.shape == (n, 10)
+    assert labels.shape == (n,) and probabilities.shape == (n, 4)
 numpy.save(sys.argv[3], labels)
 assert "bend_jax" not in sys.modules
 """
@@ -207,22 +166,24 @@ assert "bend_jax" not in sys.modules
 def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path) -> None:
     """Plain orbax and plain jax.export both reproduce the reported sBEND; members are PyTorch's by name. And a run that
     starts from those variables starts at collect."""
-    pytest.importorskip("sklearn")
     numpy_files = pytest.importorskip("safetensors.numpy")
-    quick = ["backbone.widths=(4,8,16)", "base.epochs=3", "collect.k=6", "members=5", "collect.name=bootstrap"]
+    images = write_images(tmp_path.with_name("images.npz"))
+    quick = [f"data.name=npz:{images}", "data.mean=(0.36,)", "data.std=(0.37,)", "collect.name=bootstrap"]
+    quick += ["backbone.widths=(4,4,8)", "backbone.blocks=(1,1,1)", "collect.subset=layer3.0.bn1,layer3.0.bn2"]
     quick += ["generate.bend.autoencoder.steps=20", "generate.bend.diffusion.steps=20"]
     stages = "base,collect,generate,evaluate,report,export"
-    flags = [f"--config.{setting}" for setting in quick]
-    done = python("launch.py", "--config=configs/digits.py", f"--workdir={tmp_path}", f"--stages={stages}", *flags)
+    flags = [f"--config={launching.TINY}", *(f"--config.{setting}" for setting in quick)]
+    done = python("launch.py", f"--workdir={tmp_path}", f"--stages={stages}", *flags)
     assert done.returncode == 0, done.stderr
     trained = [f"--init={tmp_path / 'base' / 'variables'}", f"--workdir={tmp_path / 'again'}", "--stages=base,collect"]
     trained.append("--config.data.init_unseen=validation")
-    done = python("launch.py", "--config=configs/digits.py", *trained, *flags)
-    assert done.returncode == 0, done.stderr
-    assert "from --init, validation accuracy" in done.stdout
-    done = python("launch.py", "--config=configs/digits.py", "--init=README.md")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    streams = tmp_path.with_name("streams")
+    ended = launching.launch(streams, [*trained, *flags])
+    assert ended.code == 0, ended.err
+    assert "from --init, validation accuracy" in ended.out
+    ended = launching.launch(streams, ["--init=README.md", *flags])
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
     done = python("examples/load_members.py", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     from bend_jax.storage import load_tree
@@ -237,7 +198,7 @@ def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path
     assert float((found == test["labels"]).mean()) == pytest.approx(report["table"]["sbend"], abs=1e-6)
     members = numpy_files.load_file(tmp_path / "export" / "members.safetensors")
     assert {name: x.shape for name, x in members.items()} == {
-        f"layer3.0.{bn}.{leaf}": (5, 16) for bn in ("bn1", "bn2") for leaf in ("weight", "bias")
+        f"layer3.0.{bn}.{leaf}": (5, 8) for bn in ("bn1", "bn2") for leaf in ("weight", "bias")
     }
 
 
@@ -284,14 +245,14 @@ def test_other_containers_come_back_and_what_is_not_there_is_not_loaded(tmp_path
     ensemble.replace(apply=apply_pair, variables=pair).save(tmp_path / "saved")
     loaded = bend_jax.load(tmp_path / "saved", apply_pair, pair)
     assert isinstance(loaded.variables["params"], Pair)
-    np.testing.assert_array_equal(loaded.predict_proba(problem()[1]), ensemble.predict_proba(problem()[1]))
+    np.testing.assert_array_equal(loaded.predict_proba(blobs()[1]), ensemble.predict_proba(blobs()[1]))
     with pytest.raises(SettingsError, match="a tree of 3 leaves"):
         bend_jax.load(tmp_path / "saved", apply_pair)
     with pytest.raises(FileNotFoundError, match="no saved ensemble"):
-        bend_jax.load(tmp_path / "nothing", apply)
+        bend_jax.load(tmp_path / "nothing", blobs_apply)
 
 
 def apply_pair(variables: Any, images: Any) -> Any:
     """`apply` for parameters in a Pair."""
     pair = variables["params"]
-    return apply({"params": {"hidden": pair.hidden, "head": pair.head}}, images)
+    return blobs_apply({"params": {"hidden": pair.hidden, "head": pair.head}}, images)

@@ -20,7 +20,7 @@ from bend_jax.collect.mc_bn import McBn
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.subset import flatten, insert, select
 from bend_jax.training import Examples, Model
-from tests.test_collect import BATCH, N, Problem, coordinates, dense, fine_tune, momentum_sgd, view
+from tests.problems import BATCH, N, Problem, coordinates, dense, fine_tune, momentum_sgd, view
 
 
 class Net(nn.Module):

@@ -19,7 +19,7 @@ from bend_jax.collect.cyclical import Cyclical
 from bend_jax.collect.independent import Independent
 from bend_jax.subset import flatten, insert
 from bend_jax.training import SILENT, Base, State, make_step, start, train, train_base
-from tests.test_collect import BATCH, STEPS, N, Problem, dense, fine_tune, momentum_sgd, plain
+from tests.problems import BATCH, STEPS, N, Problem, dense, fine_tune, momentum_sgd, plain
 
 # ---- boosting
 

@@ -24,6 +24,7 @@ from bend_jax.run.config import parse
 from bend_jax.run.context import Setting, prepare
 from bend_jax.run.progress import TrainingLog
 from bend_jax.training import SILENT
+from tests.problems import write_images
 
 ROOT = Path(__file__).parent.parent
 N = 60
@@ -31,9 +32,8 @@ N = 60
 
 def raw(**changes: Any) -> dict[str, Any]:
     """A configuration that trains next to nothing."""
-    config = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
-    config.backbone.widths, config.backbone.blocks = (4, 8), (1, 1)
-    config.base.epochs, config.base.batch, config.members = 2, 30, 20
+    config = run_path(str(ROOT / "tests" / "configs" / "tiny.py"))["get_config"]()
+    config.base.epochs, config.base.batch, config.base.milestones, config.members = 2, 30, (), 20
     config.collect.subset, config.collect.k, config.collect.batch = "layer2.0.bn2", 16, 30
     config.collect.views, config.generate.nulls, config.generate.name = 2, "", "gaussian"
     config.update(changes)
@@ -176,11 +176,16 @@ def test_the_prefix_and_the_suffix_are_the_whole_pass(tmp_path: Path) -> None:
 # a whole comparison
 
 
+def trained(workdir: Path) -> dict[str, Any]:
+    """A configuration that trains for a little longer, on images beside the work directory."""
+    data = {"name": f"npz:{write_images(workdir.with_name('images.npz'))}"}
+    return raw(data=data, base={"epochs": 6})
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Comparison]:
-    """Six rows with two seeds: the work directory, what was said, and the report."""
-    pytest.importorskip("sklearn")
-    workdir = tmp_path_factory.mktemp("compare")
+    """Seven rows with two seeds: the work directory, what was said, and the report."""
+    workdir = tmp_path_factory.mktemp("compare") / "run"
     whole = {"collect__subset": "*", "generate__name": "identity", "collect__k": 3}
     boosting = {**whole, "collect__name": "boosting", "collect__boosting__epochs": 1}
     cycles = {"collect__name": "cyclical", "collect__cyclical__epochs": 1}
@@ -194,7 +199,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Comp
         row("greedy", "greedy", evaluate__greedy=3),
     ]
     lines: list[str] = []
-    parsed = run_rows.read_rows(raw(), rows)
+    parsed = run_rows.read_rows(trained(workdir), rows)
     content, _ = run_rows.run(parsed, "tiny.py", [0, 1], workdir, lines.append, comparison.RENDERER)
     return workdir, lines, content
 
@@ -260,9 +265,9 @@ def test_the_weighted_vote_is_boostings(ran: tuple[Path, list[str], Comparison])
         manifest = storage.read_manifest(path)
         collected = storage.load_tree(workdir / "store" / f"collect-{manifest['inputs']['collect']}" / "checkpoints")
         variables = storage.load_tree(workdir / "store" / f"base-{manifest['inputs']['base']}" / "variables")
-        config = parse(raw())
-        dataset = splits.load(config.data)
-        s = prepare(parse({**raw(), "collect": {**raw()["collect"], "subset": "*"}}), "", 0, workdir, dataset)
+        settings = trained(workdir)
+        dataset = splits.load(parse(settings).data)
+        s = prepare(parse({**settings, "collect": {**settings["collect"], "subset": "*"}}), "", 0, workdir, dataset)
         from bend_jax.subset import insert
 
         x = s.examples.plain(jax.numpy.asarray(dataset.test.images[:50]))

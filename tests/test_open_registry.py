@@ -16,7 +16,7 @@ from bend_jax.run import config
 from bend_jax.subset import flatten
 from examples import jitter
 from tests import launching
-from tests.test_api import fitted
+from tests.problems import blobs, blobs_apply, fitted
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +50,13 @@ COLLECTOR = Collector("constant", Constant(), copies)
 
 def test_a_collector_of_ones_own_in_fit() -> None:
     """Its vectors are the ensemble's checkpoints; a mistake in its settings is told like any other."""
-    found = fitted(collect=replace(COLLECTOR, settings=Constant(move=0.01)), generate=bend_jax.Identity(), members=3)
+    variables, images, labels = blobs()
+    hidden = np.tanh(images @ variables["params"]["hidden"]["kernel"])
+    kernel = 3 * np.linalg.lstsq(hidden, np.eye(3, dtype=np.float32)[labels], rcond=None)[0]  # right most of the time
+    base = {"params": {**variables["params"], "head": {"kernel": kernel, "bias": np.zeros(3, np.float32)}}}
+    small = replace(COLLECTOR, settings=Constant(move=0.01))
+    rest: dict[str, Any] = {"collect": small, "generate": bend_jax.Identity(), "members": 3, "unseen": True}
+    found = bend_jax.fit(blobs_apply, base, images, labels, subset="head", **rest)
     moved = np.asarray(found.checkpoints.vectors) - np.asarray(found.checkpoints.vectors)[:1]
     np.testing.assert_allclose(moved, np.array([[0.0], [0.01], [0.02]]) * np.ones_like(moved), atol=1e-6)
     with pytest.raises(SettingsError, match="k must be at least 2; got 1"):

@@ -20,7 +20,7 @@ from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.diffusion import Diffusion
 from bend_jax.training import Callbacks, Examples, Model
-from tests.test_collect import BATCH, N, Problem, dense
+from tests.problems import BATCH, N, Problem, dense
 
 
 def counted(subset: str) -> tuple[Problem, Counter[str]]:
