@@ -122,7 +122,9 @@ def _members(s: Any, variables: Any) -> dict[str, Any]:
         return s.examples.plain(jnp.asarray(s.dataset.test.images[rows]))
 
     sets = {"base": base[None], "own": np.asarray(_vectors(s, variables))}
-    votes = predict.predict(s.model.apply, variables, s.chosen, sets, load, 64, batch=32, memory=2**30, keep=True)
+    votes = predict.predict(
+        s.model.apply, variables, s.chosen, sets, load, 64, batch=32, wanted=predict.Wanted(keep=True)
+    )
     return {
         "whitened and back": whitening.from_white(white, whitening.to_white(white, rows)) - base[None],
         "spread of drawn members": jnp.std(drawn, axis=0).mean()[None],

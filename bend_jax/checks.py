@@ -41,7 +41,8 @@ class Range(NamedTuple):
     def words(self) -> str:
         """As a person reads it: "at least 1", "above 0", "in [0, 1)", "one of a, b"; nothing for no range."""
         if self.choices:
-            return f"one of {', '.join(self.choices)}"
+            named = ", ".join(choice for choice in self.choices if choice)
+            return f"empty or one of {named}" if "" in self.choices else f"one of {named}"
         low = self.least if self.least is not None else self.above
         high = self.most if self.most is not None else self.below
         if low is None or high is None:
@@ -61,15 +62,23 @@ def setting(
     below: Bound = None,
     choices: tuple[str, ...] = (),
     digest: bool = True,
+    added: bool = False,
     shared: str = "",
 ) -> Any:
     """A field of a Settings class.
 
     what: its meaning, in a few words; least, above, most, below, choices: its range; digest: False for a setting that
-    changes speed, memory or what can be watched, never a number; shared: where a run takes the value from another
+    changes speed, memory or what can be watched, never a number; added: whether digests leave it out at its default,
+    since stores were written before it was there; shared: where a run takes the value from another
     group of settings, that group's name. A default that is itself a group of settings is given as its class.
     """
-    metadata = {"what": what, "range": Range(least, above, most, below, choices), "digest": digest, "shared": shared}
+    metadata = {
+        "what": what,
+        "range": Range(least, above, most, below, choices),
+        "digest": digest,
+        "added": added,
+        "shared": shared,
+    }
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -125,11 +134,11 @@ def _limits(field: Any) -> str:
 
 
 def settings_json(settings: Any) -> dict[str, Any]:
-    """Settings as JSON for a digest: without the fields that change no number."""
+    """Settings as JSON for a digest: without the fields that change no number, and later ones at their default."""
     result = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if field.metadata.get("digest", True):
+        if field.metadata["digest"] and not (field.metadata["added"] and value == field.default):
             result[field.name] = settings_json(value) if dataclasses.is_dataclass(value) else value
     return result
 

@@ -45,8 +45,8 @@ def check(
     subset: str | Sequence[str],
     collect: Any,
     generate: Any,
-    members: int,
-    validation: tuple[Any, Any] | None,
+    members: Any,
+    validation: Any,
     held_out_seed: int | None,
     callbacks: Callbacks,
 ) -> Inputs:
@@ -64,7 +64,7 @@ def check(
         (images, labels), validation = (images[~held], labels[~held]), (images[held], labels[held])
     check_network(model, variables, chosen, images[:LOOK])
     generator = find_generator(generate)
-    if isinstance(members, bool) or not isinstance(members, int | np.integer) or members < 1:
+    if isinstance(members, bool) or not isinstance(members, int) or members < 1:
         raise SettingsError(f"members must be a whole number of at least 1; got {members!r}")
     collector = None
     if isinstance(collect, Checkpoints):

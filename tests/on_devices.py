@@ -64,9 +64,8 @@ def members(pattern: str, m: int, chunk: int | None) -> Callable[[Any], Any]:
         logits = ensemble.member_logits(MODULE.apply, placed[0], chosen, placed[1], placed[2], chunk=chunk, mesh=mesh)
         sets = {"a": np.asarray(vectors[:1]), "b": np.asarray(vectors)}
         ask = lambda rows, view: IMAGES[rows]  # noqa: E731
-        found = predict.predict(
-            MODULE.apply, VARIABLES, chosen, sets, ask, N, batch=7, memory=2**20, mesh=mesh, keep=True
-        )
+        how = {"wanted": predict.Wanted(keep=True), "callbacks": Callbacks(mesh=mesh, memory=2**20)}
+        found = predict.predict(MODULE.apply, VARIABLES, chosen, sets, ask, N, batch=7, **how)
         return logits, found["b"].probabilities, found["b"].predictions, found["a"].mean
 
     return work

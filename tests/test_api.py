@@ -215,6 +215,7 @@ def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path
     done = python("launch.py", "--config=configs/digits.py", f"--workdir={tmp_path}", f"--stages={stages}", *flags)
     assert done.returncode == 0, done.stderr
     trained = [f"--init={tmp_path / 'base' / 'variables'}", f"--workdir={tmp_path / 'again'}", "--stages=base,collect"]
+    trained.append("--config.data.init_unseen=validation")
     done = python("launch.py", "--config=configs/digits.py", *trained, *flags)
     assert done.returncode == 0, done.stderr
     assert "from --init, validation accuracy" in done.stdout

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax.checks import SettingsError
+from bend_jax.checks import SettingsError, settings_json
 from bend_jax.data import augment, splits
 from bend_jax.data.sources import Data, Split
+from bend_jax.run import config
+from bend_jax.run.context import prepare
 
 DIGITS = Data(name="digits", noise=0.3, validation=1 / 3, crop=1, flip=False, mean=(0.36,), std=(0.37,))
 
@@ -52,6 +54,34 @@ def test_the_split_is_the_same_every_time_and_disjoint() -> None:
     assert splits.content_digest(first) == splits.content_digest(again)
     rows = [{(i.tobytes(), int(y)) for i, y in zip(*split, strict=True)} for split in first[:3]]
     assert sum(len(r) for r in rows) == len(rows[0] | rows[1] | rows[2])
+
+
+def test_validation_images_are_taken_from_the_test_images(tmp_path: Path) -> None:
+    """For a network that has seen every training image: they are all left for training, and no image is in two splits.
+    The default of that setting is in no digest, so that stores of before it was there are reused."""
+    settings = replace(own(tmp_path / "own.npz", y_test=np.arange(10) % 2, y_train=np.arange(30) % 2), validation=0.4)
+    found = splits.load(replace(settings, init_unseen="test"))
+    assert [len(split.labels) for split in (found.train, found.validation, found.test)] == [30, 4, 6]
+    test = np.load(tmp_path / "own.npz")["x_test"]
+    given = {image.tobytes() for image in test}
+    rows = [{image.tobytes() for image in split.images} for split in (found.validation, found.test)]
+    assert rows[0] | rows[1] == given
+    assert not rows[0] & rows[1]
+    assert "init_unseen" not in settings_json(settings)
+    assert settings_json(replace(settings, init_unseen="test"))["init_unseen"] == "test"
+
+
+def test_a_trained_network_needs_unseen_validation_images(tmp_path: Path) -> None:
+    """--init without a word on what the network has seen is refused: a temperature fitted on images that it was trained
+    on is no temperature."""
+    raw = config.defaults()
+    raw["backbone"] |= {"name": "resnet18", "widths": (4, 4), "blocks": (1, 1)}
+    raw["collect"] |= {"subset": "layer2.0.bn2", "k": 2, "batch": 8}
+    raw["base"] |= {"batch": 8}
+    raw["data"] |= {"mean": (0.5, 0.5), "std": (0.5, 0.5)}
+    dataset = splits.load(own(tmp_path / "own.npz"))
+    with pytest.raises(SettingsError, match=r"--init: .*--config\.data\.init_unseen=validation .* or =test"):
+        prepare(config.parse(raw), "", 0, tmp_path, dataset, "resnet18.pth")
 
 
 def test_the_base_never_sees_the_unseen_images() -> None:

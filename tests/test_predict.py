@@ -12,7 +12,7 @@ from scipy import stats
 from bend_jax import ensemble, metrics
 from bend_jax.data import augment, sources, splits
 from bend_jax.evaluate import scores
-from bend_jax.evaluate.predict import Outputs, predict
+from bend_jax.evaluate.predict import Outputs, Wanted, predict
 from bend_jax.subset import Subset
 
 CLASSES, N, SIDE = 3, 11, 4
@@ -49,8 +49,9 @@ def test_every_vote_runs_over_members_and_views(batch: int) -> None:
     labels, steps = np.arange(N, dtype=np.int32) % CLASSES, (1, 2, 3)
     found = predict(
         *(apply, VARIABLES, SUBSET, SETS, images, N),
-        **{"batch": batch, "memory": 2**30, "views": views, "weights": weights, "keep": True},
-        **{"running": {"a": steps}, "labels": labels},
+        batch=batch,
+        views=views,
+        wanted=Wanted(weights, keep=True, running={"a": steps}, labels=labels),
     )
     for name, vectors in SETS.items():
         p = np.stack([by_hand(vector, view) for vector in vectors for view in views])
@@ -82,11 +83,10 @@ def test_weights_that_do_not_match_members_are_refused() -> None:
             images,
             N,
             batch=N,
-            memory=2**30,
-            weights={"a": {"greedy": np.array([0.5, 0.5])}},
+            wanted=Wanted({"a": {"greedy": np.array([0.5, 0.5])}}),
         )
     with pytest.raises(ValueError, match="need the true labels"):
-        predict(apply, VARIABLES, SUBSET, SETS, images, N, batch=N, memory=2**30, running={"a": (1,)})
+        predict(apply, VARIABLES, SUBSET, SETS, images, N, batch=N, wanted=Wanted(running={"a": (1,)}))
     with pytest.raises(ValueError, match=r"weights of shape \[2\] came for 3 members"):
         ensemble.weighted_vote(jnp.zeros((3, N, CLASSES)), jnp.ones(2))
 

@@ -72,7 +72,7 @@ def test_an_evaluation_traces_the_net_as_often_for_many_batches_as_for_one() -> 
         (model, variables, chosen, examples), calls = counted("last.bias")
         vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
         sets, ask = {"a": vectors[:1], "b": vectors}, lambda rows, view: examples.images[rows]  # noqa: B023
-        predict.predict(model.apply, variables, chosen, sets, ask, 20, batch=batch, memory=2**20, views=("x", "y"))
+        predict.predict(model.apply, variables, chosen, sets, ask, 20, batch=batch, views=("x", "y"))
         seen.append(calls)
     assert seen[0] == seen[1]
 

@@ -39,6 +39,13 @@ class Data(Settings):
         least=0,
         below=1,
     )
+    init_unseen: str = setting(
+        "images that a network of --init was not trained on, for temperatures, tuning and choices: the same validation "
+        "images (validation), or only test images, of which the validation images are then taken (test)",
+        default="",
+        choices=("", "validation", "test"),
+        added=True,
+    )
     crop: int = setting("random shifts by up to so many pixels", default=4, least=0)
     flip: bool = setting("random mirror images", default=True)
     rotation: float = setting("random turns by up to so many degrees", default=0.0, least=0)

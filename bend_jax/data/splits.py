@@ -44,8 +44,10 @@ def load(settings: Data) -> Dataset:
     train = _long_tailed(generator, train, settings.imbalance)
     train = train._replace(images=add_noise(generator, train.images, settings.noise))
     test = test._replace(images=add_noise(generator, test.images, settings.noise))
-    count = min(settings.validation_most, round(settings.validation * len(train.labels)))
-    train, validation = _stratified(generator, train, count)
+    held = test if settings.init_unseen == "test" else train
+    count = min(settings.validation_most, round(settings.validation * len(held.labels)))
+    rest, validation = _stratified(generator, held, count)
+    train, test = (train, rest) if held is test else (rest, test)
     num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     unseen = None
     if settings.unseen:

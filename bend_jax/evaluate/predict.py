@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from bend_jax import devices, ensemble
 from bend_jax.evaluate import uncertainty
 from bend_jax.split import cut
 from bend_jax.subset import Subset, insert
+from bend_jax.training import SILENT, Callbacks
 
 Weights = dict[str, Float[np.ndarray, " m"]]  # by the name of a vote
 
@@ -36,7 +36,7 @@ class Outputs(NamedTuple):
 
     predictions: the label of each voter; mean: of the voters' probabilities; weighted: other averages of them by the
     name of their weights; probabilities: of each voter, where they were asked for; information: the voters' mutual
-    information (`ranking.mutual_information`); running: where it was asked for.
+    information (`uncertainty.mutual_information`); running: where it was asked for.
     """
 
     predictions: Int[np.ndarray, "voters n"]
@@ -45,6 +45,30 @@ class Outputs(NamedTuple):
     probabilities: Float[np.ndarray, "voters n classes"] | None = None
     information: Float[np.ndarray, " n"] | None = None
     running: Running | None = None
+
+
+class Wanted(NamedTuple):
+    """What `predict` is to return besides labels and means, each by the name of a set.
+
+    weights: further averages; keep: every voter's probabilities, of all sets; running: for how many of a set's first
+    members to return `Running`, for which the true labels [n] are needed.
+    """
+
+    weights: dict[str, Weights] = {}  # noqa: RUF012
+    keep: bool = False
+    running: dict[str, tuple[int, ...]] = {}  # noqa: RUF012
+    labels: Int[np.ndarray, " n"] | None = None
+
+
+class Summary(NamedTuple):
+    """What is kept of one set on a batch of b images; None: not asked for."""
+
+    labels: Any  # [voters, b]
+    averages: Any  # [votes, b, classes]: the plain mean, then those of its weights
+    probabilities: Any  # [voters, b, classes]
+    information: Any  # [1, b]
+    running_labels: Any  # [steps, b]
+    running_likelihoods: Any  # [steps, b]
 
 
 def predict(
@@ -56,40 +80,28 @@ def predict(
     n: int,
     *,
     batch: int,
-    memory: int,
-    mesh: Mesh | None = None,
     views: tuple[str, ...] = ("identity",),
-    weights: dict[str, Weights] | None = None,
-    keep: bool = False,
-    running: dict[str, tuple[int, ...]] | None = None,
-    labels: Int[np.ndarray, " n"] | None = None,
+    wanted: Wanted = Wanted(),  # noqa: B008
+    callbacks: Callbacks = SILENT,
     progress: Callable[[int], None] = lambda done: None,
-    compiled: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, Outputs]:
     """Run every vector of every set on n images and each of their views.
 
-    images(slice, view) gives them as `apply` takes them; the last batch is filled up with the last images again.
-    mesh: the devices that share the work (see `devices`), None for one.
-    weights: further averages to take, by set and name; keep: also return every voter's probabilities; running: of which
-    sets, and for how many of their first members, to return `Running`, for which the true labels are needed.
+    images(slice, view) gives them as `apply` takes them; the last batch is filled up with the last images again;
+    progress(images done): after each batch. Raises ValueError for running votes without labels, and for weights that
+    are not one for each member.
     """
+    if wanted.running and wanted.labels is None:
+        raise ValueError(f"running votes of {', '.join(wanted.running)} need the true labels")
+    mesh = callbacks.mesh
     variables = devices.replicate(variables, mesh)
     vectors = devices.replicate(jnp.concatenate(list(sets.values())), mesh)
-    begins = np.cumsum([0, *(len(v) for v in sets.values())])[:-1].tolist()
-    stacked = [_stack(len(v), len(views), (weights or {}).get(name, {})) for name, v in sets.items()]
-    steps = running or {}
-    if steps and labels is None:
-        raise ValueError(f"running votes of {', '.join(steps)} need the true labels")
-    firsts = [_firsts(len(v), len(views), steps[name]) if name in steps else None for name, v in sets.items()]
-    true = np.zeros(n, np.int32) if labels is None else labels
     size = devices.multiple(min(batch, n), mesh)
     first = devices.replicate(images(slice(0, size), views[0]), mesh)
-    parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], first)
-    chunk = min(ensemble.chunk_size(parts, memory), -(-len(vectors) // devices.count(mesh)))
-    started = time.perf_counter()
-    run = ensemble.member_logits.lower(apply, variables, subset, vectors, first, chunk=chunk, mesh=mesh).compile()
-    compiled(time.perf_counter() - started)
-    found: list[tuple[list[Any], ...]] = []
+    run = _compiled(apply, variables, subset, vectors, first, callbacks)
+    rows_of = _rows(sets, len(views), wanted)
+    true = np.zeros(n, np.int32) if wanted.labels is None else wanted.labels
+    found: dict[str, list[Summary]] = {name: [] for name in sets}
     done = 0
     while done < n:
         begin = min(done, n - size)
@@ -98,15 +110,36 @@ def predict(
             logits.append(run(variables, vectors, devices.replicate(images(rows, view), mesh)))
             if mesh is not None:
                 jax.block_until_ready(logits[-1])  # one sharded program at a time
-        fresh = slice(done - begin, None)
-        of_sets = zip(begins, stacked, firsts, strict=True)
-        found.append(_host([_summary(logits, *own, true[rows], keep) for own in of_sets], fresh))
+        summaries = {name: _summary(logits, *own, true[rows], wanted.keep) for name, own in rows_of.items()}
+        for name, summary in summaries.items():  # of the images that no batch before had
+            found[name].append(jax.tree.map(lambda x, new=done - begin: np.asarray(x)[:, new:], summary))
         done = begin + size
         progress(done)
-    return {
-        name: _outputs([batch[i] for batch in found], (weights or {}).get(name, {}), steps.get(name))
-        for i, name in enumerate(sets)
-    }
+    return {name: _outputs(own, wanted.weights.get(name, {}), wanted.running.get(name)) for name, own in found.items()}
+
+
+def _compiled(
+    apply: Callable[..., Any], variables: Any, subset: Subset, vectors: Any, first: Any, callbacks: Callbacks
+) -> Callable[..., Any]:
+    """The program that gives all vectors' logits for a batch like the first one, as many members at once as fit."""
+    mesh = callbacks.mesh
+    parts = cut(lambda vector, x: apply(insert(subset, variables, vector), x), vectors[0], first)
+    chunk = min(ensemble.chunk_size(parts, callbacks.memory), -(-len(vectors) // devices.count(mesh)))
+    started = time.perf_counter()
+    run = ensemble.member_logits.lower(apply, variables, subset, vectors, first, chunk=chunk, mesh=mesh).compile()
+    callbacks.compiled("evaluate", time.perf_counter() - started)
+    return run
+
+
+def _rows(sets: dict[str, Any], views: int, wanted: Wanted) -> dict[str, tuple[int, Any, Any]]:
+    """(first vector, rows of its votes, rows of its running means or None) of every set, as `_summary` takes them."""
+    found, begin = {}, 0
+    for name, vectors in sets.items():
+        m, steps = len(vectors), wanted.running.get(name)
+        votes = _stack(m, views, wanted.weights.get(name, {}))
+        found[name] = (begin, votes, None if steps is None else _firsts(m, views, steps))
+        begin += m
+    return found
 
 
 def _stack(members: int, views: int, weights: Weights) -> Float[np.ndarray, "votes voters"]:
@@ -136,10 +169,8 @@ def _summary(
     first: Float[Array | np.ndarray, "steps voters"] | None,
     true: Int[Array | np.ndarray, " b"],
     keep: bool,
-) -> tuple[Any, ...]:
-    """For the set whose members start at `begin`: labels [voters, b], averages [votes, b, classes], probabilities
-    [voters, b, classes] or None, mutual information [1, b], and the running mean's labels and likelihoods [steps, b] or
-    None. logits: of each view. Sets of one size share a program."""
+) -> Summary:
+    """Of the set whose members start at `begin`. logits: of each view. Sets of one size share a program."""
     members = rows.shape[1] // len(logits)
     own = [jax.lax.dynamic_slice_in_dim(x, begin, members) for x in logits]
     voters = jnp.stack(own, axis=1).reshape(-1, *logits[0].shape[1:])
@@ -147,7 +178,7 @@ def _summary(
     labels = jnp.argmax(voters, axis=-1).astype(jnp.int32)
     averages = jnp.tensordot(rows, p, axes=1, precision="highest")
     information = uncertainty.mutual_information(p)[None]
-    return labels, averages, p if keep else None, information, *_running(first, p, true)
+    return Summary(labels, averages, p if keep else None, information, *_running(first, p, true))
 
 
 def _running(first: Any, p: Float[Array, "voters b classes"], true: Int[Array | np.ndarray, " b"]) -> tuple[Any, Any]:
@@ -159,14 +190,10 @@ def _running(first: Any, p: Float[Array, "voters b classes"], true: Int[Array | 
     return jnp.argmax(means, axis=2).astype(jnp.int32), likelihoods
 
 
-def _host(summaries: list[tuple[Any, ...]], fresh: slice) -> tuple[Any, ...]:
-    """The images of a batch that no batch before had, as NumPy arrays."""
-    return tuple(tuple(None if x is None else np.asarray(x)[:, fresh] for x in summary) for summary in summaries)
-
-
-def _outputs(batches: list[Any], weights: Weights, steps: tuple[int, ...] | None) -> Outputs:
-    columns = zip(*batches, strict=True)
-    whole: list[Any] = [None if parts[0] is None else np.concatenate(parts, axis=1) for parts in columns]
-    labels, (mean, *others), kept, information, running, likelihoods = whole
-    first = None if steps is None else Running(steps, running, likelihoods)
-    return Outputs(labels, mean, dict(zip(weights, others, strict=True)), kept, information[0], first)
+def _outputs(batches: list[Summary], weights: Weights, steps: tuple[int, ...] | None) -> Outputs:
+    """The batches of one set, one after the other."""
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *batches)
+    mean, *others = whole.averages
+    running = None if steps is None else Running(steps, whole.running_labels, whole.running_likelihoods)
+    weighted = dict(zip(weights, others, strict=True))
+    return Outputs(whole.labels, mean, weighted, whole.probabilities, whole.information[0], running)

@@ -86,6 +86,12 @@ def prepare(
     except SettingsError as error:
         raise SettingsError(f"collect: {error}") from None
     ood = out_of_distribution.load_others(config.data, config.evaluate.ood, dataset.test.images)
+    if init and not config.data.init_unseen:
+        raise SettingsError(
+            "--init: temperatures, tuning and choices are made on validation images, which must not be among those "
+            "that the network was trained on: say which it has not seen, --config.data.init_unseen=validation (it left "
+            "out the same images) or =test (it has seen every training image; a part of the test images validates)"
+        )
     initial = pytorch.load_init(Path(init), shapes) if init else None
     return Setting(config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh)
 

@@ -146,14 +146,14 @@ def evaluate(s: Setting, task: Task) -> str:
     main, settings = s.config.generate.name, s.config.evaluate
     sets = _sets(s, task, variables, collected["vectors"])
     started = time.perf_counter()
-    validation = _predict(s, task, variables, sets, s.dataset.validation, keep=True)
+    validation = _predict(s, task, variables, sets, s.dataset.validation, predict.Wanted(keep=True))
     members = {name: len(vectors) for name, vectors in sets.items()}
     labels = scores.Labels(s.dataset.validation.labels, s.dataset.test.labels)
     given = _given_weights(s, collected, members)
     weights = scores.choose_weights(validation, labels.validation, members, given, settings.greedy)
     running = {name: curves.steps(members[name]) for name in (main, "checkpoints")}  # identity's run as checkpoints
-    asked = {"weights": weights, "running": running, "labels": labels.test}
-    test = _predict(s, task, variables, sets, s.dataset.test, **asked)
+    wanted = predict.Wanted(weights, running=running, labels=labels.test)
+    test = _predict(s, task, variables, sets, s.dataset.test, wanted)
     seconds = time.perf_counter() - started - sum(task.clock.compile.values())
     votes = scores.all_votes(validation, test, weights, s.dataset.num_classes)
     scale = scores.temperatures(votes, labels)
@@ -220,7 +220,12 @@ def _sets(s: Setting, task: Task, variables: Any, vectors: Any) -> dict[str, Any
 
 
 def _predict(
-    s: Setting, task: Task, variables: Any, sets: dict[str, Any], split: sources.Split, **how: Any
+    s: Setting,
+    task: Task,
+    variables: Any,
+    sets: dict[str, Any],
+    split: sources.Split,
+    wanted: predict.Wanted = predict.Wanted(),  # noqa: B008
 ) -> dict[str, predict.Outputs]:
     """`predict.predict` of one split; checkpoints that are also a null's members run once."""
     n = len(split.labels)
@@ -237,12 +242,10 @@ def _predict(
             lambda rows, view: s.examples.plain(augment.shifted_view(jnp.asarray(split.images[rows]), view)),
             n,
             batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
-            memory=task.callbacks.memory,
-            mesh=s.mesh,
             views=views,
+            wanted=wanted,
+            callbacks=task.callbacks,
             progress=lambda done: (bar.update(done - bar.n), None)[1],
-            compiled=lambda seconds: task.callbacks.compiled("evaluate", seconds),
-            **how,
         )
     return {name: found["checkpoints" if name in again else name] for name in sets}
 
