@@ -34,9 +34,10 @@ PAGES = {
     "First": ("docs/tutorial", "docs/results", "docs/findings", "docs/systems"),
     "Your own": ("docs/extending", "docs/split", "docs/api/index"),
     "Runs": ("docs/runs", "docs/settings", "docs/data", "docs/devices", "docs/watching"),
-    "Reports": ("docs/examples/*/report", "docs/examples/paper/*/report", "benchmarks/results/*/report"),
     "The project": ("docs/README", "benchmarks/README", "CONTRIBUTING", "CHANGELOG"),
 }
+REPORTS = ("/docs/examples/*/report", "/docs/examples/paper/*/report", "/benchmarks/results/*/report")
+CONTENTS = {root_doc: PAGES, "docs/results": {"Reports": REPORTS}}
 
 
 def add_contents(app: Any, name: str, source: list[str]) -> None:
@@ -44,17 +45,21 @@ def add_contents(app: Any, name: str, source: list[str]) -> None:
     source[0] = re.sub(
         r"\[([^\]]*)\]\(\.\./store/[^)]*\)", r"\1", source[0]
     )  # a report's stages are not in the repository
-    if name == root_doc:
-        for caption, pages in PAGES.items():
-            lines = [f":caption: {caption}", ":hidden:", ":glob:", "", *pages]
-            source[0] += "\n\n```{toctree}\n" + "\n".join(lines) + "\n```\n"
+    for caption, pages in CONTENTS.get(name, {}).items():
+        lines = [f":caption: {caption}", ":hidden:", ":glob:", "", *pages]
+        source[0] += "\n\n```{toctree}\n" + "\n".join(lines) + "\n```\n"
 
 
 def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are plain text with code in backticks: nothing else in them is markup."""
     parts = re.split(r"(`[^`]*`)", "\n".join(lines))
     plain = [f"`{x}`" if x.startswith("`") else re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", x) for x in parts]
-    lines[:] = "".join(plain).split("\n")
+    lines[:] = re.sub(r"``(?=\w)(?<=\w``)", r"``\\ ", "".join(plain)).split("\n")
+
+
+def with_short_names(app: Any, what: str, name: str, obj: Any, options: Any, given: str, result: str) -> Any:
+    """The signature with the names that a user imports."""
+    return tuple(text and text.replace("jaxlib._jax.Array", "Array") for text in (given, result))
 
 
 def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
@@ -71,5 +76,6 @@ def setup(app: Any) -> None:
     """Sphinx calls this."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", as_restructured_text)
+    app.connect("autodoc-process-signature", with_short_names)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("build-finished", write_index)

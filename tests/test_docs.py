@@ -137,18 +137,20 @@ def blocks(document: str) -> list[str]:
 
 
 def user_names() -> dict[str, Any]:
-    """What the documents call a user's own network and images: a scale and a linear layer, on noise."""
+    """What the documents call a user's own network and images: a scale and a linear layer."""
     rng = np.random.default_rng(0)
-    images, labels = rng.normal(size=(80, 4)).astype(np.float32), rng.integers(0, 3, 80)
-    params = {"norm1": {"scale": jnp.ones(4)}, "head": {"kernel": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}}
+    images, kernel = rng.normal(size=(80, 4)).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
+    labels = (images @ kernel + rng.normal(size=(80, 3))).argmax(axis=1)
+    params = {"norm1": {"scale": jnp.ones(4)}, "head": {"kernel": jnp.asarray(kernel)}}
 
     def apply(variables: Any, x: Any) -> Any:
-        return (x * variables["params"]["norm1"]["scale"]) @ variables["params"]["head"]["kernel"]
+        return (x * variables["params"]["norm1"]["scale"][None]) @ variables["params"]["head"]["kernel"]
 
     given = {"apply": apply, "variables": {"params": params}, "images": images, "labels": labels}
     return given | {"held_out_images": images, "held_out_labels": labels, "new_images": images[:5]}
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks one after the other."""
     monkeypatch.chdir(tmp_path)
