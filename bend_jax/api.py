@@ -126,21 +126,12 @@ def fit(
         held_out_seed=seed if unseen else None,
         callbacks=callbacks,
     )
-    checkpoints = given.checkpoints
-    if checkpoints is None:
-        checkpoints = collect_checkpoints(
-            given.model,
-            variables,
-            given.examples,
-            subset=given.subset,
-            collect=given.collector,
-            seed=seed,
-            callbacks=callbacks,
-        )
-    reestimate = reestimator(given.model, variables, given.subset, given.examples, seed=seed)
-    vectors = generate_members(
-        checkpoints, generate=given.generator, members=members, seed=seed, reestimate=reestimate, callbacks=callbacks
+    how: Any = {"seed": seed, "callbacks": callbacks}
+    checkpoints = given.checkpoints or collect_checkpoints(
+        given.model, variables, given.examples, subset=given.subset, collect=given.collector, **how
     )
+    reestimate = reestimator(given.model, variables, given.subset, given.examples, seed=seed)
+    vectors = generate_members(checkpoints, generate=given.generator, members=members, reestimate=reestimate, **how)
     weights = checkpoints.weights if given.generator.is_all_checkpoints else None
     weights = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)
     vote = (np.asarray(vectors), weights, 1.0, checkpoints, given.image)
@@ -163,9 +154,8 @@ def calibrated(members: Ensemble, validation: tuple[Any, Any] | None) -> Ensembl
     low, high = metrics.TEMPERATURES
     if not low * 1.01 < temperature < high / 1.01:
         warnings.warn(
-            f"the temperature {temperature:.3g} is at the end of its range, {low:g} to {high:g}: on the "
-            f"validation images "
-            "the votes have little to do with the labels, or are always right; look at both",
+            f"the temperature {temperature:.3g} is at the end of its range, {low:g} to {high:g}: on the validation "
+            "images the votes have little to do with the labels, or are always right; look at both",
             stacklevel=3,
         )
     return members.replace(temperature=temperature)

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,57 +194,36 @@ def load_tree(path: Path) -> Any:
         return checkpointer.restore(path.absolute())
 
 
-class StateSaver(NamedTuple):
-    """Save and resume the complete state of running trainings, each by its name; see `state_saver`.
+class StateSaver:
+    """Saves and resumes the complete states of running trainings, each by its name.
 
-    resume(name, state) -> (the last saved state or the one given, the seconds that were saved with it);
-    save(name, state, seconds): where the last save is long enough ago.
+    They are orbax CheckpointManagers under `directory`, written at most once in `every` seconds for each training. A
+    state is saved with a SHA-256 of its own bytes: one that does not match is passed over for the one before.
     """
 
-    resume: Callable[[str, Any], tuple[Any, float]]
-    save: Callable[[str, Any, float], None]
+    def __init__(self, directory: Path, every: float) -> None:
+        self.directory, self.every = directory, every
+        self._managers: dict[str, Any] = {}
+        self._last: dict[str, float] = {}
 
-
-def state_saver(directory: Path, every: float) -> StateSaver:
-    """Saves to orbax CheckpointManagers under `directory`, at most once in `every` seconds for each training.
-
-    A state is saved with a SHA-256 of its own bytes: one that does not match is passed over for the one before.
-    """
-    managers: dict[str, Any] = {}
-    last: dict[str, float] = {}
-
-    def manager(name: str) -> Any:
-        import orbax.checkpoint as ocp
-
-        if name not in managers:
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-            managers[name] = ocp.CheckpointManager((directory / name).absolute(), options=options)
-        return managers[name]
-
-    def resume(name: str, state: Any) -> tuple[Any, float]:
-        import orbax.checkpoint as ocp
-
-        last[name] = time.monotonic()
-        if not (directory / name).is_dir():
+    def resume(self, name: str, state: Any) -> tuple[Any, float]:
+        """The last saved state or the one given, and the seconds that were saved with it."""
+        self._last[name] = time.monotonic()
+        if not (self.directory / name).is_dir():
             return state, 0.0
-        leaves, tree = jax.tree.flatten(state)
-        for step in sorted(manager(name).all_steps(), reverse=True):
-            try:
-                saved = manager(name).restore(step, args=ocp.args.StandardRestore())
-            except Exception:  # noqa: BLE001  a damaged checkpoint can raise anything; the one before may be whole
-                manager(name).delete(step)  # the training will come to this step again
-                continue
-            found = [saved["leaves"].get(str(i)) for i in range(len(leaves))]
-            fits = all(x is not None and x.shape == y.shape for x, y in zip(found, leaves, strict=True))
-            if fits and np.array_equal(_fingerprint(found), saved["sha256"]):
-                return jax.tree.unflatten(tree, found), float(saved["seconds"])
-            manager(name).delete(step)
+        manager = self._manager(name)
+        for step in sorted(manager.all_steps(), reverse=True):
+            found = self._restore(manager, step, state)
+            if found is not None:
+                return found
+            manager.delete(step)  # the training will come to this step again
         return state, 0.0
 
-    def save(name: str, state: Any, seconds: float) -> None:
+    def save(self, name: str, state: Any, seconds: float) -> None:
+        """Save a state, where the last save is long enough ago."""
         import orbax.checkpoint as ocp
 
-        if not devices.broadcast_flag(time.monotonic() - last.get(name, 0.0) >= every):
+        if not devices.broadcast_flag(time.monotonic() - self._last.get(name, 0.0) >= self.every):
             return
         leaves = devices.to_host(jax.tree.leaves(state))
         content = {
@@ -253,11 +232,32 @@ def state_saver(directory: Path, every: float) -> StateSaver:
             "seconds": np.float64(seconds),
         }
         step = int(state.step)
-        if not manager(name).save(step, args=ocp.args.StandardSave(content), force=True):
+        if not self._manager(name).save(step, args=ocp.args.StandardSave(content), force=True):
             raise RuntimeError(f"the state of {name} at step {step} was not saved")
-        last[name] = time.monotonic()
+        self._last[name] = time.monotonic()
 
-    return StateSaver(resume, save)
+    def _manager(self, name: str) -> Any:
+        import orbax.checkpoint as ocp
+
+        if name not in self._managers:
+            options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+            self._managers[name] = ocp.CheckpointManager((self.directory / name).absolute(), options=options)
+        return self._managers[name]
+
+    def _restore(self, manager: Any, step: int, state: Any) -> tuple[Any, float] | None:
+        """The state that was saved at a step and its seconds; None where it is damaged or of another training."""
+        import orbax.checkpoint as ocp
+
+        leaves, tree = jax.tree.flatten(state)
+        try:
+            saved = manager.restore(step, args=ocp.args.StandardRestore())
+        except Exception:  # noqa: BLE001  a damaged checkpoint can raise anything; the one before may be whole
+            return None
+        found = [saved["leaves"].get(str(i)) for i in range(len(leaves))]
+        fits = all(x is not None and x.shape == y.shape for x, y in zip(found, leaves, strict=True))
+        if not fits or not np.array_equal(_fingerprint(found), saved["sha256"]):
+            return None
+        return jax.tree.unflatten(tree, found), float(saved["seconds"])
 
 
 def tree_digest(tree: Any) -> str:

@@ -98,7 +98,7 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
 
 
 def blank(work: Callable[[Any], None], name: str, folder: Path) -> str:
-    """In place of `drawing.draw`."""
+    """In place of `plotting.draw`."""
     for suffix in ("png", "svg"):
         (folder / f"{name}.{suffix}").write_text("")
     return "<svg></svg>"
@@ -106,16 +106,13 @@ def blank(work: Callable[[Any], None], name: str, folder: Path) -> str:
 
 def tell_starts() -> None:
     """In such a process: print where each training begins."""
-    make = storage.state_saver
 
-    def spied(*given: Any) -> storage.StateSaver:
-        saver = make(*given)
+    class Spied(storage.StateSaver):
+        """Tells where it resumes."""
 
-        def resume(name: str, state: Any) -> Any:
-            found = saver.resume(name, state)
+        def resume(self, name: str, state: Any) -> tuple[Any, float]:
+            found = super().resume(name, state)
             print(f"resumed {name} at {int(found[0].step)}", flush=True)
             return found
 
-        return saver._replace(resume=resume)
-
-    storage.state_saver = spied
+    storage.StateSaver = Spied

@@ -99,21 +99,19 @@ def test_a_killed_stage_publishes_the_lines_of_one_that_was_not(
     whole: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment: int, saved: bool
 ) -> None:
     """None is lost and none is there twice, wherever the kill comes."""
-    make, left = storage.state_saver, [segment]
+    left = [segment]
 
-    def killing(*given: Any) -> storage.StateSaver:
-        saver = make(*given)
+    class Killing(storage.StateSaver):
+        """Ends the process at a segment."""
 
-        def save(*state: Any) -> None:
+        def save(self, name: str, state: Any, seconds: float) -> None:
             left[0] -= 1
             if left[0] or saved:
-                saver.save(*state)
+                super().save(name, state, seconds)
             if not left[0]:
                 raise KilledError
 
-        return saver._replace(save=save)
-
-    monkeypatch.setattr(storage, "state_saver", killing)
+    monkeypatch.setattr(storage, "StateSaver", Killing)
     with pytest.raises(KilledError):
         build(tmp_path, config())
     path = tmp_path / "state" / "metrics.jsonl"

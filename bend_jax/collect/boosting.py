@@ -4,13 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from bend_jax import devices
 from bend_jax.checks import setting
 from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Work
-from bend_jax.collect.fine_tuning import chain
+from bend_jax.collect.fine_tuning import Reweighting, Schedule, fine_tune
 from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
 from bend_jax.subset import Subset, flatten, insert
 from bend_jax.training import SILENT, Callbacks, Examples, Model, State, sgd
@@ -86,25 +86,16 @@ def collect(
         lambdas = state.extra["lambdas"].at[row].set(lam)
         return state._replace(extra={**state.extra, "weights": weights, "lambdas": lambdas})
 
+    def slot(epoch: Int[Array, ""]) -> Int[Array, ""]:
+        return jnp.where(epoch % settings.epochs == 0, epoch // settings.epochs, -1)
+
     more = {"boosted": variables, "plain": data.images}
     weights, lam = jax.jit(update)(flatten(subset, variables), jnp.full(n, 1.0 / n), {**more, "labels": data.labels})
-    state = chain(
-        "boosting",
-        model,
-        variables,
-        subset,
-        data,
-        key,
-        settings,
-        callbacks,
-        tx=sgd(settings.lr, settings.momentum, settings.weight_decay),
-        epochs=(settings.k - 1) * settings.epochs,
-        slot=lambda epoch: jnp.where(epoch % settings.epochs == 0, epoch // settings.epochs, -1),
-        extra={"weights": weights, "lambdas": jnp.zeros(settings.k).at[0].set(lam)},
-        more=more,
-        weigh=lambda extra, index: n * extra["weights"][index],
-        saved=saved,
-    )
+    extra = {"weights": weights, "lambdas": jnp.zeros(settings.k).at[0].set(lam)}
+    reweighting = Reweighting(extra, more, lambda extra, index: n * extra["weights"][index], saved)
+    optimizer = sgd(settings.lr, settings.momentum, settings.weight_decay)
+    schedule = Schedule("boosting", optimizer, (settings.k - 1) * settings.epochs, slot)
+    state = fine_tune(schedule, model, variables, subset, data, key, settings, callbacks, reweighting)
     return Checkpoints(state.extra["saved"], state.extra["lambdas"])
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from bend_jax.checks import SettingsError, setting
 from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work
-from bend_jax.collect.fine_tuning import chain
+from bend_jax.collect.fine_tuning import Schedule, fine_tune
 from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
 from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Callbacks, Examples, Model
@@ -100,7 +100,7 @@ def collect(
     length = settings.epochs * per_epoch
     cycles = (settings.k - 1) // settings.per_cycle
     quiet = settings.epochs - settings.per_cycle  # epochs of a cycle without a checkpoint
-    key_chain, key_noise = jax.random.split(key)
+    key_training, key_noise = jax.random.split(key)
 
     def rate(step: Int[Array, ""]) -> Float[Array, ""]:
         return settings.lr / 2 * (1 + jnp.cos(jnp.pi * (step % length) / length))
@@ -112,19 +112,9 @@ def collect(
         cycle, last = (epoch - 1) // settings.epochs, (epoch - 1) % settings.epochs
         return jnp.where(last >= quiet, 1 + cycle * settings.per_cycle + last - quiet, -1)
 
-    state = chain(
-        "cyclical",
-        model,
-        variables,
-        subset,
-        data,
-        key_chain,
-        settings,
-        callbacks,
-        tx=sampler(settings, rate, is_noisy, n, key_noise),
-        epochs=cycles * settings.epochs,
-        slot=slot,
-    )
+    noisy = sampler(settings, rate, is_noisy, n, key_noise)
+    schedule = Schedule("cyclical", noisy, cycles * settings.epochs, slot)
+    state = fine_tune(schedule, model, variables, subset, data, key_training, settings, callbacks)
     return Checkpoints(state.extra["saved"])
 
 

@@ -1,7 +1,7 @@
 """What collectors with one training in a row share: the subset is trained on, and saved at the ends of some epochs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,35 @@ from bend_jax.training import (
 )
 
 
-def chain(
-    name: str,
+class Schedule(NamedTuple):
+    """One training of the subset. slot(completed epochs) -> the row of the checkpoints that the vector goes to, below
+    0: none; drift: all BN statistics follow the minibatches."""
+
+    name: str
+    optimizer: optax.GradientTransformation
+    epochs: int
+    slot: Callable[[Int[Array, ""]], Int[Array, ""]]
+    drift: bool = False
+
+
+class Reweighting(NamedTuple):
+    """Weights of the training images that change when a checkpoint is saved.
+
+    extra: what the training's state carries of it; arrays: what else `saved` reads; weigh(extra, index): the weights of
+    a minibatch's images, None where all count alike; saved(state, vector, arrays): the state once a vector was saved.
+    """
+
+    extra: dict[str, Any]
+    arrays: dict[str, Any]
+    weigh: Callable[[Any, Int[Array, " b"]], Float[Array, " b"]] | None
+    saved: Callable[[State, Any, Any], State]
+
+
+NONE = Reweighting({}, {}, None, lambda state, vector, arrays: state)
+
+
+def fine_tune(
+    schedule: Schedule,
     model: Model,
     variables: Any,
     subset: Subset,
@@ -36,27 +63,17 @@ def chain(
     key: Key[Array, ""],
     settings: FineTuning,
     callbacks: Callbacks,
-    *,
-    tx: optax.GradientTransformation,
-    epochs: int,
-    slot: Callable[[Int[Array, ""]], Int[Array, ""]],
-    drift: bool = False,
-    extra: dict[str, Any] | None = None,
-    more: dict[str, Any] | None = None,
-    weigh: Callable[[Any, Int[Array, " b"]], Float[Array, " b"]] | None = None,
-    saved: Callable[[State, Any, Any], State] = lambda state, vector, arrays: state,
+    reweighting: Reweighting = NONE,
 ) -> State:
-    """Train the subset from the base for `epochs` epochs; returns the last state, with extra["saved"] [k, dim].
-
-    slot(number of completed epochs) -> the row of "saved" that the vector goes to, below 0: none; row 0 holds the base
-    until then. extra: what else the state carries, more: what else `saved` reads of the arrays; weigh(extra, index):
-    the weights of a minibatch's images; saved(state, vector, arrays): what follows when a vector was saved.
-    """
+    """Train the subset from the base; returns the last state, with extra["saved"]: the checkpoints [k, dim]. Row 0
+    holds the base until a vector is put there."""
     n = data.labels.shape[0]
     key_views, key_order, key_steps = jax.random.split(key, 3)
-    source = prepare(model, variables, subset, data, key_views, settings, callbacks, drift=drift)
+    source = prepare(model, variables, subset, data, key_views, settings, callbacks, drift=schedule.drift)
     per_epoch = n // settings.batch
-    arrays = devices.replicate({**source.data, **(more or {}), "key": key_steps, "order": key_order}, callbacks.mesh)
+    arrays = devices.replicate(
+        {**source.data, **reweighting.arrays, "key": key_steps, "order": key_order}, callbacks.mesh
+    )
 
     def loss(vector: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(arrays["order"], step, extra["order"], settings.batch)
@@ -64,23 +81,24 @@ def chain(
         inputs = source.read(arrays, view, index, key)
         logits, rest = source.logits(vector, extra["rest"], arrays, inputs, key)
         losses = cross_entropy(logits, arrays["labels"][index])
-        mean = jnp.mean(losses if weigh is None else weigh(extra, index) * losses)
-        return mean, {**extra, "order": order, "rest": rest}
+        if reweighting.weigh is not None:
+            losses = reweighting.weigh(extra, index) * losses
+        return jnp.mean(losses), {**extra, "order": order, "rest": rest}
 
     base = flatten(subset, variables)
     table = jnp.zeros((settings.k, subset.dim)).at[0].set(base)
-    carried = {**(extra or {}), "order": jnp.zeros(n, jnp.int32), "saved": table, "rest": source.rest_of(base, arrays)}
-    wrapped = optimizer(subset, tx)
+    carried = {"order": jnp.zeros(n, jnp.int32), "saved": table, "rest": source.rest_of(base, arrays)}
+    wrapped = optimizer(subset, schedule.optimizer)
     return train(
-        name,
+        schedule.name,
         make_step(loss, wrapped),
-        devices.replicate(start(base, wrapped, carried), callbacks.mesh),
+        devices.replicate(start(base, wrapped, {**reweighting.extra, **carried}), callbacks.mesh),
         arrays,
-        steps=epochs * per_epoch,
+        steps=schedule.epochs * per_epoch,
         segment=per_epoch,
         longest=SEGMENT,
         callbacks=callbacks,
-        after=_saver(source, per_epoch, slot, saved),
+        after=_saver(source, per_epoch, schedule.slot, reweighting.saved),
     )
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Key
 from bend_jax.checks import setting
 from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_train_apply
-from bend_jax.collect.fine_tuning import chain
+from bend_jax.collect.fine_tuning import Schedule, fine_tune
 from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
 from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Callbacks, Examples, Model, sgd
@@ -42,21 +42,10 @@ def collect(
     With statistics="drift", the literal variant, BN runs in training mode and all running statistics move meanwhile;
     members are evaluated with the base's, as the published code does, but for those that the subset holds.
     """
-    tx = sgd(settings.lr, settings.momentum, settings.weight_decay)
-    state = chain(
-        "trajectory",
-        model,
-        variables,
-        subset,
-        data,
-        key,
-        settings,
-        callbacks,
-        tx=tx,
-        epochs=settings.k,
-        slot=lambda epoch: epoch - 1,
-        drift=settings.statistics == "drift",
-    )
+    optimizer = sgd(settings.lr, settings.momentum, settings.weight_decay)
+    drift = settings.statistics == "drift"
+    schedule = Schedule("trajectory", optimizer, settings.k, lambda epoch: epoch - 1, drift)
+    state = fine_tune(schedule, model, variables, subset, data, key, settings, callbacks)
     return Checkpoints(state.extra["saved"])
 
 

@@ -36,59 +36,82 @@ class TrainingLog(NamedTuple):
 
 @contextlib.contextmanager
 def watching(
-    config: Config, built: storage.Partial, clock: TrainingLog, events: Path, mesh: Mesh | None = None
+    config: Config, built: storage.Partial, log: TrainingLog, events: Path, mesh: Mesh | None = None
 ) -> Iterator[training.Callbacks]:
-    """What watches the trainings of one stage. Bars are drawn on a terminal only; metrics.jsonl lies beside the saved
+    """The callbacks of one stage's trainings. Bars are drawn on a terminal only; metrics.jsonl lies beside the saved
     states until the stage is there, then in it; TensorBoard's files, where they are asked for, go to `events`. Of
     several processes the first draws and writes."""
-    quiet = None if devices.is_first() else True
-    saver = storage.state_saver(built.state, config.compute.save_seconds)
-    metrics = built.state / METRICS
-    clock.lines.update(read(metrics))
-    bars: dict[str, Any] = {}
-    since: dict[str, float] = {}
-    boards: list[Any] = []
+    progress = Progress(config, built, log, events)
+    memory = config.compute.memory_mb * 2**20
+    try:
+        yield training.Callbacks(progress.resume, progress.segment, progress.compiled, memory, mesh)
+        progress.publish()
+    finally:
+        progress.close()
 
-    def resume(name: str, given: Any, steps: int) -> Any:
-        result, clock.before[name] = saver.resume(name, given)
-        clock.seconds[name] = clock.before[name]
-        keep(metrics, clock.lines, name, int(result.step))
-        for bar in bars.values():
+
+class Progress:
+    """What is shown, written and saved of the trainings of one stage; its methods are their callbacks."""
+
+    def __init__(self, config: Config, built: storage.Partial, log: TrainingLog, events: Path) -> None:
+        self.log, self.built, self.events = log, built, events
+        self.is_boarded = config.compute.tensorboard and devices.is_first()
+        self.saver = storage.StateSaver(built.state, config.compute.save_seconds)
+        self.metrics = built.state / METRICS
+        self.bars: dict[str, Any] = {}
+        self.since: dict[str, float] = {}
+        self.board: Any = None
+        log.lines.update(read(self.metrics))
+
+    def resume(self, name: str, given: Any, steps: int) -> Any:
+        """The last saved state of a training, or the one given; its lines of metrics.jsonl end there."""
+        result, self.log.before[name] = self.saver.resume(name, given)
+        self.log.seconds[name] = self.log.before[name]
+        step = int(result.step)
+        keep(self.metrics, self.log.lines, name, step)
+        for bar in self.bars.values():
             bar.close()
-        bars[name] = tqdm(total=steps, initial=int(result.step), desc=name, unit="step", disable=quiet, leave=False)
-        if config.compute.tensorboard and devices.is_first():
-            if not boards:
-                boards.append(_board(events))
-            _show(boards[0], clock.lines[name])
-        since[name] = time.perf_counter()
+        quiet = None if devices.is_first() else True
+        self.bars[name] = tqdm(total=steps, initial=step, desc=name, unit="step", disable=quiet, leave=False)
+        if self.is_boarded:
+            self.board = self.board or _board(self.events)
+            _show(self.board, self.log.lines[name])
+        self.since[name] = time.perf_counter()
         return result
 
-    def compiled(name: str, seconds: float) -> None:
-        clock.compile[name] = clock.compile.get(name, 0.0) + seconds
-        if name in bars:
-            bars[name].unpause()  # the rate and the time left are of steps alone
-        since[name] = time.perf_counter()
+    def compiled(self, name: str, seconds: float) -> None:
+        """A compilation is not counted as training."""
+        self.log.compile[name] = self.log.compile.get(name, 0.0) + seconds
+        if name in self.bars:
+            self.bars[name].unpause()  # the rate and the time left are of steps alone
+        self.since[name] = time.perf_counter()
 
-    def segment(name: str, given: Any, losses: Any) -> None:
-        elapsed = time.perf_counter() - since[name]
-        clock.seconds[name] += elapsed
-        line = _line(name, given, losses, bars[name].total, clock.seconds[name], elapsed)
-        clock.lines[name].append(line)
-        _append(metrics, line)  # before the state: a line too many is dropped at a resume, a missing one stays missing
-        saver.save(name, given, clock.seconds[name])
-        since[name] = time.perf_counter()
-        for board in boards:
-            _show(board, [line])
-        bars[name].set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
-        bars[name].update(line["step"] - bars[name].n)
+    def segment(self, name: str, given: Any, losses: Any) -> None:
+        """Write a line, save the state, move the bar."""
+        elapsed = time.perf_counter() - self.since[name]
+        self.log.seconds[name] += elapsed
+        line = _line(name, given, losses, self.bars[name].total, self.log.seconds[name], elapsed)
+        self.log.lines[name].append(line)
+        # before the state: a line too many is dropped at a resume, a missing one stays missing
+        _append(self.metrics, line)
+        self.saver.save(name, given, self.log.seconds[name])
+        self.since[name] = time.perf_counter()
+        if self.board is not None:
+            _show(self.board, [line])
+        self.bars[name].set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+        self.bars[name].update(line["step"] - self.bars[name].n)
 
-    try:
-        yield training.Callbacks(resume, segment, compiled, config.compute.memory_mb * 2**20, mesh)
-        if bars:
-            write(built.output / METRICS, {name: clock.lines[name] for name in bars})
-    finally:
-        for open_one in (*bars.values(), *boards):
-            open_one.close()
+    def publish(self) -> None:
+        """Put the lines of every training into the stage."""
+        if self.bars:
+            write(self.built.output / METRICS, {name: self.log.lines[name] for name in self.bars})
+
+    def close(self) -> None:
+        """Close bars and event files."""
+        for bar in self.bars.values():
+            bar.close()
+        if self.board is not None:
+            self.board.close()
 
 
 def _line(name: str, state: Any, losses: Any, steps: int, seconds: float, elapsed: float) -> Line:
