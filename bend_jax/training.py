@@ -167,7 +167,7 @@ def train(
 ) -> State:
     """Run `step` until `steps`, in segments of `segment` steps, from the state that `callbacks.resume` gives.
 
-    longest: a segment of more steps is run in parts of so many, with a look at the losses and a save after each;
+    longest: a longer segment is run in parts of this many steps, with a check of the losses and a save after each;
     after(state, data): jitted at each segment's end (save a vector, look at held-out loss); stopped(state): whether to
     end early. Raises NonFiniteError where a loss or a gradient is not finite.
     """

@@ -114,6 +114,7 @@ def test_the_tutorials_blocks_are_its_script() -> None:
         assert block.strip() == code.strip(), title
 
 
+@pytest.mark.slow
 def test_the_tutorial_prints_what_it_shows() -> None:
     """But for numbers, which another machine may round otherwise."""
     words = [sys.executable, "examples/tutorial.py"]
