@@ -42,6 +42,7 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]>=0.10.2"],
         "digits": ["scikit-learn>=1.9"],
+        "docs": ["furo>=2025.12", "myst-parser>=5.2", "sphinx>=9.0"],
         "export": EXPORT,
         "report": REPORT,
         "tensorboard": TENSORBOARD,

@@ -69,8 +69,10 @@ def generate_members(
 def reestimator(
     model: Model, variables: Any, subset: Subset, examples: Examples, *, seed: int = 0, images: int = STATISTICS
 ) -> Reestimate | None:
-    """How members get BN statistics of their own: re-estimated on about so many training images; None where the subset
-    holds no weights or no statistics, so that all members keep the base's."""
+    """The function that estimates the BN statistics of given members on about `images` training images.
+
+    None where the subset does not hold both weights and statistics: all members then keep the base's statistics.
+    """
     if not batch_norm.mixes_statistics(subset):
         return None
     key = stream(seed, "statistics")
@@ -96,16 +98,21 @@ def fit(
 ) -> Ensemble:
     """Collect checkpoints of a trained network's subset, generate members from them, and return their ensemble.
 
-    apply(variables, images) -> logits [n, classes]: pure, in inference mode; variables: any tree of arrays, as a whole
-    the parameters where it has no "params"; images [n, ...]: exactly as apply takes them, no augmentation; labels [n]:
-    whole numbers from 0; subset: comma-separated or listed patterns, e.g. "layer4.1.bn2"; collect, generate: settings
-    of an algorithm or a record of your own, collect also checkpoints that are there already (`ensemble.checkpoints`);
-    validation: (images, labels) that the network was not trained on, for temperature scaling; unseen: the network was
-    trained on none of `images`, so that a stratified tenth of them can be that validation; train_apply, init: as in
-    `Model`, for collectors that train BN or start anew.
+    - apply(variables, images) -> logits [n, classes]: a pure function, in inference mode.
+    - variables: any tree of arrays. Where it has no "params", all of it is parameters.
+    - images [n, ...]: exactly as apply takes them; nothing is augmented. labels [n]: whole numbers from 0.
+    - subset: the leaves in which members differ; patterns with commas between or in a list, such as "layer4.1.bn2".
+    - collect: settings of a collector, a `Collector` of your own, or checkpoints (`ensemble.checkpoints`).
+    - generate: settings of a generator, or a `Generator` of your own.
+    - members: m, how many members to generate.
+    - validation: (images, labels) that the network was not trained on, for temperature scaling.
+    - unseen: True where the network was trained on none of `images`: a stratified tenth of them then is the validation.
+    - seed: of all randomness.
+    - train_apply, init: as in `Model`, for collectors that train BN or start anew.
+    - callbacks: of the trainings.
 
-    Without unseen images there is no temperature scaling: the temperature is 1, and a warning says so. Raises
-    ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN.
+    Without validation images there is no temperature scaling: the temperature is 1, and a warning says so. Raises
+    ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN or Inf.
     """
     given = inputs.check(
         Model(apply, train_apply, init),

@@ -131,10 +131,14 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
     """m members of one network that differ in a subset of its parameters. A pytree: `jax.jit`, `jax.vmap`, `jax.grad`
     and `jax.device_put` take it.
 
-    apply(variables, images) -> logits [n, classes]: pure, in inference mode; variables: the base's; subset: the leaves
-    in which members differ; vectors: the members, [m, dim]; weights: of the members in the vote, all 1 but for
-    boosting's own checkpoints; temperature: of the vote; checkpoints: the vectors [k, dim] that the members were made
-    from, and their weights; image: shape and dtype of one image, None where they are not known.
+    - apply(variables, images) -> logits [n, classes]: pure, in inference mode.
+    - variables: the base's.
+    - subset: the leaves in which members differ.
+    - vectors: the members, [m, dim].
+    - weights: of the members in the vote, all 1 but for boosting's own checkpoints.
+    - temperature: of the vote.
+    - checkpoints: the vectors [k, dim] that the members were made from, and their weights.
+    - image: shape and dtype of one image; None where they are not known.
     """
 
     apply: Callable[..., Any] = flax.struct.field(pytree_node=False)

@@ -42,11 +42,11 @@ MEMORY = 2**30  # bytes of intermediates in one program, where nothing else is s
 
 
 class Model(NamedTuple):
-    """A network, to collectors. Images are as `apply` takes them.
+    """A network as collectors take it. Images are as `apply` takes them.
 
-    apply(variables, images) -> logits [n, classes]: pure, inference mode;
-    train_apply(variables, images, key) -> (logits, variables): with BN statistics updated;
-    init(key) -> variables: fresh random ones.
+    - apply(variables, images) -> logits [n, classes]: pure, in inference mode.
+    - train_apply(variables, images, key) -> (logits, variables): with BN statistics updated.
+    - init(key) -> variables: fresh random ones.
     """
 
     apply: Callable[..., Any]
@@ -76,11 +76,13 @@ class NonFiniteError(FloatingPointError):
 
 
 class Callbacks(NamedTuple):
-    """What a running training tells its surroundings; the default keeps silent.
+    """Callbacks of a training run, and the memory and devices that it may use; the default does nothing.
 
-    resume(name, state, steps) -> state: the last saved one, or the one given; segment(name, state, losses): after each
-    segment; compiled(name, seconds): what a compilation took; memory: bytes that chunks are chosen by; mesh: the
-    devices that share the work, None for one (see `devices`).
+    - resume(name, state, steps) -> state: the last saved state, or the one given.
+    - segment(name, state, losses): called after each segment.
+    - compiled(name, seconds): called after a compilation, with its duration.
+    - memory: bytes that chunks are chosen by.
+    - mesh: the devices that share the work; None for one (see `devices`).
     """
 
     resume: Callable[[str, Any, int], Any] = lambda name, state, steps: state
@@ -165,7 +167,7 @@ def train(
 ) -> State:
     """Run `step` until `steps`, in segments of `segment` steps, from the state that `callbacks.resume` gives.
 
-    longest: a segment of more steps is run in parts of so many, with a look at the losses and a save after each;
+    longest: a longer segment is run in parts of this many steps, with a check of the losses and a save after each;
     after(state, data): jitted at each segment's end (save a vector, look at held-out loss); stopped(state): whether to
     end early. Raises NonFiniteError where a loss or a gradient is not finite.
     """

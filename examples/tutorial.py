@@ -74,14 +74,15 @@ show("base, temperature-scaled", metrics.scale_temperature(plain, temperature))
 import bend_jax
 
 bootstrap = bend_jax.Bootstrap(k=20, epochs=3, lr=0.5)
-given = {"subset": "norm1,head", "collect": bootstrap, "members": 100, "validation": validation}
-ensemble = bend_jax.fit(apply, variables, *train, generate=bend_jax.Bend(), **given)
+given = {"subset": "norm1,head", "members": 100, "validation": validation}
+ensemble = bend_jax.fit(apply, variables, *train, collect=bootstrap, generate=bend_jax.Bend(), **given)
 print(f"{len(ensemble.vectors)} members of {ensemble.subset.dim} numbers each: {', '.join(ensemble.subset.paths)}")
 print(f"temperature of the vote {ensemble.temperature:.2f}, of the base {temperature:.2f}")
 show("ensemble of generated members", ensemble.predict_proba(test[0]))
 
 # %% Is it the diffusion?
-null = bend_jax.fit(apply, variables, *train, generate=bend_jax.Gaussian(), **given)
+same = ensemble.checkpoints  # nothing is trained again
+null = bend_jax.fit(apply, variables, *train, collect=same, generate=bend_jax.Gaussian(), **given)
 show("ensemble by a Gaussian", null.predict_proba(test[0]))
 
 # %% Do the members differ?

@@ -51,10 +51,12 @@ class Cost(NamedTuple):
 class Collector:
     """A collector, as `fit` and a run take it.
 
-    name: of its group of settings; settings: those with their default values, an instance of a Settings class whose
-    field k is the number of checkpoints; collect(model, variables, subset, examples, key, settings, *, callbacks) ->
-    Checkpoints; needs(settings, problem): raises SettingsError for what it cannot do; cost(settings, work) -> Cost;
-    has_weights: whether its checkpoints come with weights in the vote.
+    - name: of its group of settings.
+    - settings: an instance of a Settings class with its default values; its field k is the number of checkpoints.
+    - collect(model, variables, subset, examples, key, settings, *, callbacks) -> Checkpoints.
+    - needs(settings, problem): raises SettingsError for what it cannot do.
+    - cost(settings, work) -> Cost.
+    - has_weights: whether its checkpoints come with weights in the vote.
     """
 
     name: str

@@ -46,9 +46,9 @@ class Data(Settings):
         choices=("", "validation", "test"),
         added=True,
     )
-    crop: int = setting("random shifts by up to so many pixels", default=4, least=0)
+    crop: int = setting("the largest random shift, in pixels", default=4, least=0)
     flip: bool = setting("random mirror images", default=True)
-    rotation: float = setting("random turns by up to so many degrees", default=0.0, least=0)
+    rotation: float = setting("the largest random rotation, in degrees", default=0.0, least=0)
     mean: tuple[float, ...] = setting("of the training images, by channel", default=(0.4914, 0.4822, 0.4465))
     std: tuple[float, ...] = setting("of the training images, by channel; above 0", default=(0.2023, 0.1994, 0.2010))
 

@@ -22,7 +22,7 @@ SAMPLERS = ("ddpm", "ddim")
 
 
 class Diffusion(Settings):
-    """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020)."""
+    """The latent DDPM (BEND, equations 1 to 6 and 9; Ho et al. 2020)."""
 
     timesteps: int = setting("T, from data to noise", default=1000, least=1)
     beta_start: float = setting(

@@ -26,15 +26,20 @@ class Size(NamedTuple):
 class Generator:
     """A generator, as `fit` and a run take it.
 
-    name: of its group of settings; settings: those with their default values, an instance of a Settings class;
-    fit(vectors [k, dim], key, settings, *, callbacks) -> fitted, a pytree; sample(fitted, key, m) -> [m, dim];
-    needs(settings, k): raises SettingsError for checkpoints that it cannot do with; members(m, k): how many members it
-    gives that is asked for m; cost(settings, size): floating-point operations of fit and sample; knob: the leaf of
-    what `fit` returns that sets how far members spread, "" for none: fitted.replace(scale=jnp.float32(0.5)) is the
-    same fit with other members; encode(fitted, vectors), noised(fitted, key, vectors): latents of vectors, and of
-    vectors with the noise that an autoencoder is trained with, None where there are none; draws_checkpoints: whether
-    every member is one of the checkpoints; is_all_checkpoints: whether the members are the checkpoints themselves in
-    their order, so that weights of the checkpoints are the members'.
+    - name: of its group of settings.
+    - settings: an instance of a Settings class with its default values.
+    - fit(vectors [k, dim], key, settings, *, callbacks) -> fitted, a pytree.
+    - sample(fitted, key, m) -> [m, dim].
+    - needs(settings, k): raises SettingsError for checkpoints that it cannot do with.
+    - members(m, k): how many members it gives that is asked for m.
+    - cost(settings, size): floating-point operations of fit and sample.
+    - knob: the leaf of what `fit` returns that sets how far members spread, "" for none:
+      `fitted.replace(scale=jnp.float32(0.5))` is the same fit with other members.
+    - encode(fitted, vectors): the latents of vectors; None where there are none.
+    - noised(fitted, key, vectors): latents of vectors with the noise that an autoencoder is trained with.
+    - draws_checkpoints: whether every member is one of the checkpoints.
+    - is_all_checkpoints: whether the members are the checkpoints in their order, so that weights of the checkpoints
+      are the members'.
     """
 
     name: str

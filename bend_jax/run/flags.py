@@ -36,7 +36,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_multi_string("sweep", [], values, own)
     own["sweep"].help = values  # absl appends a remark in a second line
     several("compare", [], "Work directories of finished runs, to put side by side; computes nothing.", own)
-    processes = "One run in many processes: HOST:PORT,COUNT,INDEX, or auto on a cluster (docs/scaling.md)."
+    processes = "One run in many processes: HOST:PORT,COUNT,INDEX, or auto on a cluster (docs/devices.md)."
     text("distributed", "", processes, own)
     switch("tensorboard", False, "Write TensorBoard's event files under <workdir>/tensorboard as well.", own)
     switch("print_config", False, "Print every setting and stop; reads no data, writes nothing.", own)
