@@ -23,7 +23,9 @@ from jaxtyping import install_import_hook  # noqa: E402
 install_import_hook("bend_jax", "beartype.beartype")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
+pytest.register_assert_rewrite("tests.problems", "tests.programs", "tests.reports")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.block_until_ready(jax.jit(lambda x: x + 1)(0))  # reads the flags, once and for all
 os.environ["XLA_FLAGS"] = GIVEN  # other processes, which run larger programs, optimise as ever

@@ -3,7 +3,6 @@
 import csv
 import re
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +10,9 @@ import pytest
 
 from bend_jax.report import document, html, plotting
 from bend_jax.report.document import Document, Figure, Heading, Table, Text
+from tests.reports import Page, check_page
 
-VOID = {"meta", "br", "img", "link", "wbr"}
 NASTY = "a<b & \"c\" | *d* 'e'"
-
-
-class Page(HTMLParser):
-    """Of a file: what is open, every tag with its attributes, and the text by the tag that it stands in."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Opened."""
-        self.tags.append((tag, dict(attrs)))
-        self.open += [] if tag in VOID else [tag]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Empty."""
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        """What was opened last is closed first."""
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        """Words."""
-        if self.open and data.strip():
-            self.text.setdefault(self.open[-1], []).append(data)
-
-
-def check_page(text: str) -> Page:
-    """Balanced, with a title, a language and a viewport; no script, no URL but links into the work directory."""
-    found = Page(text)
-    names = [tag for tag, _ in found.tags]
-    assert text.startswith("<!DOCTYPE html>")
-    assert found.tags[0] == ("html", {"lang": "en"})
-    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in found.tags
-    assert names.count("title") == names.count("h1") == 1
-    assert "prefers-color-scheme: dark" in text
-    assert not {"script", "link", "img", "iframe", "object"} & set(names)
-    assert not re.search(r"https?://|@import|src=|\son\w+=|url\((?!#)", text)
-    links = [attributes.get("href") or "" for tag, attributes in found.tags if tag == "a"]
-    assert all(link.startswith(".") for link in links)
-    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', text)) <= set(ids)
-    assert all("aria-label" in attributes for tag, attributes in found.tags if tag == "svg")
-    return found
 
 
 def sine(figure: Any) -> None:

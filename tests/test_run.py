@@ -26,7 +26,7 @@ from bend_jax.run import context, pipeline
 from bend_jax.run.config import parse
 from tests import launching
 from tests.problems import write_images
-from tests.test_report import check_schema, check_shares
+from tests.reports import check_schema, check_shares
 
 ROOT = Path(__file__).parent.parent
 CONFIG = launching.TINY

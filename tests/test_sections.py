@@ -16,8 +16,7 @@ from bend_jax.report.papers import published
 from bend_jax.report.records import from_json, to_json
 from bend_jax.run import summary
 from tests.reported import row_json
-from tests.test_document import check_page
-from tests.test_report import DIM, K, M, combined, measured, report_of, settings
+from tests.reports import DIM, K, M, check_page, combined, measured, report_of, settings
 
 NAMES = {"accuracies", "by_members", "reliability", "risk_coverage", "diversity", "novelty", "latents_pca"}
 NAMES |= {"seconds", "training"}

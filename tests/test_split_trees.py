@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from bend_jax.split import cut, split, unread
-from tests.test_split import (
+from tests.programs import (
     DIM,
     VECTOR,
     Fn,
