@@ -3,6 +3,7 @@ compiled without optimisation in this process."""
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "bend_jax" / "compiled")
@@ -29,3 +30,9 @@ pytest.register_assert_rewrite("tests.problems", "tests.programs", "tests.report
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.block_until_ready(jax.jit(lambda x: x + 1)(0))  # reads the flags, once and for all
 os.environ["XLA_FLAGS"] = GIVEN  # other processes, which run larger programs, optimise as ever
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests begin first: begun last, one of them would leave the other workers idle at the end."""
+    count = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -count[item.path])
