@@ -1,18 +1,19 @@
-"""The package and its extras. Lower bounds are versions that were installed and run."""
+"""The package and its extras. Lower bounds are versions that were installed together and run: tools/matrix.sh does it
+again, with what tools/lowest.py reads here."""
 
 from setuptools import find_packages, setup
 
-TENSORBOARD = ["tensorboardX>=2.6.5"]
-EXPORT = ["flatbuffers>=25.12", "safetensors>=0.8"]
-REPORT = ["matplotlib>=3.10"]
+TENSORBOARD = ["tensorboardX>=2.6.2.2"]
+EXPORT = ["flatbuffers>=23.5.26", "safetensors>=0.4.0"]
+DIGITS = ["scikit-learn>=1.5.0", "threadpoolctl>=3.1.0"]
+REPORT = ["matplotlib>=3.10.7"]
 TEST = [
-    "basedpyright>=1.40",  # pyright with a node of its own
-    "beartype>=0.23",
-    "hypothesis>=6.170",
-    "pytest>=9.0",
-    "pytest-xdist>=3.8",
-    "ruff>=0.17",
-    "scikit-learn>=1.9",
+    "basedpyright>=1.40.0",  # pyright with a node of its own
+    "beartype>=0.23.0",
+    "hypothesis>=6.170.0",
+    "pytest>=9.0.0",
+    "pytest-xdist>=3.8.0",
+    "ruff>=0.17.0",
 ]
 
 setup(
@@ -21,31 +22,33 @@ setup(
     description="A cheap, honest, well-calibrated ensemble out of one training run, in JAX.",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_data={"bend_jax": ["py.typed"]},
     packages=find_packages(include=["bend_jax", "bend_jax.*"]),
     install_requires=[
-        "absl-py>=2.5",
-        "array_record>=0.8",
-        "flax>=0.12.8",
-        "importlib_resources>=7",  # tensorflow-datasets imports it without declaring it
-        "jax>=0.10.2",
-        "jaxtyping>=0.3.11",
-        "ml_collections>=1.1",
-        "numpy>=2.4",
-        "optax>=0.2.8",
-        "orbax-checkpoint>=0.12.8,<1",
-        "pillow>=13",
-        "pooch>=1.9",
-        "tabulate>=0.10",
+        "absl-py>=1.4.0",
+        "array_record>=0.5.0",
+        "flax>=0.10.0",
+        "importlib_resources>=5.12.0",  # tensorflow-datasets imports it without declaring it
+        "jax>=0.7.1",
+        "jaxtyping>=0.2.34",
+        "ml_collections>=1.1.0",
+        "numpy>=1.26.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.18,<1",
+        "pillow>=9.4.0",
+        "pooch>=1.7.0",
+        "scipy>=1.12.0",
+        "tabulate>=0.9.0",
         "tensorflow-datasets>=4.9.10",
-        "tqdm>=4.70",
+        "tqdm>=4.65.0",
     ],
     extras_require={
-        "cuda": ["jax[cuda12]>=0.10.2"],
-        "digits": ["scikit-learn>=1.9"],
+        "cuda": ["jax[cuda12]>=0.7.1"],
+        "digits": DIGITS,
         "docs": ["furo>=2025.12", "myst-parser>=5.2", "sphinx>=9.0"],
         "export": EXPORT,
         "report": REPORT,
         "tensorboard": TENSORBOARD,
-        "test": TEST + EXPORT + REPORT + TENSORBOARD,
+        "test": TEST + DIGITS + EXPORT + REPORT + TENSORBOARD,
     },
 )

@@ -20,12 +20,18 @@ def for_one(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def one(params: Any, *inputs: Any) -> Any:
         outputs = fn(params, *jax.tree.map(lambda x: x[None], inputs))
-        for path, output in jax.tree_util.tree_leaves_with_path(outputs):
+        for name, output in named_leaves(outputs):
             if jnp.shape(output)[:1] != (1,):
-                raise NotRowsError(_not_rows(path, output, 1))
+                raise NotRowsError(_not_rows(name, output, 1))
         return jax.tree.map(lambda output: output[0], outputs)
 
     return one
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Every leaf of a tree, in its order, and its path as JAX writes it: "['bn1'].scale", nothing for a lone array."""
+    leaves: list[tuple[Any, Any]] = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
 def one_of(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -52,14 +58,13 @@ def batch_dependence(fn: Callable[..., Any], params: Any, *inputs: Any, toleranc
         alone = jax.jit(jax.vmap(for_one(fn), (None, *[0] * len(inputs))))(params, *inputs)
     except NotRowsError as error:
         return str(error)
-    pairs = zip(jax.tree_util.tree_leaves_with_path(together), jax.tree.leaves(alone), strict=True)
-    for (path, whole), own in pairs:
+    for (name, whole), own in zip(named_leaves(together), jax.tree.leaves(alone), strict=True):
         if whole.shape != own.shape:
-            return _not_rows(path, whole, n)
+            return _not_rows(name, whole, n)
         share = _difference(whole, own)
         if share > tolerance:
             return (
-                f"output{jax.tree_util.keystr(path)} for one example depends on the rest of its batch: alone it "
+                f"output{name} for one example depends on the rest of its batch: alone it "
                 f"differs by {share:.0%} (BatchNorm in training mode and sums over the batch do this)"
             )
     return None
@@ -73,9 +78,8 @@ def _batch_size(inputs: tuple[Any, ...]) -> int:
     return sizes.pop()[0]
 
 
-def _not_rows(path: Any, output: Any, n: int) -> str:
-    name, shape = f"output{jax.tree_util.keystr(path)}", list(jnp.shape(output))
-    return f"{name} has shape {shape} for a batch of {n}: its first axis must be the batch axis"
+def _not_rows(name: str, output: Any, n: int) -> str:
+    return f"output{name} has shape {list(jnp.shape(output))} for a batch of {n}: its first axis must be the batch axis"
 
 
 def _difference(whole: Any, own: Any) -> float:

@@ -117,7 +117,7 @@ def check_field(field: Any, value: Any, name: str) -> None:
 def _is_of(hint: Any, value: Any) -> bool:
     """Whether a value has a field's type; whole numbers are floats too, truth values are no numbers."""
     if hint in (int, float):
-        return isinstance(value, Real if hint is float else Integral) and not isinstance(value, bool)
+        return not isinstance(value, bool) and isinstance(value, Real if hint is float else Integral)
     return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
 
 
@@ -135,7 +135,7 @@ def _limits(field: Any) -> str:
 
 def settings_json(settings: Any) -> dict[str, Any]:
     """Settings as JSON for a digest: without the fields that change no number, and later ones at their default."""
-    result = {}
+    result: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.metadata["digest"] and not (field.metadata["added"] and value == field.default):

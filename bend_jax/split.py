@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from bend_jax.batching import for_one, one_of
+from bend_jax.batching import for_one, named_leaves, one_of
 
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 CONSTANT, INPUT, PARAMS = 0, 1, 2
@@ -146,8 +146,8 @@ def _kind(x: Any) -> str:
 
 def _bind(step: _Step, values: list[Any]) -> Sequence[Any]:
     params = step.primitive.get_bind_params(step.params)
-    functions, params = params if isinstance(params, tuple) else ((), params)
-    result = step.primitive.bind(*functions, *values, **params)
+    functions, named = params if isinstance(params, tuple) else ((), params)
+    result = step.primitive.bind(*functions, *values, **named)
     return result if step.primitive.multiple_results else [result]
 
 
@@ -158,7 +158,7 @@ def _classes(program: _Program, params: Sequence[_Slot], inputs: Sequence[_Slot]
         slots[slot.number] = INPUT
     for slot in params:
         slots[slot.number] = PARAMS
-    steps = []
+    steps: list[int] = []
     for step in program.steps:
         operands = [slots[a.number] for a in step.reads if isinstance(a, _Slot)]
         steps.append(PARAMS if step.has_effects else max(operands, default=CONSTANT))
@@ -283,9 +283,8 @@ def unread(fn: Callable[..., Any], params: Any, *inputs: Any) -> tuple[str, ...]
     """
     traced = _trace(fn, params, inputs)
     _, read = _needed([replace(step, has_effects=False) for step in traced.program.steps], traced.outputs)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    pairs = zip(paths, traced.params, strict=True)
-    return tuple(jax.tree_util.keystr(path) for path, slot in pairs if slot.number not in read)
+    pairs = zip(named_leaves(params), traced.params, strict=True)
+    return tuple(name for (name, _), slot in pairs if slot.number not in read)
 
 
 def _leaves(tree: Any, expected: Any, name: str) -> list[Any]:

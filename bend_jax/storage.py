@@ -55,7 +55,7 @@ def is_complete(path: Path) -> bool:
 def read_manifest(path: Path, remedy: str = "") -> dict[str, Any]:
     """The manifest of a complete stage. Raises DamagedError where it cannot be read."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest: Any = json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path / 'manifest.json'} cannot be read ({error}); {_remedy(path, remedy)}") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):

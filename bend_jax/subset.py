@@ -57,7 +57,7 @@ def _name(entry: Any) -> str:
 
 def _leaves(variables: Variables) -> list[tuple[tuple[str, ...], Any]]:
     """(path components, leaf) of every leaf, in leaf order. Raises ValueError for a name given twice."""
-    flat = jax.tree_util.tree_flatten_with_path(variables)[0]
+    flat: list[tuple[Any, Any]] = jax.tree_util.tree_leaves_with_path(variables)
     first = () if has_collections(variables) else ("params",)
     # a key that holds dots itself is several components
     leaves = [((*first, *".".join(_name(e) for e in path).split(".")), leaf) for path, leaf in flat]
@@ -146,7 +146,8 @@ def insert(subset: Subset, variables: Variables, vector: Float[Array, " dim"]) -
     """
     if vector.shape != (subset.dim,):
         raise ValueError(f"the subset needs a vector of shape [{subset.dim}]; one of {list(vector.shape)} came")
-    parts, start = {}, 0
+    parts: dict[str, Array] = {}
+    start = 0
     for path, shape in zip(subset.paths, subset.shapes, strict=True):
         size = math.prod(shape)
         parts[path] = vector[start : start + size].reshape(shape)

@@ -237,7 +237,7 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, callbacks: C
 
 def _primitives(jaxpr: Any) -> set[str]:
     """The names of all primitives of a jaxpr, inner ones included."""
-    found = set()
+    found: set[str] = set()
     for eqn in jaxpr.eqns:
         found.add(eqn.primitive.name)
         for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):

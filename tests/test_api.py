@@ -151,7 +151,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 # ten lines that know nothing but jax
 READ_EXPORT = """
-import sys, jax, numpy
+import sys, jax.export, numpy
 run = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
 images = numpy.load(sys.argv[2])
 for n in (1, 7, len(images)):

@@ -132,7 +132,10 @@ def _read_pth(path: Path) -> Any:
                 raise ValueError("a tensor reaches outside its storage")
             return np.array(np.lib.stride_tricks.as_strided(storage[offset:], size, steps))
 
-        known = {("collections", "OrderedDict"): OrderedDict, ("torch._utils", "_rebuild_tensor_v2"): tensor}
+        known: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        }
         known[("torch._utils", "_rebuild_parameter")] = lambda data, *_: data
         known |= {("torch", name): kind for name, kind in STORAGES.items()}
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Float
 
 from bend_jax import ensemble
@@ -44,9 +45,9 @@ def export_ensemble(
             logits, jnp.asarray(weights, jnp.float32)
         )
 
-    (n,) = jax.export.symbolic_shape("n")
+    (n,) = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, *like.images.shape[1:]), jnp.uint8)
-    exported = jax.export.export(jax.jit(vote), platforms=PLATFORMS)(images)
+    exported = export.export(jax.jit(vote), platforms=PLATFORMS)(images)
     try:
         return bytes(exported.serialize())
     except ImportError:
@@ -71,7 +72,7 @@ def save_members(path: Path, stacked: dict[str, Any]) -> None:
 
 def latency(serialised: bytes, apply: Any, plain: Any, variables: Any, like: Split) -> dict[str, float]:
     """Median seconds for one image, of the artefact and of the base alone, called in turn."""
-    whole = jax.jit(jax.export.deserialize(bytearray(serialised)).call)
+    whole = jax.jit(export.deserialize(bytearray(serialised)).call)
     base = jax.jit(lambda images: apply(variables, plain(images)))
     image = jnp.asarray(like.images[:1])
     times: dict[str, list[float]] = {"t_ensemble": [], "t_base": []}
