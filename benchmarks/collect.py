@@ -17,7 +17,7 @@ from bend_jax.collect import COLLECTORS
 from bend_jax.collect.frozen_features import CHUNK
 from bend_jax.rng import stream
 from bend_jax.run import cost
-from bend_jax.run.context import Setting
+from bend_jax.run.context import RunContext
 
 BAR = 1.3
 K = 200
@@ -50,7 +50,7 @@ class CompiledError(Exception):
     """A training's step is compiled: nothing more is wanted of it."""
 
 
-def counted(s: Setting, how: str, variables: Any, k: int, memory: int) -> tuple[float, int]:
+def counted(s: RunContext, how: str, variables: Any, k: int, memory: int) -> tuple[float, int]:
     """(operations of a step's program, steps) of a collector: as XLA counts what it compiled, a loop's body, which is a
     step, once. The training is stopped before its first step."""
     name, settings = how.split()[0], replace(s.config.collect.settings, k=k)
@@ -83,7 +83,7 @@ def counted(s: Setting, how: str, variables: Any, k: int, memory: int) -> tuple[
     return programs[-1], total[0]
 
 
-def collected(s: Setting, how: str, variables: Any, k: int, memory: int) -> dict[str, Any]:
+def collected(s: RunContext, how: str, variables: Any, k: int, memory: int) -> dict[str, Any]:
     """One run of a collector: its vectors, seconds without compilation, and the steps it took."""
     name, settings = how.split()[0], replace(s.config.collect.settings, k=k)
     callbacks, clock = common.clock(memory)
@@ -103,7 +103,7 @@ def collected(s: Setting, how: str, variables: Any, k: int, memory: int) -> dict
     }
 
 
-def prepared(case: str, how: str, size: str, dtype: str, views: int) -> Setting:
+def prepared(case: str, how: str, size: str, dtype: str, views: int) -> RunContext:
     """A setting of this collector on as many images as the size says."""
     task, patterns = CASES[case]
     images, batch, *_ = SIZES[size]
@@ -112,7 +112,7 @@ def prepared(case: str, how: str, size: str, dtype: str, views: int) -> Setting:
     return common.prepare(task, changes, (images, 10, 10))
 
 
-def base_seconds(s: Setting, epochs: int) -> float:
+def base_seconds(s: RunContext, epochs: int) -> float:
     """Of one epoch of the base's training."""
     callbacks, clock = common.clock()
     settings = replace(s.config.base, epochs=epochs + 1, schedule="cosine")
@@ -121,7 +121,7 @@ def base_seconds(s: Setting, epochs: int) -> float:
     return common.step_seconds(clock, "base") * per_epoch
 
 
-def prefix_flops(s: Setting, variables: Any) -> float:
+def prefix_flops(s: RunContext, variables: Any) -> float:
     """Of filling the cache for one view: the compiled frozen part on a chunk of images, times the chunks."""
     n = len(s.dataset.train.labels)
     chunk = min(CHUNK, n)

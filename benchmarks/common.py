@@ -139,7 +139,7 @@ def load(task: str, changes: dict[str, Any]) -> config.Config:
 
 def prepare(
     task: str, changes: dict[str, Any], images: tuple[int, int, int], classes: int = 10, side: int = 32
-) -> context.Setting:
+) -> context.RunContext:
     """A run's setting on so many synthetic images of each split: noise on a pattern for each class."""
     read = load(task, changes)
     generator = np.random.default_rng(0)
@@ -154,13 +154,13 @@ def prepare(
     return context.prepare(read, task, 0, Path(), splits.Dataset(train, validation, test, classes))
 
 
-def fresh(s: context.Setting) -> Any:
+def fresh(s: context.RunContext) -> Any:
     """Untrained variables."""
     assert s.model.init is not None
     return s.model.init(jax.random.key(0))
 
 
-def frozen_part(s: context.Setting, variables: Any) -> Any:
+def frozen_part(s: context.RunContext, variables: Any) -> Any:
     """What does not depend on the subset, jitted, for a batch of images as `apply` takes them."""
     one = jax.eval_shape(s.examples.plain, s.examples.images[:1])
     vector = jax.ShapeDtypeStruct((s.chosen.dim,), jnp.float32)

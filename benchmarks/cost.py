@@ -16,7 +16,7 @@ from bend_jax.collect import COLLECTORS
 from bend_jax.generate import GENERATORS
 from bend_jax.rng import stream
 from bend_jax.run import cost, pipeline
-from bend_jax.run.context import Setting
+from bend_jax.run.context import RunContext
 
 NETS = ("res18", "res50", "regx", "regy")
 TASKS = {f"{net}_{data}": f"{net}_cifar10" for net in NETS for data in ("cifar10", "cifar100")}  # measured on
@@ -41,7 +41,7 @@ def break_even(t: dict[str, float], m: int) -> float | None:
     return fixed / gain if gain > 0 else None
 
 
-def prepared(task: str, size: str) -> Setting:
+def prepared(task: str, size: str) -> RunContext:
     """A setting on few images; on a CPU also with small minibatches."""
     images, batch, *_ = SIZES[size]
     changes = {"base.batch": batch, "collect.batch": batch} if batch else {}
@@ -49,7 +49,7 @@ def prepared(task: str, size: str) -> Setting:
     return common.prepare(task, changes, (images, 10, SIZES[size][4]), side=side)
 
 
-def measure_base(s: Setting, epochs: int) -> float:
+def measure_base(s: RunContext, epochs: int) -> float:
     """Seconds for an image."""
     callbacks, clock = common.clock()
     settings = replace(s.config.base, epochs=epochs, schedule="cosine", warmup=0)
@@ -57,7 +57,7 @@ def measure_base(s: Setting, epochs: int) -> float:
     return common.step_seconds(clock, "base") / settings.batch
 
 
-def measure_collect(s: Setting, variables: Any, k: int, repeats: int) -> tuple[float, float]:
+def measure_collect(s: RunContext, variables: Any, k: int, repeats: int) -> tuple[float, float]:
     """Seconds for an image of its augmentation and the frozen part (to fill the cache), and of a training step of the
     subset."""
     frozen, images = common.frozen_part(s, variables), s.examples.images
@@ -73,7 +73,7 @@ def measure_collect(s: Setting, variables: Any, k: int, repeats: int) -> tuple[f
     return common.median(fill)["fill"] / len(images), step
 
 
-def measure_generate(s: Setting, repeats: int) -> dict[str, float]:
+def measure_generate(s: RunContext, repeats: int) -> dict[str, float]:
     """Autoencoder, diffusion and sampling, whole: as many steps as a run takes."""
     c, dim = s.config, s.chosen.dim
     k = c.collect.settings.k
@@ -87,7 +87,7 @@ def measure_generate(s: Setting, repeats: int) -> dict[str, float]:
     return {**found, "t_sample": common.median(draw)["draw"]}
 
 
-def measure_inference(s: Setting, variables: Any, repeats: int) -> tuple[float, float]:
+def measure_inference(s: RunContext, variables: Any, repeats: int) -> tuple[float, float]:
     """Seconds for an image of a full pass, and of a member's suffix."""
     m, images = s.config.members, s.examples.plain(jnp.asarray(s.dataset.test.images))
     vectors = jnp.tile(subset.flatten(s.chosen, variables)[None], (m, 1))

@@ -14,7 +14,7 @@ from benchmarks import common
 from bend_jax import training
 from bend_jax.rng import stream
 from bend_jax.run import cost
-from bend_jax.run.context import Setting
+from bend_jax.run.context import RunContext
 
 # (task, images, batch, dtype)
 SIZES: dict[str, tuple[tuple[str, int, int, str], ...]] = {
@@ -40,7 +40,7 @@ def least_bytes(variables: Any, batch: int, image: int) -> int:
     return 6 * common.size_of(variables["params"]) + batch * image
 
 
-def fed(s: Setting, settings: Any) -> Any:
+def fed(s: RunContext, settings: Any) -> Any:
     """step(): one training step whose batch is gathered by NumPy and handed to a jitted function; run and forget, as a
     loop over a data loader does. Augmentation is on the device, as ours."""
     assert s.model.train_apply is not None

@@ -21,7 +21,7 @@ from bend_jax.run import cost as run_cost
 from bend_jax.run import rows as run_rows
 from bend_jax.run import stages
 from bend_jax.run.config import parse
-from bend_jax.run.context import Setting, prepare
+from bend_jax.run.context import RunContext, prepare
 from bend_jax.run.progress import TrainingLog
 from bend_jax.training import SILENT
 from tests.problems import write_images
@@ -88,7 +88,7 @@ def test_the_rows_of_the_comparisons_parse(name: str) -> None:
 # cost
 
 
-def prepared(tmp_path: Path, vote: str, unseen: int = 0, **settings: Any) -> tuple[run_rows.Row, Setting]:
+def prepared(tmp_path: Path, vote: str, unseen: int = 0, **settings: Any) -> tuple[run_rows.Row, RunContext]:
     """One row on 60 images, `unseen` of which the base does not see."""
     images = np.random.default_rng(0).integers(0, 255, (N, 8, 8, 1)).astype(np.uint8)
     split = sources.Split(images, np.arange(N, dtype=np.int32) % 10)
@@ -151,7 +151,7 @@ def test_the_collector_alone_sees_the_unseen_images(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(stages.storage, "load_tree", lambda _: {})
     for stage, expected in ((stages.base, s.dataset.train), (stages.collect, s.dataset.unseen)):
         with pytest.raises(SeenError) as error:
-            stage(s, stages.Task({"base": tmp_path}, tmp_path, SILENT, TrainingLog({}, {}, {}, {})))
+            stage(s, stages.StageContext({"base": tmp_path}, tmp_path, SILENT, TrainingLog({}, {}, {}, {})))
         assert expected is not None
         np.testing.assert_array_equal(error.value.args[0].images, expected.images)
     with pytest.raises(SettingsError, match="share no base"):

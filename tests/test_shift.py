@@ -15,7 +15,7 @@ from bend_jax.checks import SettingsError
 from bend_jax.data import augment, corruptions, out_of_distribution, sources, splits
 from bend_jax.evaluate import predict, scores
 from bend_jax.run import config, pipeline, stages
-from bend_jax.run.context import Setting
+from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog
 from bend_jax.subset import Subset
 
@@ -160,7 +160,7 @@ def apply(variables: Any, images: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def asked() -> tuple[Setting, stages.Task, dict[str, Any]]:
+def asked() -> tuple[RunContext, stages.StageContext, dict[str, Any]]:
     """A run about 90 test images that the first member labels, asked about two sets and two corruptions."""
     raw = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
     raw.evaluate.corruptions, raw.evaluate.batch = "contrast,noise", 32
@@ -172,16 +172,16 @@ def asked() -> tuple[Setting, stages.Task, dict[str, Any]]:
     others = {"same": images, "far": np.full((40, SIDE, SIDE, 1), 255, np.uint8)}
     examples = training.Examples(jnp.asarray(images), jnp.asarray(split.labels), plain, plain)
     model = training.Model(apply)
-    setting = Setting(
+    setting = RunContext(
         config.parse(raw), "digits", 0, Path("/nowhere"), dataset, examples, examples, model, SUBSET, others
     )
-    task = stages.Task({}, Path("/nowhere"), training.SILENT, TrainingLog({}, {}, {}, {}))
+    task = stages.StageContext({}, Path("/nowhere"), training.SILENT, TrainingLog({}, {}, {}, {}))
     sets = {"base": VECTORS[:1], "bend": VECTORS}
     return setting, task, sets
 
 
 @pytest.fixture(scope="module")
-def shifted(asked: tuple[Setting, stages.Task, dict[str, Any]]) -> dict[str, Any]:
+def shifted(asked: tuple[RunContext, stages.StageContext, dict[str, Any]]) -> dict[str, Any]:
     """What the stage writes."""
     s, task, sets = asked
     variables = {"params": {"w": jnp.zeros((SIDE * SIDE, CLASSES))}}
@@ -213,7 +213,7 @@ def test_every_score_of_every_vote_tells_other_sets_apart(shifted: dict[str, Any
 
 
 def test_the_rows_of_corrupted_images_are_those_of_the_corrupted_images(
-    shifted: dict[str, Any], asked: tuple[Setting, stages.Task, dict[str, Any]]
+    shifted: dict[str, Any], asked: tuple[RunContext, stages.StageContext, dict[str, Any]]
 ) -> None:
     """Base and mean vote by a matrix product, at their own temperatures; the base is right on clean images only."""
     s, _, sets = asked
@@ -236,7 +236,7 @@ def test_the_rows_of_corrupted_images_are_those_of_the_corrupted_images(
 
 
 def test_only_the_evaluation_depends_on_what_is_in_the_other_sets(
-    asked: tuple[Setting, stages.Task, dict[str, Any]],
+    asked: tuple[RunContext, stages.StageContext, dict[str, Any]],
 ) -> None:
     """Its digest covers their content."""
     s, _, _ = asked

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
-from bend_jax.models.backbone import Backbone
+from bend_jax.models.backbone import ResidualNet
 from bend_jax.models.regnet import RegNetBlock
 from bend_jax.models.resnet import BasicBlock, Bottleneck
 
 
-class Published(NamedTuple):
+class Architecture(NamedTuple):
     """A network as its paper gives it, with one number a stage."""
 
     block: Callable[..., nn.Module]
@@ -24,11 +24,11 @@ class Published(NamedTuple):
 RESNET_WIDTHS, RESNET_STRIDES = (64, 128, 256, 512), (1, 2, 2, 2)
 REGNET = ((32, 64, 160, 384), (1, 2, 7, 12), (1, 1, 2, 2))  # of the 400MF nets
 BACKBONES = {
-    "resnet18": Published(BasicBlock, RESNET_WIDTHS, (2, 2, 2, 2), RESNET_STRIDES),
-    "resnet34": Published(BasicBlock, RESNET_WIDTHS, (3, 4, 6, 3), RESNET_STRIDES),
-    "resnet50": Published(Bottleneck, RESNET_WIDTHS, (3, 4, 6, 3), RESNET_STRIDES),
-    "regnetx_400mf": Published(RegNetBlock, *REGNET),
-    "regnety_400mf": Published(partial(RegNetBlock, se_ratio=0.25), *REGNET),
+    "resnet18": Architecture(BasicBlock, RESNET_WIDTHS, (2, 2, 2, 2), RESNET_STRIDES),
+    "resnet34": Architecture(BasicBlock, RESNET_WIDTHS, (3, 4, 6, 3), RESNET_STRIDES),
+    "resnet50": Architecture(Bottleneck, RESNET_WIDTHS, (3, 4, 6, 3), RESNET_STRIDES),
+    "regnetx_400mf": Architecture(RegNetBlock, *REGNET),
+    "regnety_400mf": Architecture(partial(RegNetBlock, se_ratio=0.25), *REGNET),
 }
 NAMES = tuple(BACKBONES)
 
@@ -53,6 +53,6 @@ def build(
             f"{len(published.strides)} stages"
         )
     strides = published.strides[: len(depths)]
-    return Backbone(
+    return ResidualNet(
         published.block, num_classes, widths[0] if widths else published.stem, channels, depths, strides, dtype
     )

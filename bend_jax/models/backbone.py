@@ -45,7 +45,7 @@ class Stage(nn.Module):
         return x
 
 
-class Backbone(nn.Module):
+class ResidualNet(nn.Module):
     """conv1, bn1, layer1 .. layerN, fc: named as BEND's Table 5 names layers.
 
     block(width, stride, dtype, name=...) makes a block; widths, blocks, strides: one number a stage; stem: channels

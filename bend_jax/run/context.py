@@ -16,7 +16,7 @@ from bend_jax.models import pytorch
 from bend_jax.run.config import Backbone, Config
 
 
-class Setting(NamedTuple):
+class RunContext(NamedTuple):
     """What every stage of one run shares."""
 
     config: Config
@@ -52,7 +52,7 @@ def network(b: Backbone, num_classes: int, image_shape: tuple[int, ...]) -> trai
 
 def prepare(
     config: Config, config_name: str, seed: int, workdir: Path, dataset: splits.Dataset, init: str = ""
-) -> Setting:
+) -> RunContext:
     """Everything that a run needs before its first stage. Raises SettingsError; writes nothing.
 
     init: a trained model's file, "" for none.
@@ -93,7 +93,9 @@ def prepare(
             "out the same images) or =test (it has seen every training image; a part of the test images validates)"
         )
     initial = pytorch.load_init(Path(init), shapes) if init else None
-    return Setting(config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh)
+    return RunContext(
+        config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh
+    )
 
 
 def _placed(split: sources.Split, mesh: Mesh | None) -> tuple[Any, Any]:

@@ -14,33 +14,33 @@ from bend_jax.data import corruptions
 from bend_jax.ensemble import chunk_size
 from bend_jax.generate.generator import Size
 from bend_jax.operations import Operations, count
-from bend_jax.run.context import Setting
+from bend_jax.run.context import RunContext
 
 
-def operations(s: Setting) -> Operations:
+def operations(s: RunContext) -> Operations:
     """Counted by XLA from the programs' shapes; nothing is compiled."""
     images = s.examples.images
     return count(s.model, s.examples.plain, s.chosen, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype))
 
 
-def collect_cost(s: Setting, ops: Operations) -> Cost:
+def collect_cost(s: RunContext, ops: Operations) -> Cost:
     """Floating-point operations of the collector's trainings, and bytes of cached features."""
     images, memory = len(s.dataset.collected.labels), s.config.compute.memory_mb * 2**20
     algorithm = s.config.collect.algorithm
     return algorithm.cost(algorithm.settings, Work(ops, images, memory, holds_statistics(s.chosen)))
 
 
-def base_epochs(s: Setting) -> float:
+def base_epochs(s: RunContext) -> float:
     """What the base's training costs."""
     return s.config.base.epochs * len(s.dataset.train.labels) / s.dataset.training_images
 
 
-def collect_epochs(s: Setting, ops: Operations) -> float:
+def collect_epochs(s: RunContext, ops: Operations) -> float:
     """What the collector's training costs, in epochs of the base's training."""
     return collect_cost(s, ops).operations / (s.dataset.training_images * ops.step)
 
 
-def generate_epochs(s: Setting, name: str, m: int, ops: Operations) -> float:
+def generate_epochs(s: RunContext, name: str, m: int, ops: Operations) -> float:
     """What a generator costs, in epochs of the base's training: its nets, their samples, BN statistics, tuning."""
     c, generator = s.config, s.config.generate.algorithms[name]
     tried = len(c.generate.tune) if generator.knob else 0
@@ -61,7 +61,7 @@ def forwards(ops: Operations, members: int, views: int) -> float:
 EFFICIENCY = 0.2  # of a matrix product's rate that convolutional training was seen to reach (2 CPU cores)
 
 
-def describe(s: Setting) -> str:
+def describe(s: RunContext) -> str:
     """Lines of dimensions, split point, memory and time of one run; compiles a matrix product, trains nothing."""
     assert s.model.init is not None
     c, seen, n = s.config, len(s.dataset.train.labels), s.dataset.training_images
@@ -92,7 +92,7 @@ def describe(s: Setting) -> str:
     return "\n".join([*lines, _seconds(s, ops)])
 
 
-def _seconds(s: Setting, ops: Operations) -> str:
+def _seconds(s: RunContext, ops: Operations) -> str:
     """Time by operations of the base's training, the collector's and the members."""
     c, n = s.config, s.dataset.training_images
     many = len(s.dataset.test.labels) + len(s.dataset.validation.labels)

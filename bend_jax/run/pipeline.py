@@ -19,9 +19,9 @@ from bend_jax.report import document, run_report
 from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
 from bend_jax.run import summary
-from bend_jax.run.context import Setting
+from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog, replay, watching
-from bend_jax.run.stages import WORK, Task
+from bend_jax.run.stages import WORK, StageContext
 from bend_jax.training import NonFiniteError
 
 Say = Callable[[str], None]
@@ -43,7 +43,7 @@ class Job(NamedTuple):
     generator: str = ""
 
 
-def plan(s: Setting) -> dict[str, Job]:
+def plan(s: RunContext) -> dict[str, Job]:
     """Every stage's job by name, in order. A digest covers settings, seed, data, platform, and the inputs' digests."""
     c, jobs = s.config, {}
     content = splits.content_digest(s.dataset)
@@ -70,7 +70,7 @@ def plan(s: Setting) -> dict[str, Job]:
     return jobs
 
 
-def _generate_settings(s: Setting, name: str) -> dict[str, Any]:
+def _generate_settings(s: RunContext, name: str) -> dict[str, Any]:
     """What a generator's digest covers: also how it was tuned, and how BN statistics were re-estimated, where they
     are."""
     c, generator = s.config.generate, s.config.generate.algorithms[name]
@@ -90,7 +90,7 @@ def code_of(algorithm: Collector | Generator) -> dict[str, str]:
     return {"code": storage.digest_of(inspect.getsource(module))}
 
 
-def run(s: Setting, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
+def run(s: RunContext, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
     """Run the named stages, reusing what the store has, and link them in the work directory.
 
     Raises SettingsError where a stage that is needed is neither named nor in the store, StoppedError where one meets
@@ -109,7 +109,7 @@ def run(s: Setting, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
     return jobs
 
 
-def check_inputs(s: Setting, jobs: dict[str, Job], stages: tuple[str, ...]) -> set[str]:
+def check_inputs(s: RunContext, jobs: dict[str, Job], stages: tuple[str, ...]) -> set[str]:
     """The jobs that the named stages still have to read. Raises SettingsError for one that is not to be had."""
     missing = [job for job in jobs.values() if job.stage in stages and not storage.is_complete(job.path)]
     needed = {name for job in missing for name in job.inputs}
@@ -124,7 +124,7 @@ def check_inputs(s: Setting, jobs: dict[str, Job], stages: tuple[str, ...]) -> s
     return needed
 
 
-def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
+def run_job(s: RunContext, jobs: dict[str, Job], job: Job, say: Say) -> None:
     """Build one stage, or check its files and say that it is reused."""
     if storage.is_complete(job.path):
         then, now = storage.verify(job.path)["versions"], storage.versions()
@@ -141,7 +141,7 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
         started = time.perf_counter()
         try:
             with watching(s.config, partial, clock, _events(s, job), s.mesh) as callbacks:
-                task = Task(inputs, partial.output, callbacks, clock, job.generator)
+                task = StageContext(inputs, partial.output, callbacks, clock, job.generator)
                 alone = job.stage in ("report", "export")  # work for one process
                 summary = WORK[job.stage](s, task) if devices.is_first() or not alone else ""
         except NonFiniteError as error:
@@ -150,12 +150,12 @@ def run_job(s: Setting, jobs: dict[str, Job], job: Job, say: Say) -> None:
     say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
 
 
-def _events(s: Setting, job: Job) -> Path:
+def _events(s: RunContext, job: Job) -> Path:
     """Where TensorBoard's files of a stage go: other settings and seeds are other curves."""
     return s.workdir / "tensorboard" / job.stage / f"{job.generator}-{job.digest}".lstrip("-")
 
 
-def _advice(s: Setting, job: Job, training: str) -> str:
+def _advice(s: RunContext, job: Job, training: str) -> str:
     """What to try when a training of this stage met a NaN or Inf."""
     name, look = training.split()[0], f"look for NaN in what {', '.join(job.inputs) or 'the images'} gave it"
     rate = ""
@@ -169,7 +169,7 @@ def _advice(s: Setting, job: Job, training: str) -> str:
     return f"try a smaller {rate}, and {look}" if rate else look
 
 
-def summarise(settings: list[Setting], plans: list[dict[str, Job]], say: Say) -> Path:
+def summarise(settings: list[RunContext], plans: list[dict[str, Job]], say: Say) -> Path:
     """The report over several seeds, as a report stage of its own: means and standard deviations."""
     s = settings[0]
     digest = storage.digest_of({"format": storage.FORMAT, "seeds": [jobs["report"].digest for jobs in plans]})

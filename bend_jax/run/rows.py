@@ -27,7 +27,7 @@ from bend_jax.report.grid import setting_text
 from bend_jax.report.text import text_table
 from bend_jax.run import cost, pipeline, summary
 from bend_jax.run.config import Config, parse
-from bend_jax.run.context import Setting, prepare
+from bend_jax.run.context import RunContext, prepare
 
 STAGES = ("base", "collect", "generate", "evaluate")
 ALONE = {"base": "base", "swa": "swa"}  # votes of one net, and the set that they belong to
@@ -153,12 +153,12 @@ def run(
     return content, made
 
 
-Prepared = Callable[[Row, int], Setting]
+Prepared = Callable[[Row, int], RunContext]
 
 
 def preparing(rows: list[Row], config_name: str, workdir: Path, init: str = "") -> Prepared:
-    """prepared(row, seed) -> Setting, with each data set read once. Raises SettingsError where `init` is one base and
-    the rows train several."""
+    """prepared(row, seed) -> RunContext, with each data set read once. Raises SettingsError where `init` is one base
+    and the rows train several."""
     if init and any(row.config.base != rows[0].config.base for row in rows):
         raise SettingsError("--init brings one trained base; here are rows that train others")
     return partial(_prepare, config_name, workdir, {}, init)
@@ -166,7 +166,7 @@ def preparing(rows: list[Row], config_name: str, workdir: Path, init: str = "") 
 
 def run_rows(
     rows: list[Row], seeds: list[int], prepared: Prepared, say: Callable[[str], None]
-) -> Iterator[tuple[Row, Setting, dict[str, pipeline.Job] | pipeline.StoppedError]]:
+) -> Iterator[tuple[Row, RunContext, dict[str, pipeline.Job] | pipeline.StoppedError]]:
     """Every row with every seed, their stages shared through the store. A row that met a NaN or Inf gives its error in
     the place of its stages."""
     for number, (seed, row) in enumerate(itertools.product(seeds, rows), start=1):
@@ -183,7 +183,7 @@ def run_rows(
 
 def _prepare(
     config_name: str, workdir: Path, loaded: dict[Data, splits.Dataset], init: str, row: Row, seed: int
-) -> Setting:
+) -> RunContext:
     if row.config.data not in loaded:
         loaded[row.config.data] = splits.load(row.config.data)
     try:
@@ -202,7 +202,7 @@ def plan(rows: list[Row], config_name: str, workdir: Path) -> str:
     return text_table(["row", "training, epochs", "inference, forwards"], lines)
 
 
-def cost_of(row: Row, s: Setting) -> dict[str, float]:
+def cost_of(row: Row, s: RunContext) -> dict[str, float]:
     """training: in epochs of the base's training, all stages that the row's vote needs; inference: in forward passes
     of the base, all members of it (a greedy vote's after it has chosen)."""
     c, ops = row.config, cost.operations(s)
@@ -220,7 +220,7 @@ def cost_of(row: Row, s: Setting) -> dict[str, float]:
     return {"training": training, "inference": cost.forwards(ops, members, views)}
 
 
-def measure(row: Row, s: Setting, jobs: dict[str, pipeline.Job]) -> Measured:
+def measure(row: Row, s: RunContext, jobs: dict[str, pipeline.Job]) -> Measured:
     """One row's figures from its stages."""
     path = jobs["evaluate"].path
     tree = storage.load_tree(path / "predictions")

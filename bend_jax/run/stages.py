@@ -19,24 +19,24 @@ from bend_jax.generate.generator import FittedGenerator, Reestimate, check_finit
 from bend_jax.report import document, run_report
 from bend_jax.rng import stream
 from bend_jax.run import summary
-from bend_jax.run.context import Setting
+from bend_jax.run.context import RunContext
 from bend_jax.run.export import export_ensemble, latency, save_members
 from bend_jax.run.progress import TrainingLog, loss_curves
 
 IMAGES = 1000  # test images, at most, that the evaluate stage writes beside its predictions, for whoever loads them
 
 
-class Task(NamedTuple):
+class StageContext(NamedTuple):
     """One stage's work: where it reads (by input name), where it writes, and who watches."""
 
     inputs: dict[str, Path]
     output: Path
     callbacks: training.Callbacks
-    clock: TrainingLog
+    log: TrainingLog
     generator: str = ""
 
 
-def base(s: Setting, task: Task) -> str:
+def base(s: RunContext, task: StageContext) -> str:
     """Train the backbone, or take the trained one. Writes variables/."""
     variables = s.initial
     if variables is None:
@@ -44,14 +44,14 @@ def base(s: Setting, task: Task) -> str:
         variables = training.train_base(s.model, s.examples, key, s.config.base, callbacks=task.callbacks)
     storage.save_tree(task.output / "variables", variables)
     accuracy = _accuracy(s, variables, s.dataset.validation)
-    seconds = task.clock.seconds.get("base")
+    seconds = task.log.seconds.get("base")
     t_epoch = seconds / s.config.base.epochs if seconds else None
     _write_result(task, {"validation_accuracy": accuracy, "t_pre": seconds, "t_epoch": t_epoch})
     how = f"{s.config.base.epochs} epochs" if s.initial is None else "from --init"
     return f"{how}, validation accuracy {accuracy:.2%}"
 
 
-def _accuracy(s: Setting, variables: Any, split: sources.Split) -> float:
+def _accuracy(s: RunContext, variables: Any, split: sources.Split) -> float:
     """Of the base alone, in batches; the last one is filled up with the images before it."""
     label = jax.jit(lambda variables, images: jnp.argmax(s.model.apply(variables, s.examples.plain(images)), axis=1))
     n = len(split.labels)
@@ -62,7 +62,7 @@ def _accuracy(s: Setting, variables: Any, split: sources.Split) -> float:
     return float(right.mean())
 
 
-def collect(s: Setting, task: Task) -> str:
+def collect(s: RunContext, task: StageContext) -> str:
     """Collect k checkpoints of the subset. Writes checkpoints/ and subset.json."""
     started = time.perf_counter()
     variables = storage.load_tree(task.inputs["base"] / "variables")
@@ -79,12 +79,12 @@ def collect(s: Setting, task: Task) -> str:
     tree = {"vectors": vectors} if weights is None else {"vectors": vectors, "weights": weights}
     storage.save_tree(task.output / "checkpoints", tree)
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
-    elapsed = time.perf_counter() - started + sum(task.clock.before.values())
-    _write_result(task, {"t_collect": elapsed - sum(task.clock.compile.values())})
+    elapsed = time.perf_counter() - started + sum(task.log.before.values())
+    _write_result(task, {"t_collect": elapsed - sum(task.log.compile.values())})
     return f"{len(vectors)} checkpoints of {s.chosen.dim} numbers by {s.config.collect.name}"
 
 
-def generate(s: Setting, task: Task) -> str:
+def generate(s: RunContext, task: StageContext) -> str:
     """Fit one generator to the checkpoints and draw m members. Writes members/, stacked/ and subset.json; latents/ too
     where the generator has any."""
     generator = s.config.generate.algorithms[task.generator]
@@ -98,7 +98,7 @@ def generate(s: Setting, task: Task) -> str:
     members = np.asarray(fitted.draw(s.config.members))  # again, so that t_sample holds no compilation
     seconds = time.perf_counter() - started
     check_finite(generator.name, members)
-    task.clock.compile["sample"] = max(first - seconds, 0.0)
+    task.log.compile["sample"] = max(first - seconds, 0.0)
     storage.save_tree(task.output / "members", {"vectors": members})
     storage.save_tree(task.output / "stacked", subset.stack(s.chosen, members))
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
@@ -111,18 +111,18 @@ def generate(s: Setting, task: Task) -> str:
             key = stream(s.seed, "generate", generator.name, "noised")
             latents["noised"] = generator.noised(fitted.fitted, key, vectors)
         storage.save_tree(task.output / "latents", latents)
-    trained = {f"t_{part}": task.clock.seconds.get(part) for part in ("autoencoder", "diffusion")}
+    trained = {f"t_{part}": task.log.seconds.get(part) for part in ("autoencoder", "diffusion")}
     _write_result(task, {**trained, "t_sample": seconds, "knob": knob})
     return f"{len(members)} members" + ("" if knob is None else f", {generator.knob} {knob:g} by validation NLL")
 
 
-def _reestimator(s: Setting, task: Task) -> Reestimate | None:
+def _reestimator(s: RunContext, task: StageContext) -> Reestimate | None:
     """How new vectors get BN statistics of their own, where the subset holds weights and statistics."""
     variables = storage.load_tree(task.inputs["base"] / "variables")
     return reestimator(s.model, variables, s.chosen, s.examples, seed=s.seed, images=s.config.generate.statistics)
 
 
-def _tune(s: Setting, task: Task, fitted: FittedGenerator) -> tuple[FittedGenerator, float | None]:
+def _tune(s: RunContext, task: StageContext, fitted: FittedGenerator) -> tuple[FittedGenerator, float | None]:
     """The knob's value of least NLL of the mean vote on validation images (ties: the first), where there is a choice.
 
     Every generator that has a knob gets the same values, so that none has had more of the validation images.
@@ -139,7 +139,7 @@ def _tune(s: Setting, task: Task, fitted: FittedGenerator) -> tuple[FittedGenera
     return candidates[best], values[best]
 
 
-def evaluate(s: Setting, task: Task) -> str:
+def evaluate(s: RunContext, task: StageContext) -> str:
     """Run base, checkpoints, their average and all members on validation and test. Writes predictions/."""
     variables = storage.load_tree(task.inputs["base"] / "variables")
     collected = storage.load_tree(task.inputs["collect"] / "checkpoints")
@@ -154,7 +154,7 @@ def evaluate(s: Setting, task: Task) -> str:
     running = {name: curves.steps(members[name]) for name in (main, "checkpoints")}  # identity's run as checkpoints
     wanted = predict.Wanted(weights, running=running, labels=labels.test)
     test = _predict(s, task, variables, sets, s.dataset.test, wanted)
-    seconds = time.perf_counter() - started - sum(task.clock.compile.values())
+    seconds = time.perf_counter() - started - sum(task.log.compile.values())
     votes = scores.all_votes(validation, test, weights, s.dataset.num_classes)
     scale = scores.temperatures(votes, labels)
     key = stream(s.seed, "evaluate", "abend")
@@ -176,7 +176,7 @@ def evaluate(s: Setting, task: Task) -> str:
     return f"sBEND {row['sbend']:.2%}, base {result['votes']['base']['accuracy']:.2%} on {len(labels.test)} test images"
 
 
-def _given_weights(s: Setting, collected: dict[str, Any], members: dict[str, int]) -> predict.Weights:
+def _given_weights(s: RunContext, collected: dict[str, Any], members: dict[str, int]) -> predict.Weights:
     """The collector's weights, for every set that is its checkpoints themselves."""
     if "weights" not in collected:
         return {}
@@ -185,7 +185,7 @@ def _given_weights(s: Setting, collected: dict[str, Any], members: dict[str, int
     return {name: collected["weights"] for name in ("checkpoints", *own) if members[name] == k}
 
 
-def _shift(s: Setting, task: Task, variables: Any, clean: scores.Evaluated) -> dict[str, Any] | None:
+def _shift(s: RunContext, task: StageContext, variables: Any, clean: scores.Evaluated) -> dict[str, Any] | None:
     """Base and main generator's members on other data sets and on corrupted test images; None where none is asked for.
 
     One data set or severity at a time, in batches: of each only labels and averages are kept.
@@ -208,7 +208,7 @@ def _shift(s: Setting, task: Task, variables: Any, clean: scores.Evaluated) -> d
     return {"ood": ood, "corruptions": rows}
 
 
-def _sets(s: Setting, task: Task, variables: Any, vectors: Any) -> dict[str, Any]:
+def _sets(s: RunContext, task: StageContext, variables: Any, vectors: Any) -> dict[str, Any]:
     """The vectors to evaluate, by name: base, average of the checkpoints ("swa"), checkpoints, every generator's."""
     swa = jnp.asarray(vectors.mean(axis=0)[None])
     reestimate = _reestimator(s, task)
@@ -220,8 +220,8 @@ def _sets(s: Setting, task: Task, variables: Any, vectors: Any) -> dict[str, Any
 
 
 def _predict(
-    s: Setting,
-    task: Task,
+    s: RunContext,
+    task: StageContext,
     variables: Any,
     sets: dict[str, Any],
     split: sources.Split,
@@ -250,7 +250,7 @@ def _predict(
     return {name: found["checkpoints" if name in again else name] for name in sets}
 
 
-def export(s: Setting, task: Task) -> str:
+def export(s: RunContext, task: StageContext) -> str:
     """Write the voting ensemble as one jax.export artefact, and the members as safetensors with PyTorch's names."""
     variables = storage.load_tree(task.inputs["base"] / "variables")
     members = storage.load_tree(task.inputs[f"generate {s.config.generate.name}"] / "members")["vectors"]
@@ -267,7 +267,7 @@ def export(s: Setting, task: Task) -> str:
     return f"ensemble.jax, {len(serialised) / 2**20:.2f} MiB; {times}"
 
 
-def render(s: Setting, task: Task) -> str:
+def render(s: RunContext, task: StageContext) -> str:
     """Assemble report.json from what the stages measured, and write it with all its faces."""
     results = {name: storage.read_json(path / "result.json") for name, path in task.inputs.items()}
     report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
@@ -278,13 +278,13 @@ def render(s: Setting, task: Task) -> str:
     return document.write(run_report.document(report, latents), task.output, report, run_report.rows_csv(report))
 
 
-def _write_result(task: Task, values: dict[str, Any]) -> None:
+def _write_result(task: StageContext, values: dict[str, Any]) -> None:
     """result.json: what the stage measured, with seconds, compilations and loss curves by training."""
-    clock = {"seconds": task.clock.seconds, "compile": task.clock.compile, "training": loss_curves(task.clock.lines)}
+    clock = {"seconds": task.log.seconds, "compile": task.log.compile, "training": loss_curves(task.log.lines)}
     storage.write_json(task.output / "result.json", {**values, **clock})
 
 
-WORK: dict[str, Callable[[Setting, Task], str]] = {
+WORK: dict[str, Callable[[RunContext, StageContext], str]] = {
     "base": base,
     "collect": collect,
     "generate": generate,
