@@ -123,7 +123,7 @@ def test_a_lost_process_ends_the_run(both: Both) -> None:
     if code == -signal.SIGABRT:
         return
     assert code == 1
-    assert "another process was lost" in err  # the runtime may have a word of its own after it
+    assert "another process was lost" in err, err  # the runtime may have a word of its own after it
     assert "Traceback" not in err
 
 

@@ -55,12 +55,13 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
             run_rows(own, file, rows, workdir, seeds)
         else:
             run_stages(own, config, file.name, workdir, stages, seeds)
-    except (pipeline.StoppedError, storage.DamagedError):
+    except (SettingsError, pipeline.StoppedError, storage.DamagedError):
         raise
-    except RuntimeError as error:
+    except Exception as error:  # a lost process shows as an error of many kinds
         if not own.distributed:
             raise
-        devices.abort(f"launch.py: stopped, most likely because another process was lost: {error}")
+        what = f"{type(error).__name__}: {error}"
+        devices.abort(f"launch.py: stopped, most likely because another process was lost: {what}")
 
 
 def put_side_by_side(own: flags.FlagValues, words: list[str]) -> None:
