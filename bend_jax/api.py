@@ -150,7 +150,7 @@ def calibrated(members: Ensemble, validation: tuple[Any, Any] | None) -> Ensembl
         )
         return members
     images, labels = validation
-    temperature = float(metrics.fit_temperature(jnp.asarray(members.predict_proba(images)), jnp.asarray(labels)))
+    temperature = metrics.fit_temperature(jnp.asarray(members.predict_proba(images)), jnp.asarray(labels))
     low, high = metrics.TEMPERATURES
     if not low * 1.01 < temperature < high / 1.01:
         warnings.warn(

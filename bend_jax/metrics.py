@@ -72,26 +72,18 @@ def _binned(
     return index, confidence, right
 
 
-@jax.jit
-def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+def fit_temperature(probabilities: Float[Array, "n classes"], labels: Int[Array, " n"]) -> float:
     """The temperature in TEMPERATURES of least NLL on these (validation) images; see `scale_temperature`.
 
-    The NLL is convex in 1/T, so golden-section search over log T finds the one minimum.
+    The NLL is convex in 1/T, so that a bounded search over log T finds the one minimum.
     """
+    from scipy.optimize import minimize_scalar
 
-    def loss(log_t: Float[Array, ""]) -> Float[Array, ""]:
-        return nll(scale_temperature(probabilities, jnp.exp(log_t)), labels)
+    def loss(log_t: float) -> float:
+        return float(nll(scale_temperature(probabilities, np.float32(np.exp(log_t))), labels))
 
-    ratio = (np.sqrt(5.0) - 1) / 2
-
-    def narrow(_: Any, interval: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = interval
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        go_left = loss(left) < loss(right)
-        return jnp.where(go_left, low, left), jnp.where(go_left, right, high)
-
-    low, high = jax.lax.fori_loop(0, 40, narrow, tuple(jnp.log(jnp.float32(t)) for t in TEMPERATURES))
-    return jnp.exp((low + high) / 2)
+    found: Any = minimize_scalar(loss, bounds=np.log(TEMPERATURES), options={"xatol": 1e-6})
+    return float(np.float32(np.exp(found.x)))
 
 
 @jax.jit

@@ -98,7 +98,7 @@ def temperatures(votes: dict[str, dict[str, Vote]], labels: Labels) -> dict[str,
     """The temperature of every vote, fitted on validation."""
     y = jnp.asarray(labels.validation)
     return {
-        name: {vote: float(metrics.fit_temperature(jnp.asarray(p.validation), y)) for vote, p in own.items()}
+        name: {vote: metrics.fit_temperature(jnp.asarray(p.validation), y) for vote, p in own.items()}
         for name, own in votes.items()
     }
 
