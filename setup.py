@@ -11,6 +11,8 @@ REPORT = ["matplotlib>=3.10.7"]
 TEST = [
     "basedpyright>=1.40.0",  # pyright with a node of its own
     "beartype>=0.23.0",
+    "dm-haiku>=0.0.16",  # two libraries whose networks `fit` takes
+    "equinox>=0.13.2",
     "hypothesis>=6.170.0",
     "pytest>=9.0.0",
     "pytest-xdist>=3.8.0",
