@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 TENSORBOARD = ["tensorboardX>=2.6.2.2"]
 EXPORT = ["flatbuffers>=23.5.26", "safetensors>=0.4.0"]
 DIGITS = ["scikit-learn>=1.5.0", "threadpoolctl>=3.1.0"]
-DOCS = ["furo>=2025.12", "myst-parser>=5.2", "sphinx>=9.0"]
+DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.0"]
 REPORT = ["matplotlib>=3.10.7"]
 TEST = [
     "basedpyright>=1.40.0",  # pyright with a node of its own
