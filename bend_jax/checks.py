@@ -67,10 +67,12 @@ def setting(
 ) -> Any:
     """A field of a Settings class.
 
-    what: its meaning, in a few words; least, above, most, below, choices: its range; digest: False for a setting that
-    changes speed, memory or what can be watched, never a number; added: whether digests leave it out at its default,
-    since stores were written before it was there; shared: where a run takes the value from another
-    group of settings, that group's name. A default that is itself a group of settings is given as its class.
+    - what: its meaning, in a few words.
+    - default: its default value; for a field that is itself a group of settings, its class.
+    - least, above, most, below, choices: its range.
+    - digest: False for a setting that changes speed, memory or what can be watched, never a number.
+    - added: True for a setting that is younger than stores on disk: at its default it is in no digest.
+    - shared: the name of another group of settings from which a run takes the value; "" for none.
     """
     metadata = {
         "what": what,

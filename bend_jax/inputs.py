@@ -21,7 +21,7 @@ from bend_jax.split import unread
 from bend_jax.subset import Subset, insert_leaves, select
 from bend_jax.training import Callbacks, Examples, Model
 
-LOOK = 32  # images, at most, on which the network is tried before training
+TRIED = 32  # images, at most, on which the network is tried before training
 
 
 class Inputs(NamedTuple):
@@ -62,19 +62,19 @@ def check(
     elif held_out_seed is not None:
         held = splits.held_out(np.random.default_rng(held_out_seed), labels, max(1, round(len(labels) / 10)))
         (images, labels), validation = (images[~held], labels[~held]), (images[held], labels[held])
-    check_network(model, variables, chosen, images[:LOOK])
+    check_network(model, variables, chosen, images[:TRIED])
     generator = find_generator(generate)
     if isinstance(members, bool) or not isinstance(members, int) or members < 1:
         raise SettingsError(f"members must be a whole number of at least 1; got {members!r}")
     collector = None
     if isinstance(collect, Checkpoints):
         check_checkpoints(collect, chosen, generator)
+        check_weights(generator, members, len(collect.vectors), collect.weights is not None)
     else:
         collector = without_views(find_collector(collect))
         k = collector.settings.k
         generator.needs(generator.settings, k)
-        if collector.has_weights and generator.is_all_checkpoints and members < k:
-            raise SettingsError(f"members={members} do not match the {k} weights of the checkpoints: give members={k}")
+        check_weights(generator, members, k, collector.has_weights)
         problem = Problem(model, variables, chosen, len(labels), devices.count(callbacks.mesh))
         check_requirements(collector, problem, callbacks.memory, generator.members(members, k))
     examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), lambda keys, x: x, lambda x: x)
@@ -169,6 +169,12 @@ def check_checkpoints(checkpoints: Checkpoints, chosen: Subset, generator: Gener
     if len(shape) != 2 or shape[1] != chosen.dim:
         raise SettingsError(f"the checkpoints are {list(shape)}; the subset needs vectors of {chosen.dim} numbers")
     generator.needs(generator.settings, shape[0])
+
+
+def check_weights(generator: Generator, members: int, k: int, has_weights: bool) -> None:
+    """Raise SettingsError for fewer members than weights, where the members are the k weighted checkpoints."""
+    if has_weights and generator.is_all_checkpoints and members < k:
+        raise SettingsError(f"members={members} do not match the {k} weights of the checkpoints: give members={k}")
 
 
 def find_collector(given: Any) -> Collector:

@@ -103,6 +103,22 @@ def test_any_tree_of_parameters(make: Callable[[], tuple[Any, Any]], trains: boo
     np.testing.assert_array_equal(again.checkpoints.vectors, ensemble.checkpoints.vectors)
 
 
+@pytest.mark.parametrize("train", [bend_jax.Trajectory(k=3, batch=16, statistics="drift"), bend_jax.Independent(k=2)])
+def test_what_trains_statistics_needs_them_apart_from_the_parameters(train: Any) -> None:
+    """In a tree without that level every leaf would count as a statistic, and all members would equal the base."""
+    apply, variables = of_dict()
+    given = {"train_apply": lambda v, x, key: (apply(v, x), v), "init": lambda key: variables}
+    with pytest.raises(SettingsError, match="these have no 'params', so that all of them are parameters"):
+        fit(apply, variables, collect=train, **given)
+
+
+def test_fewer_members_than_weights_are_told_for_ready_made_checkpoints_too() -> None:
+    """Boosting's checkpoints, collected before."""
+    first = fit(*of_dict(), collect=bend_jax.Boosting(k=4, batch=16))
+    with pytest.raises(SettingsError, match="members=3 do not match the 4 weights"):
+        fit(*of_dict(), collect=first.checkpoints, members=3)
+
+
 def test_statistics_without_parameters_are_told() -> None:
     """A top level with batch_stats and no params is a mistake in the nesting: its keys are named."""
     variables = {"dense": {"kernel": kernel()}, "batch_stats": {"mean": jnp.zeros(3)}}

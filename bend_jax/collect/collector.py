@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from bend_jax.batch_norm import holds_statistics
 from bend_jax.checks import SettingsError
 from bend_jax.operations import Operations
-from bend_jax.subset import Subset
+from bend_jax.subset import Subset, has_collections
 from bend_jax.training import Model
 
 
@@ -72,7 +72,7 @@ def check_requirements(collector: Collector, problem: Problem, memory: int, memb
     `memory` bytes. members: vectors that there will be beside the k checkpoints."""
     subset, settings = problem.subset, collector.settings
     if holds_statistics(subset):
-        check_train_apply(problem.model)
+        check_train_apply(problem)
     collector.needs(settings, problem)
     needed = 4 * subset.dim * (2 * settings.k + members)
     if needed > memory:
@@ -84,9 +84,16 @@ def check_requirements(collector: Collector, problem: Problem, memory: int, memb
         )
 
 
-def check_train_apply(model: Model) -> None:
-    """Raise SettingsError for a model that cannot run in training mode."""
-    if model.train_apply is None:
+def check_train_apply(problem: Problem) -> None:
+    """Raise SettingsError for a model that cannot run in training mode, and for variables whose statistics cannot be
+    told from their parameters."""
+    if not has_collections(problem.variables):
+        raise SettingsError(
+            "BN statistics that move, and networks trained from scratch, need variables whose top level names the "
+            "parameters: {'params': ..., 'batch_stats': ...}; these have no 'params', so that all of them are "
+            "parameters"
+        )
+    if problem.model.train_apply is None:
         raise SettingsError(
             "BN statistics that move, and networks trained from scratch, need a model with train_apply(variables, "
             "images, key) -> (logits, variables); none was given: give one, or leave the statistics out of the subset"

@@ -55,7 +55,7 @@ def needs(settings: Independent, problem: Problem) -> None:
         )
     if problem.subset != select(problem.variables, ["*"]):
         raise SettingsError("the independent collector trains whole networks: give it the subset '*'")
-    check_train_apply(problem.model)
+    check_train_apply(problem)
     check_init(problem.model)
     check_batch(settings.base.batch, problem.images)
 

@@ -47,7 +47,7 @@ def needs(settings: McBn, problem: Problem) -> None:
     """Raise SettingsError for a subset without statistics, and for a model without train_apply."""
     if not holds_statistics(problem.subset):
         raise SettingsError("mc_bn varies BN statistics, and the subset holds none: give it the subset 'batch_stats'")
-    check_train_apply(problem.model)
+    check_train_apply(problem)
     check_batch(settings.batch, problem.images)
 
 

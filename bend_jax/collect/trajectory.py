@@ -52,7 +52,7 @@ def collect(
 def needs(settings: Trajectory, problem: Problem) -> None:
     """Raise SettingsError for what it cannot do."""
     if settings.statistics == "drift":
-        check_train_apply(problem.model)
+        check_train_apply(problem)
     fine_tuning.needs(settings, problem)
 
 

@@ -76,7 +76,7 @@ class FittedGenerator:
         return self.reestimate(members)
 
     def with_knob(self, value: float) -> "FittedGenerator":
-        """The same fit whose members spread otherwise."""
+        """The same fit with another value of its knob."""
         return replace(self, fitted=self.fitted.replace(**{self.generator.knob: jnp.float32(value)}))
 
 

@@ -17,7 +17,15 @@ from bend_jax.generate.bend import Bend
 from bend_jax.training import Base
 
 OF_RECORDS = ("settings", "algorithm", "algorithms")  # fields of Collect and Generate that are no settings
-SHARED = ("k", "views", "batch", "cache_dtype")  # settings that collectors have in common
+# settings that collectors have in common, which stand in the group collect itself
+SHARED = tuple(
+    dict.fromkeys(
+        field.name
+        for record in COLLECTORS.values()
+        for field in dataclasses.fields(record.settings)
+        if field.metadata["shared"] == "collect"
+    )
+)
 
 
 class Backbone(Settings):
