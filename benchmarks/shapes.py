@@ -1,4 +1,4 @@
-"""Generators on checkpoints whose distribution is known: two clusters, a circle, heavy tails, a Gaussian.
+"""Generators on checkpoints whose distribution is known: clusters, circles, heavy tails, a Gaussian.
 
 Each set has k vectors: a signal in a few random directions and small isotropic noise everywhere. A generator gets the k
 vectors and its members are held against fresh draws of the truth, in the signal's directions.
@@ -19,6 +19,7 @@ from bend_jax.generate import GENERATORS
 K, DIM, MEMBERS, NOISE = 200, 256, 1000, 0.1
 SIZES = {"tiny": (40, 16, 50), "small": (K, DIM, MEMBERS), "full": (K, DIM, MEMBERS)}  # k, dim, members
 CLUSTER, RADIAL = 0.25, 0.05  # sd within a cluster, and of the circle's radius
+HIDDEN = 0.16  # sd within a cluster that one axis of many tells
 
 
 class Shape(NamedTuple):
@@ -33,14 +34,26 @@ class Shape(NamedTuple):
 
 
 def clusters(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
-    """Two clusters at -1 and 1 on the first axis; all other axes are Gaussian."""
+    """Two round clusters, at -1 and at 1 on every axis."""
+    return generator.choice([-1.0, 1.0], n)[:, None] + CLUSTER * generator.normal(size=(n, d))
+
+
+def hidden_clusters(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
+    """Two clusters at -1 and 1 on the first axis; all other axes are Gaussian, of the same variance."""
     x = generator.normal(size=(n, d))
-    x[:, 0] = generator.choice([-1.0, 1.0], n) + CLUSTER * x[:, 0]
+    x[:, 0] = generator.choice([-1.0, 1.0], n) + HIDDEN * x[:, 0]
     return x
 
 
 def circle(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
-    """A circle of radius sqrt(2) in the first two axes; all other axes are Gaussian."""
+    """A circle of radius sqrt(2) in the first two axes; all other axes are Gaussian, of a small variance."""
+    x = hidden_circle(generator, n, d)
+    x[:, 2:] *= CLUSTER
+    return x
+
+
+def hidden_circle(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
+    """A circle of radius sqrt(2) in the first two axes; all other axes are Gaussian, of the same variance."""
     x = generator.normal(size=(n, d))
     angle = generator.uniform(0, 2 * np.pi, n)
     radius = np.sqrt(2) * (1 + RADIAL * x[:, 0])
@@ -58,9 +71,16 @@ def gaussian(generator: np.random.Generator, n: int, d: int) -> np.ndarray:
     return generator.normal(size=(n, d))
 
 
+def is_inside(x: np.ndarray) -> np.ndarray:
+    """Whether each row lies well inside the circle."""
+    return np.hypot(x[:, 0], x[:, 1]) < 0.7 * np.sqrt(2)
+
+
 SHAPES = {
-    "clusters": Shape(clusters, lambda x: np.abs(x[:, 0]) < 0.25),
-    "circle": Shape(circle, lambda x: np.hypot(x[:, 0], x[:, 1]) < 0.7 * np.sqrt(2)),
+    "clusters": Shape(clusters, lambda x: np.abs(x.mean(axis=1)) < 0.4),
+    "hidden_clusters": Shape(hidden_clusters, lambda x: np.abs(x[:, 0]) < 0.5),
+    "circle": Shape(circle, is_inside),
+    "hidden_circle": Shape(hidden_circle, is_inside),
     "tails": Shape(tails, None),
     "gaussian": Shape(gaussian, None),
 }

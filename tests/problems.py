@@ -39,7 +39,9 @@ def write_images(path: Path, train: int = 256, test: int = 300) -> Path:
 
 # blobs, and an ensemble of plain functions on them
 
-QUICK = Bend(autoencoder=Autoencoder(steps=20, latent=4, hidden=16), diffusion=Diffusion(steps=20, width=8, blocks=1))
+QUICK = Bend(
+    autoencoder=Autoencoder(kind="mlp", steps=20, latent=4, hidden=16), diffusion=Diffusion(steps=20, width=8, blocks=1)
+)
 
 
 def blobs_apply(variables: Any, images: Any) -> Any:

@@ -63,7 +63,7 @@ def test_floors_of_the_collectors() -> None:
 
 def test_bytes_of_an_autoencoders_step() -> None:
     """Linear maps 12 <-> 2 beside four layers of 3: 8 times 4 bytes a parameter, and the vectors."""
-    settings = Autoencoder(latent=2, hidden=3)
+    settings = Autoencoder(kind="mlp", latent=2, hidden=3)
     halves = [
         12 * 2 + (12 * 3 + 3) + 2 * (3 * 3 + 3) + (3 * 2 + 2),
         2 * 12 + (2 * 3 + 3) + 2 * (3 * 3 + 3) + (3 * 12 + 12),

@@ -143,7 +143,7 @@ def test_a_digest_covers_everything_but_what_is_marked() -> None:
     }
     assert settings_json(Evaluate(batch=7)) == settings_json(Evaluate())
     bend = settings_json(c.generate.settings["bend"])
-    assert set(bend) == {"autoencoder", "diffusion", "temperature"}
+    assert set(bend) == {"autoencoder", "diffusion", "rest", "temperature"}
     for kind in (Data, Backbone, Base, Trajectory, Bootstrap, Autoencoder, Diffusion):
         fields = [f.name for f in dataclasses.fields(kind) if f"{kind.__name__}.{f.name}" not in RUN_ONLY | ADDED]
         assert settings_json(kind()) == {name: getattr(kind(), name) for name in fields}
@@ -280,7 +280,7 @@ OUT_OF_RANGE = [
     ("generate.bend.diffusion.timesteps", 0),
     ("generate.bend.diffusion.beta_start", 0.0),
     ("generate.bend.diffusion.patience", 0),
-    ("generate.bend.diffusion.holdout", 1.0),
+    ("generate.bend.diffusion.folds", -1),
     ("generate.bend.diffusion.ema", 1.0),
     ("generate.bend.diffusion.lr", 0.0),
     ("collect.trajectory.statistics", "moving"),

@@ -37,7 +37,7 @@ from bend_jax.generate.resample import Resample
 from bend_jax.training import SILENT, Callbacks, NonFiniteError
 
 PCA = Autoencoder(kind="pca")
-UNTRAINED = Diffusion(steps=1, lr=1e-30, width=8, blocks=1)  # the exact denoiser of N(0, I)
+UNTRAINED = Diffusion(steps=1, lr=1e-30, width=8, blocks=1, axes=0)  # the exact denoiser of N(0, I)
 
 
 def checkpoints(k: int = 60, dim: int = 40, rank: int = 12) -> jax.Array:
@@ -164,7 +164,7 @@ def test_the_autoencoder_starts_as_principal_components() -> None:
     vectors = checkpoints()
     affine = whitening.standardise(vectors)
     scaled = (vectors - affine.mean[None]) / affine.scale[None]
-    settings = Autoencoder(latent=5, steps=1, lr=1e-30)
+    settings = Autoencoder(kind="mlp", latent=5, steps=1, lr=1e-30)
     params = autoencoder.fit(scaled, jax.random.key(0), settings, SILENT)
     back = autoencoder.decode(params, autoencoder.encode(params, scaled, settings), 40, settings)
     values = np.linalg.svd(np.asarray(scaled), compute_uv=False)
@@ -176,7 +176,7 @@ def test_autoencoder_training_beats_principal_components_on_a_curve() -> None:
     t = jnp.linspace(-2.0, 2.0, 60)[:, None]
     vectors = jnp.sin(t * jnp.arange(1.0, 13.0)[None] / 4 + jnp.arange(12.0)[None])
     vectors = (vectors - vectors.mean(0)[None]) / vectors.std(0)[None]
-    settings = Autoencoder(latent=1, hidden=64, steps=500, latent_noise=0.01)
+    settings = Autoencoder(kind="mlp", latent=1, hidden=64, steps=500, latent_noise=0.01)
     params = autoencoder.fit(vectors, jax.random.key(0), settings, SILENT)
     back = autoencoder.decode(params, autoencoder.encode(params, vectors, settings), 12, settings)
     line = np.sum(np.linalg.svd(np.asarray(vectors), compute_uv=False)[1:] ** 2) / vectors.size
@@ -199,8 +199,8 @@ def test_bend_keeps_the_checkpoints_spread_without_copying() -> None:
 def test_noised_latents_have_the_noise_of_the_training() -> None:
     """Whitened principal components: N(0, latent_noise^2) on unit variance; the plain ones are those of the DDPM."""
     vectors, settings = checkpoints(), Autoencoder(kind="pca", latent=8, latent_noise=0.3)
-    latents, white = fit_latents(vectors, jax.random.key(0), settings, SILENT)
-    fitted = bend.Fitted(latents, None, jnp.float32(1), Diffusion())
+    _, white = fit_latents(vectors, jax.random.key(0), settings, SILENT)
+    fitted = bend.fit(vectors, jax.random.key(0), Bend(autoencoder=settings, diffusion=UNTRAINED))
     found = bend.encode(fitted, vectors)
     np.testing.assert_allclose(found, white, atol=1e-3)
     noise = np.asarray(bend.noised(fitted, jax.random.key(1), vectors) - found)
@@ -211,7 +211,9 @@ def test_noised_latents_have_the_noise_of_the_training() -> None:
 def test_sampling_is_a_function_of_its_key() -> None:
     """The same key gives the same members, another key others."""
     fitted = bend.fit(
-        checkpoints(), jax.random.key(1), Bend(autoencoder=Autoencoder(steps=20), diffusion=Diffusion(steps=20))
+        checkpoints(),
+        jax.random.key(1),
+        Bend(autoencoder=Autoencoder(kind="mlp", steps=20), diffusion=Diffusion(steps=20)),
     )
     first, again, other = (bend.sample(fitted, jax.random.key(i), 4) for i in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -353,7 +355,7 @@ def test_reconstruction_goes_through_the_autoencoder() -> None:
 @pytest.mark.parametrize("same", [False, True])
 def test_two_checkpoints_are_enough(name: str, same: bool) -> None:
     """k = 2 is the least that is allowed; members stay finite even where both are the same."""
-    coder = Autoencoder(steps=20) if name == "bend" else PCA
+    coder = Autoencoder(kind="mlp", steps=20) if name == "bend" else PCA
     parts = {"bend": {"autoencoder": coder, "diffusion": Diffusion(steps=20)}, "random_latent": {"autoencoder": coder}}
     parts["autoencoder"] = {"autoencoder": coder}
     vectors = checkpoints(k=2)

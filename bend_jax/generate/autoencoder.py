@@ -26,8 +26,8 @@ class Autoencoder(Settings):
     """Encoder and decoder between standardised vectors and latents."""
 
     kind: str = setting(
-        'four layers and four layers; "conv": 1-D convolutions; "pca": principal components, without training',
-        default="mlp",
+        'principal components, without training; "mlp": four layers and four layers; "conv": 1-D convolutions',
+        default="pca",
         choices=AUTOENCODERS,
     )
     latent: int = setting("numbers in a latent of mlp and pca", default=64, least=1)

@@ -1,18 +1,16 @@
 """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training, ancestral sampling, DDIM (Song et al. 2021)."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from bend_jax.checks import Settings, SettingsError, setting
-from bend_jax.training import Callbacks, State, make_step, start_with_ema, train
 
 VARIANCES = ("beta", "posterior")
 
@@ -31,7 +29,7 @@ class Diffusion(Settings):
     beta_end: float = setting("noise of the last timestep", default=0.02, above=0)
     prediction: str = setting(
         "what the net predicts: the noise, or v = sqrt(abar) eps - sqrt(1 - abar) x_0",
-        default="eps",
+        default="v",
         choices=PREDICTIONS,
     )
     sampler: str = setting(
@@ -47,8 +45,18 @@ class Diffusion(Settings):
     blocks: int = setting("residual blocks of the denoiser", default=3, least=1)
     steps: int = setting("at most: the held-out loss may end it before", default=2000, least=1)
     segment: int = setting("steps between two evaluations of the held-out loss", default=250, least=1)
-    patience: int = setting("segments without a better held-out loss before it stops", default=2, least=1)
-    holdout: float = setting("share of the checkpoints held out; none below 20", default=0.1, least=0, below=1)
+    patience: int = setting("segments without a better held-out loss before it stops", default=4, least=1)
+    folds: int = setting(
+        "parts of the checkpoints: a denoiser is trained without each of them, and the steps of least held-out loss "
+        "count, 0 steps among them; 0: no parts, and all steps count",
+        default=5,
+        least=0,
+    )
+    axes: int = setting(
+        "latents, at most, that are searched for structure; the others stay Gaussian; 0: all are diffused",
+        default=16,
+        least=0,
+    )
     batch: int = setting("(checkpoint, timestep, noise) triples a step", default=256, least=1)
     lr: float = setting("of AdamW", default=1e-3, above=0)
     weight_decay: float = setting("of AdamW", default=0.0, least=0)
@@ -58,6 +66,8 @@ class Diffusion(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.folds == 1:
+            raise SettingsError("folds=1 leaves nothing to train on: give 0, for none, or at least 2")
         if self.sampler == "ddim" and self.ddim_steps > self.timesteps:
             raise SettingsError(f"ddim_steps={self.ddim_steps} is more than timesteps={self.timesteps}")
         alpha_bar(self)
@@ -77,10 +87,6 @@ def alpha_bar(settings: Diffusion) -> np.ndarray:
     if result[-1] > 1e-3:
         raise SettingsError(f"beta_end leaves alpha_bar[T] = {result[-1]:.3g}, must be at most 1e-3: raise it")
     return result
-
-
-HOLDOUT_FROM = 20  # below so many vectors none is held out
-HELD_DRAWS = 64  # (timestep, noise) pairs for each held-out vector
 
 
 class Tables(NamedTuple):
@@ -124,6 +130,20 @@ class Denoiser(nn.Module):
         return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="leave")(nn.silu(h))
 
 
+class Learnt(flax.struct.PyTreeNode):
+    """A trained denoiser: the averaged parameters, and which of the first n latents it is for (1, else 0)."""
+
+    params: Any
+    mask: Float[Array, " n"]
+
+
+def masked(
+    net: Denoiser, params: Any, mask: Float[Array, " latent"], x: Float[Array, "n latent"], t: Int[Array, " n"]
+) -> Float[Array, "n latent"]:
+    """v_hat of the masked latents from them alone; 0, which is exact for Gaussian ones, for the others."""
+    return mask[None] * jnp.asarray(net.apply(params, mask[None] * x, t))
+
+
 def eps_from_v(
     x: Float[Array, "n latent"], v: Float[Array, "n latent"], alpha_bar: Float[Array, " n"]
 ) -> Float[Array, "n latent"]:
@@ -155,79 +175,16 @@ def q_sample(
     return jnp.sqrt(bar) * x + jnp.sqrt(1 - bar) * eps
 
 
-def fit(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffusion, callbacks: Callbacks) -> Any:
-    """Train the denoiser (eq. 9); returns the averaged parameters of least held-out loss (below 20 vectors: the last).
-
-    The error is that of eps or of v; as eps_hat - eps = sqrt(abar_t) (v_hat - v), v gives noisy timesteps more weight.
-    Every row of a minibatch has a timestep of its own (the published code used the first row's for all).
-    """
-    k = latents.shape[0]
-    table, net = tables(settings), Denoiser(settings.width, settings.blocks)
-    held = round(settings.holdout * k) if k >= HOLDOUT_FROM else 0
-    params, data = _start(latents, key, settings, held)
-
-    def loss_of(params: Any, x: Any, t: Any, eps: Any) -> Float[Array, ""]:
-        noisy, bar = q_sample(table, x, t, eps), table.alpha_bar[t]
-        v = _predict(net, params, noisy, t)
-        if settings.prediction == "v":
-            return jnp.mean((v - v_from_eps(x, eps, bar)) ** 2)
-        return jnp.mean((eps_from_v(noisy, v, bar) - eps) ** 2)
-
-    def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
-        key_x, key_t, key_eps = jax.random.split(key, 3)
-        x = data["latents"][jax.random.randint(key_x, (settings.batch,), 0, k - held)]
-        t = jax.random.randint(key_t, (settings.batch,), 0, settings.timesteps)
-        return loss_of(params, x, t, jax.random.normal(key_eps, x.shape)), extra
-
-    def held_out_loss(state: State, data: Any) -> State:
-        x = jnp.repeat(data["held"], HELD_DRAWS, axis=0)
-        t = jnp.tile(jnp.linspace(0, settings.timesteps - 1, HELD_DRAWS).astype(jnp.int32), held)
-        value = loss_of(state.ema, x, t, jax.random.normal(data["eval"], x.shape))
-        is_better = value < state.best_loss
-        return state._replace(
-            best=jax.tree.map(lambda new, old: jnp.where(is_better, new, old), state.ema, state.best),
-            best_loss=jnp.minimum(value, state.best_loss),
-            since=jnp.where(is_better, 0, state.since + 1),
-            held_loss=value,
-        )
-
-    optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
-    state = train(
-        "diffusion",
-        make_step(loss, optimizer, settings.ema),
-        start_with_ema(params, optimizer),
-        data,
-        steps=settings.steps,
-        segment=settings.segment,
-        callbacks=callbacks,
-        after=held_out_loss if held else None,
-        stopped=lambda state: held > 0 and int(state.since) >= settings.patience,
-    )
-    return state.best if held else state.ema
-
-
-@partial(jax.jit, static_argnames=("settings", "held"))
-def _start(latents: Float[Array, "k latent"], key: Key[Array, ""], settings: Diffusion, held: int) -> tuple[Any, Any]:
-    """The first parameters; the latents, of which `held` random ones are held out, and the keys of the training."""
-    key_init, key_steps, key_hold, key_eval = jax.random.split(key, 4)
-    order = jax.random.permutation(key_hold, latents.shape[0])
-    params = Denoiser(settings.width, settings.blocks).init(key_init, latents[:1], jnp.zeros(1, jnp.int32))
-    data = {"latents": latents[order[held:]], "held": latents[order[:held]], "key": key_steps, "eval": key_eval}
-    return params, data
-
-
-def _predict(net: Denoiser, params: Any, x: Float[Array, "n latent"], t: Int[Array, " n"]) -> Float[Array, "n latent"]:
-    return jnp.asarray(net.apply(params, x, t))
-
-
 def sample(
-    params: Any, key: Key[Array, ""], m: int, latent: int, settings: Diffusion, temperature: Float[Array, ""]
+    learnt: Learnt, key: Key[Array, ""], m: int, latent: int, settings: Diffusion, temperature: Float[Array, ""]
 ) -> Float[Array, "m latent"]:
-    """m latents at once: ancestral (eq. 4), or by DDIM."""
+    """m latents at once: ancestral (eq. 4), or by DDIM. v_hat is 0 for those that are not diffused."""
     net, table = Denoiser(settings.width, settings.blocks), tables(settings)
+    n = learnt.mask.shape[0]
 
     def predict(x: Float[Array, "m latent"], t: Int[Array, ""], bar: Float[Array, ""]) -> Float[Array, "m latent"]:
-        return eps_from_v(x, _predict(net, params, x, jnp.full(m, t)), jnp.full(m, bar))
+        v = masked(net, learnt.params, learnt.mask, x[:, :n], jnp.full(m, t))
+        return eps_from_v(x, jnp.pad(v, ((0, 0), (0, latent - n))), jnp.full(m, bar))
 
     if settings.sampler == "ddim":
         return ddim(predict, table, key, (m, latent), temperature, settings.ddim_steps)
@@ -289,8 +246,10 @@ def ddim(
 
 
 def cost(settings: Diffusion, latent: int, samples: int) -> float:
-    """Floating-point operations of its training and of so many samples: 6 a weight and row of a training step, 2 of
-    a forward pass."""
-    weights = settings.width * (2 * latent + settings.width * (1 + 2 * settings.blocks))
+    """Floating-point operations of its training, one number of latents with all its folds, and of so many samples: 6 a
+    weight and row of a training step, 2 of a forward pass."""
+    diffused = min(settings.axes, latent) or latent
+    weights = settings.width * (2 * diffused + settings.width * (1 + 2 * settings.blocks))
     visited = settings.timesteps if settings.sampler == "ddpm" else settings.ddim_steps
-    return weights * (6 * settings.steps * settings.batch + 2 * visited * samples)
+    denoisers = settings.folds + 1
+    return weights * (6 * denoisers * settings.steps * settings.batch + 2 * visited * samples)

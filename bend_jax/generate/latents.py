@@ -7,9 +7,18 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from bend_jax.generate import autoencoder
+from bend_jax.generate import autoencoder, whitening
 from bend_jax.generate.autoencoder import Autoencoder
-from bend_jax.generate.whitening import Affine, Whitening, from_white, standardise, to_affine, to_white, whiten
+from bend_jax.generate.whitening import (
+    Affine,
+    Whitening,
+    from_white,
+    order_axes,
+    standardise,
+    to_affine,
+    to_white,
+    whiten,
+)
 from bend_jax.training import Callbacks, NonFiniteError
 
 
@@ -30,15 +39,21 @@ def rank(latents: LatentCodec) -> int:
 def fit_latents(
     vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencoder, callbacks: Callbacks
 ) -> tuple[LatentCodec, Float[Array, "k rank"]]:
-    """Train the autoencoder on the standardised vectors; returns the maps and the vectors' whitened latents."""
+    """Train the autoencoder on the standardised vectors; returns the maps and the vectors' whitened latents, in falling
+    order of the vectors' variance that goes with them."""
     affine = standardise(vectors)
     scaled = to_affine(affine, vectors)
     coder = autoencoder.fit(scaled, key, settings, callbacks)
     found = autoencoder.encode(coder, scaled, settings)
     if not np.isfinite(found).all():
         raise NonFiniteError("autoencoder", "latents")
-    whitening = whiten(found, found.shape[1])
-    return LatentCodec(affine, coder, whitening, settings), to_white(whitening, found)
+    axes = order_axes(whiten(found, found.shape[1]), found, scaled)
+    return LatentCodec(affine, coder, axes, settings), to_white(axes, found)
+
+
+def turn(latents: LatentCodec, by: Float[Array, "rank rank"]) -> LatentCodec:
+    """The same with the latents along the columns of the orthogonal `by`."""
+    return latents.replace(whitening=whitening.turn(latents.whitening, by))
 
 
 @jax.jit

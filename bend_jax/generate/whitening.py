@@ -63,3 +63,24 @@ def to_white(whitening: Whitening, x: Float[Array, "n width"]) -> Float[Array, "
 def from_white(whitening: Whitening, y: Float[Array, "n rank"]) -> Float[Array, "n width"]:
     """The way back of `to_white`, exact within the span."""
     return whitening.mean[None] + jnp.matmul(y, whitening.back, precision=EXACT)
+
+
+@jax.jit
+def order_axes(whitening: Whitening, x: Float[Array, "k width"], vectors: Float[Array, "k dim"]) -> Whitening:
+    """The same latents turned, so that the first goes with most of the variance of the vectors that x stands for.
+
+    An encoder may give every latent the same variance, whatever it stands for. These axes are the left singular ones
+    of the covariance of latents and vectors; for principal components they are those themselves.
+    """
+    k = x.shape[0]
+    white = to_white(whitening, x)
+    centred = vectors - jnp.mean(vectors, axis=0)[None]
+    gram = jnp.matmul(centred, centred.T, precision=EXACT) / k  # k x k: a rank x dim matrix may be large
+    shared = jnp.matmul(white.T, jnp.matmul(gram, white, precision=EXACT), precision=EXACT) / k
+    return turn(whitening, jnp.linalg.eigh(shared)[1][:, ::-1])
+
+
+def turn(whitening: Whitening, by: Float[Array, "rank rank"]) -> Whitening:
+    """The same with the columns of the orthogonal `by` as axes: still of unit covariance."""
+    forward = jnp.matmul(whitening.forward, by, precision=EXACT)
+    return whitening.replace(forward=forward, back=jnp.matmul(by.T, whitening.back, precision=EXACT))

@@ -28,5 +28,6 @@ def get_rows(config: Any, scale: str) -> list[dict[str, Any]]:
     rows = []
     for name, kept in chosen.items():
         off = {f"generate.bend.autoencoder.{noise}": on[noise] if noise in kept else 0.0 for noise in on}
-        rows.append(dict(name=name, vote="sbend", settings=off))
+        trained = {"generate.bend.autoencoder.kind": "mlp"}  # principal components have no noise to train with
+        rows.append(dict(name=name, vote="sbend", settings=trained | off))
     return rows

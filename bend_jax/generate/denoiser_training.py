@@ -1,0 +1,200 @@
+"""Training of the denoiser (BEND eq. 9): on which latents, for how many steps, and what it learnt, by
+cross-validation."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from bend_jax.generate.diffusion import (
+    Denoiser,
+    Diffusion,
+    Learnt,
+    eps_from_v,
+    masked,
+    q_sample,
+    tables,
+    v_from_eps,
+)
+from bend_jax.training import Callbacks, State, make_step, start_with_ema, train
+
+LOOK_ROWS, LOOK_DRAWS = 6400, 64  # (checkpoint, timestep, noise) triples of a look at the loss; at most for each one
+
+
+class Evidence(NamedTuple):
+    """What the denoiser learnt beyond the Gaussian that it starts from. Losses are of v, summed over the diffused
+    latents, a mean over checkpoints; infinite where there are no folds. While it is trained, one number a candidate.
+
+    step: 0 where it kept its Gaussian start; latents: how many are diffused; held_out: loss on checkpoints that a
+    denoiser was not trained on; held_out_se: the standard error of held_out - zero; zero: the loss of v_hat = 0, which
+    is the Gaussian's; seen: the loss on checkpoints that it was trained on.
+    """
+
+    step: Int[Array, "..."]
+    latents: Float[Array, "..."]
+    held_out: Float[Array, "..."]
+    held_out_se: Float[Array, "..."]
+    zero: Float[Array, "..."]
+    seen: Float[Array, "..."]
+
+
+class Parts(NamedTuple):
+    """Who trains on what: denoiser f < folds on all checkpoints that are not in fold f, the last one on all.
+
+    rows: indices of the k checkpoints, each denoiser's own first; own: how many those are; fold: of a checkpoint.
+    """
+
+    rows: Int[Array, "denoisers k"]
+    own: Int[Array, " denoisers"]
+    fold: Int[Array, " k"]
+
+
+def split_folds(key: Key[Array, ""], k: int, folds: int) -> Parts:
+    """Folds whose sizes differ by one at most, at random."""
+    parts = min(folds, k) if k > 2 else 0
+    place = jax.random.permutation(key, k)
+    fold = place % max(parts, 1)
+    held = jnp.arange(parts)[:, None] == fold[None] if parts else jnp.zeros((0, k), bool)
+    held = jnp.concatenate([held, jnp.zeros((1, k), bool)])
+    return Parts(jnp.argsort(held, axis=1, stable=True), jnp.sum(~held, axis=1), fold)
+
+
+def masks_of(counts: list[int]) -> Float[Array, "candidates n"]:
+    """1 for each of the first `count` of n latents, else 0; n is the largest count."""
+    return jnp.asarray(np.arange(max(counts))[None] < np.array(counts)[:, None], jnp.float32)
+
+
+def fit(
+    latents: Float[Array, "k latent"],
+    counts: list[int],
+    key: Key[Array, ""],
+    settings: Diffusion,
+    callbacks: Callbacks,
+) -> tuple[Learnt, Evidence]:
+    """Train a denoiser for each number of leading latents; returns the one of least held-out loss, at its step of least
+    held-out loss, trained on all checkpoints, and what it learnt.
+
+    A denoiser for each fold is trained beside it, without that fold, on the same timesteps and noise; the held-out loss
+    is the mean over all k. Step 0, the Gaussian, counts as well: it is left only where the held-out loss is below its
+    own by more than a standard error. The error is that of v, or of eps; as eps_hat - eps = sqrt(abar_t) (v_hat - v), v
+    gives noisy timesteps more weight. Every row of a minibatch has a timestep of its own (the published code used the
+    first row's for all).
+    """
+    table, net = tables(settings), Denoiser(settings.width, settings.blocks)
+    masks = masks_of(counts)
+    params, data, parts = _start(latents, masks, key, settings)
+    last = parts.own.shape[0] - 1
+
+    def errors(params: Any, mask: Any, x: Any, t: Any, eps: Any) -> Float[Array, "rows n"]:
+        noisy, bar = q_sample(table, x, t, eps), table.alpha_bar[t]
+        v = masked(net, params, mask, noisy, t)
+        if settings.prediction == "v":
+            return mask[None] * (v - v_from_eps(x, eps, bar)) ** 2
+        return mask[None] * (eps_from_v(noisy, v, bar) - eps) ** 2
+
+    def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
+        key_x, key_t, key_eps = jax.random.split(key, 3)
+        t = jax.random.randint(key_t, (settings.batch,), 0, settings.timesteps)
+        eps = jax.random.normal(key_eps, (settings.batch, masks.shape[1]))
+        place = jax.random.uniform(key_x, (settings.batch,))
+
+        def one(params: Any, mask: Any, rows: Any, count: Any) -> Float[Array, ""]:
+            x = data["latents"][rows[(place * count).astype(jnp.int32)]]
+            return jnp.sum(errors(params, mask, x, t, eps)) / (settings.batch * jnp.sum(mask))
+
+        each = jax.vmap(jax.vmap(one, (0, None, 0, 0)), (0, 0, None, None))
+        return jnp.mean(each(params, masks, parts.rows, parts.own)), extra
+
+    def look(state: State, data: Any) -> State:
+        k = data["latents"].shape[0]
+        draws = int(np.clip(LOOK_ROWS // k, 1, LOOK_DRAWS))
+        x = jnp.repeat(data["latents"], draws, axis=0)
+        t = jnp.tile(jnp.linspace(0, settings.timesteps - 1, draws).astype(jnp.int32), k)
+        eps = jax.random.normal(data["look"], x.shape)
+
+        def of_vectors(params: Any, mask: Any) -> Float[Array, " k"]:
+            return jnp.sum(errors(params, mask, x, t, eps).reshape(k, -1), axis=1) / draws
+
+        every = jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, masks)  # [candidates, denoisers, k]
+        zero = jax.vmap(of_vectors)(data["first"], masks)  # [candidates, k]
+        return _keep_best(state, every[:, parts.fold, jnp.arange(k)], zero, every[:, last])
+
+    has_folds = last > 0
+    optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
+    unknown = jnp.full(len(masks), jnp.inf)
+    evidence = Evidence(jnp.zeros(len(masks), jnp.int32), masks.sum(axis=1), *[unknown] * 4)
+    state = start_with_ema(params, optimizer)._replace(
+        best={"params": data["first"], "evidence": evidence},
+        best_loss=unknown,
+        since=jnp.zeros(len(masks), jnp.int32),
+    )
+    state = train(
+        "diffusion",
+        make_step(loss, optimizer, settings.ema),
+        state,
+        data,
+        steps=settings.steps,
+        segment=settings.segment,
+        callbacks=callbacks,
+        after=look if has_folds else None,
+        stopped=lambda state: has_folds and int(np.min(state.since)) >= settings.patience,
+    )
+    if not has_folds:
+        only = evidence._replace(step=evidence.step + state.step)
+        return Learnt(_at(state.ema, (0, last)), masks[0]), _at(only, 0)
+    chosen = int(np.argmin(state.best_loss))
+    found, mask = _at(state.best["evidence"], chosen), masks[chosen]
+    if float(found.held_out + found.held_out_se) < float(found.zero):
+        return Learnt(_at(state.best["params"], chosen), mask), found
+    same = {"step": jnp.zeros_like(found.step), "held_out": found.zero, "seen": found.zero}
+    return Learnt(_at(data["first"], chosen), mask), found._replace(**same)
+
+
+def _at(tree: Any, index: Any) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def _keep_best(
+    state: State,
+    held_out: Float[Array, "candidates k"],
+    zero: Float[Array, "candidates k"],
+    seen: Float[Array, "candidates k"],
+) -> State:
+    """Each candidate's denoiser of least held-out loss so far, less the Gaussian's."""
+    gain = jnp.mean(held_out - zero, axis=1)
+    error = jnp.std(held_out - zero, axis=1) / jnp.sqrt(zero.shape[1])
+    is_better = gain < state.best_loss
+    held_out, zero, seen = (jnp.mean(x, axis=1) for x in (held_out, zero, seen))
+    old = state.best["evidence"]
+    now = Evidence(jnp.full_like(old.step, state.step), old.latents, held_out, error, zero, seen)
+    new = {"params": _at(state.ema, (slice(None), -1)), "evidence": now}
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(is_better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return state._replace(
+        best=jax.tree.map(keep, new, state.best),
+        best_loss=jnp.where(is_better, gain, state.best_loss),
+        since=jnp.where(is_better, 0, state.since + 1),
+        held_loss=jnp.min(held_out / zero),
+    )
+
+
+@partial(jax.jit, static_argnames="settings")
+def _start(
+    latents: Float[Array, "k latent"], masks: Float[Array, "candidates n"], key: Key[Array, ""], settings: Diffusion
+) -> tuple[Any, Any, Parts]:
+    """The first parameters, the same for all denoisers of a candidate; the training's data; the folds."""
+    key_init, key_steps, key_fold, key_look = jax.random.split(key, 4)
+    own = latents[:, : masks.shape[1]]
+    parts = split_folds(key_fold, latents.shape[0], settings.folds)
+    net = Denoiser(settings.width, settings.blocks)
+    one = net.init(key_init, own[:1], jnp.zeros(1, jnp.int32))
+    first = jax.tree.map(lambda x: jnp.broadcast_to(x, (masks.shape[0], *x.shape)), one)
+    denoisers = parts.own.shape[0]
+    params = jax.tree.map(lambda x: jnp.repeat(x[:, None], denoisers, axis=1), first)
+    return params, {"latents": own, "first": first, "key": key_steps, "look": key_look}, parts
