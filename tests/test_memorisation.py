@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from bend_jax import metrics
+from bend_jax import components, metrics, training
 from bend_jax.evaluate import memorisation
+from bend_jax.subset import Subset
 
 KEY = jax.random.key(0)
 
@@ -148,8 +149,10 @@ def test_rows_of_known_generators(name: str) -> None:
     found = memorisation.held_out(sample(rng, 100), 0.2, KEY, lambda training: draw(training, rng))
     assert found is not None
     row = memorisation.copying(found)
+    assert row["z_u"] is not None
+    assert row["energy_p"] is not None
     assert low < row["z_u"] < high
-    assert (row["energy"]["p"] < 0.01) == told
+    assert (row["energy_p"] < 0.01) == told
     assert (row["nearest"] == 0) == (name == "copies")
 
 
@@ -159,5 +162,124 @@ def test_identical_checkpoints_have_no_score() -> None:
     assert found is not None
     row = memorisation.copying(found)
     assert row["z_u"] is None
-    assert row["energy"] == {"distance": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    assert [row[key] for key in ("energy", "energy_low", "energy_high", "energy_p")] == [0, 0, 0, 1]
     assert row["nearest"] == row["nearest_held_out"] == 0.0
+
+
+TWO = Subset(("params.bn.scale", "batch_stats.bn.var"), ((200,), (100,)))
+
+
+def test_noise_is_of_each_tensors_own_size() -> None:
+    """sd times that of the tensor, for weights; no variance falls to 0; no noise changes nothing."""
+    rng = np.random.default_rng(7)
+    weights, variances = 5 + 3 * rng.normal(size=(8, 200)), np.exp(2 * rng.normal(size=(8, 100)) - 5)
+    vectors = np.concatenate([weights, variances], axis=1).astype(np.float32)
+    np.testing.assert_allclose(memorisation.noised(TWO, vectors, 0.0, KEY), vectors, rtol=1e-6)
+    noise = memorisation.noised(TWO, vectors, 0.15, KEY) - vectors
+    assert noise[:, :200].std() == pytest.approx(0.15 * 3, rel=0.1)
+    assert memorisation.noised(TWO, vectors, 1.5, KEY)[:, 200:].min() > 0
+    sets = memorisation.noised_sets(TWO, vectors, KEY)
+    gaps = [metrics.nearest(x, vectors)[0].mean() for x in sets.values()]
+    assert gaps == sorted(gaps)
+    assert list(sets)[:2] == ["noise 0.001", "noise 0.05"]
+    assert {len(x) for x in sets.values()} == {memorisation.EACH}
+
+
+def test_disagreement_with_the_nearest_by_hand() -> None:
+    """Two members, two views side by side, three checkpoints: the second member differs from its own on 3 of 8."""
+    checkpoints = np.zeros((6, 4), int)
+    checkpoints[4:] = [[1, 1, 1, 1], [2, 2, 2, 2]]
+    members = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 3], [2, 2, 0, 0]])
+    apart = memorisation.from_nearest(members, checkpoints, np.array([0, 2]))
+    np.testing.assert_allclose(apart, [0, 3 / 8])
+    assert memorisation.mean_and_tenth(apart) == pytest.approx({"disagreement": 3 / 16, "disagreement_p10": 3 / 80})
+
+
+def test_a_reference_row_by_hand() -> None:
+    """A copy makes its checkpoint's errors; the checkpoints themselves are held against each other."""
+    labels = np.zeros(4, np.int32)
+    theirs = np.array([[0, 0, 1, 1], [1, 0, 1, 0]], np.int32)
+    vectors = np.array([[0.0, 0.0], [3.0, 4.0]])
+    row = memorisation.reference(vectors[:1], theirs[:1].copy(), vectors, theirs, labels)
+    zeros = {"nearest": 0, "disagreement": 0, "disagreement_p10": 0}
+    assert row == pytest.approx({"accuracy": 0.5, "max_iou": 1, **zeros})
+    own = memorisation.reference(vectors, theirs, vectors, theirs, labels)
+    assert own["nearest"] == pytest.approx(5)
+    assert own["max_iou"] == pytest.approx(1 / 3)
+    assert own["disagreement"] == pytest.approx(0.5)
+
+
+def test_the_plane_holds_the_checkpoints_that_span_it() -> None:
+    """Points on the grid have the coordinates that they say, and what is off the plane is projected; less than a plane
+    is none."""
+    rng = np.random.default_rng(8)
+    checkpoints = rng.normal(size=(9, 2)) @ rng.normal(size=(2, 6)) + 3
+    off = np.linalg.svd(checkpoints - checkpoints.mean(axis=0))[2][5]
+    found = memorisation.landscape({"checkpoints": checkpoints, "members": checkpoints[:4] + 7 * off})
+    assert found is not None
+    np.testing.assert_allclose(found.places["members"], found.places["checkpoints"][:4], atol=1e-6)
+    plane = components.plane(checkpoints)
+    first, second = components.onto(plane, found.vectors).reshape(memorisation.GRID, memorisation.GRID, 2).T
+    np.testing.assert_allclose(first, np.tile(found.along[0][:, None], memorisation.GRID), atol=1e-5)
+    np.testing.assert_allclose(second.T, np.tile(found.along[1][:, None], memorisation.GRID), atol=1e-5)
+    assert (found.along[:, 0] < found.places["checkpoints"].min(axis=0)).all()
+    assert (found.along[:, -1] > found.places["checkpoints"].max(axis=0)).all()
+    assert memorisation.landscape({"checkpoints": checkpoints[:2]}) is None
+    assert memorisation.landscape({"checkpoints": np.ones((5, 3))}) is None
+    line = memorisation.landscape({"checkpoints": np.outer(np.arange(5.0), np.ones(4))})
+    assert line is not None
+    assert (np.diff(line.along) > 0).all()
+
+
+def test_the_plane_of_images_holds_images() -> None:
+    """Of 8 bits and the images' shape; images that vary along two directions are reproduced by the nearest of them."""
+    rng = np.random.default_rng(9)
+    a, b = rng.integers(0, 40, (2, 1, 5, 5, 1))
+    images = (100 + rng.integers(-1, 2, (60, 1, 1, 1)) * a + rng.integers(-1, 2, (60, 1, 1, 1)) * b).astype(np.uint8)
+    made = memorisation.image_plane(images)
+    assert made.shape == (memorisation.PIXELS**2, 5, 5, 1)
+    assert made.dtype == np.uint8
+    assert np.abs(made.astype(int)[None] - images.astype(int)[:, None]).max(axis=(2, 3, 4)).min(axis=1).max() <= 4
+
+
+def test_a_heat_map_shows_copies_and_collapse() -> None:
+    """Copies look as their nearest checkpoints do, a constant at the mean is pale; what does not vary is 0."""
+    rng = np.random.default_rng(10)
+    checkpoints = 5 + rng.normal(size=(60, 100))
+    checkpoints[:, 0] = 1
+    found = memorisation.heat(checkpoints, checkpoints[[9, 3, 30]])
+    np.testing.assert_array_equal(found["members"], found["nearest"])
+    assert found["members"].shape == (memorisation.SHOWN, 3)
+    assert found["checkpoints"].shape == (memorisation.SHOWN, memorisation.COLUMNS)
+    assert found["checkpoints"][1:].std() == pytest.approx(1, abs=0.1)
+    assert not found["checkpoints"][0].any()
+    assert not memorisation.heat(checkpoints, np.tile(checkpoints.mean(axis=0), (4, 1)))["members"].round(5).any()
+
+
+def test_distances_leave_each_checkpoint_itself_out() -> None:
+    """And name no set that is no generator's."""
+    vectors = np.array([[0.0], [1.0], [5.0]])
+    found = memorisation.distances(
+        {"base": vectors[:1], "swa": vectors[:1], "checkpoints": vectors, "identity": vectors}
+    )
+    np.testing.assert_allclose(found["checkpoints"], [1, 1, 4])
+    np.testing.assert_allclose(found["identity"], 0)
+    assert set(found) == {"checkpoints", "identity"}
+    assert set(memorisation.distances({"checkpoints": vectors[:1], "bend": vectors})) == {"bend"}
+
+
+def test_a_renamed_training_is_told_of_by_both_words() -> None:
+    """In each of the callbacks, and what they return comes back."""
+    told = []
+    own = training.Callbacks(
+        resume=lambda name, state, steps: told.append(name) or state + steps,
+        segment=lambda name, state, losses: told.append(name),
+        compiled=lambda name, seconds: told.append(name),
+        memory=7,
+    )
+    found = training.renamed(own, "held-out bend")
+    assert found.resume("diffusion", 1, 2) == 3
+    found.segment("diffusion", None, np.zeros(1))
+    found.compiled("diffusion", 0.1)
+    assert told == ["held-out bend diffusion"] * 3
+    assert found.memory == 7
