@@ -606,12 +606,12 @@ def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
     assert report["table"]["sbend"] == pytest.approx((a + b) / 2)
     assert report["sd"]["table"]["sbend"] == pytest.approx(abs(a - b) / np.sqrt(2))
     first, second = ended.out.split("seed 0\n")[1].split("seed 1\n")
-    assert first.count(": reused store/") == 7
+    assert first.count(": reused store/") == len(NAMES)
     assert second.count(": reused store/") == 0
     assert re.search(r"^bend +\d+\.\d\d ± \d+\.\d\d ", ended.out, re.MULTILINE)
     assert " ± " in (ended.workdir / "report" / "report.md").read_text()
     entries = [storage.verify(p) for p in (ended.workdir / "store").iterdir()]
-    assert sum(e.get("seed") == 0 for e in entries) == sum(e.get("seed") == 1 for e in entries) == 7
+    assert sum(e.get("seed") == 0 for e in entries) == sum(e.get("seed") == 1 for e in entries) == len(NAMES)
     assert storage.verify(ended.workdir / "report")["seeds"] == [0, 1]
 
 
