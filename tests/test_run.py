@@ -22,9 +22,13 @@ import pytest
 
 from bend_jax import models, storage, subset
 from bend_jax.data import splits
-from bend_jax.evaluate.memorisation import NOISES
-from bend_jax.run import context, pipeline
+from bend_jax.evaluate import memorisation
+from bend_jax.evaluate.memorisation import IMAGES, NOISES, landscape
+from bend_jax.rng import stream
+from bend_jax.run import context, pipeline, stages
 from bend_jax.run.config import parse
+from bend_jax.run.progress import TrainingLog
+from bend_jax.training import SILENT
 from tests import launching
 from tests.problems import write_images
 from tests.reports import check_schema, check_shares
@@ -411,6 +415,45 @@ def test_what_tells_copies_from_new_networks_is_measured(finished: Path) -> None
     assert (arrays["boundaries"]["members"] != arrays["boundaries"]["checkpoints"]).mean() == own["boundaries"]
     assert len(np.unique(arrays["boundaries"]["members"])) > 1
     assert labels.shape == (N,)
+    raw = tiny(finished.parent)
+    validation = splits.load(parse(raw).data).validation
+    assert len(validation.labels) < IMAGES
+    images = jnp.asarray((validation.images / 255 - raw.data.mean[0]) / raw.data.std[0], jnp.float32)
+    net = models.build(raw.backbone.name, 4, widths=raw.backbone.widths, blocks=raw.backbone.blocks)
+    chosen = subset.from_json(storage.read_json(finished / "collect" / "subset.json"))
+    base = restore(finished / "base" / "variables")
+    flat = np.asarray(subset.flatten(chosen, base))[None]
+    plane = landscape({"checkpoints": vectors[0], "members": vectors[1], "base": flat})
+    assert plane is not None
+    for i in (0, 60, 113):
+        logits = net.apply(subset.insert(chosen, base, jnp.asarray(plane.vectors[i])), images)
+        accuracy = (np.asarray(jnp.asarray(logits)).argmax(axis=1) == validation.labels).mean()
+        assert arrays["plane"]["accuracy"].ravel()[i] == pytest.approx(accuracy, abs=1.5 / len(images))
+
+
+def test_a_held_out_fit_has_the_knob_that_was_tuned_and_enough_checkpoints(tmp_path: Path) -> None:
+    """A Gaussian of scale 0 is a constant; means of 16 of the 10 checkpoints that are left are not to be had."""
+    raw = tiny(tmp_path)
+    raw.generate.name, raw.generate.nulls, raw.evaluate.held_out = "gaussian", "average16", 0.5
+    raw.collect.k = 20
+    config = parse(raw)
+    s = context.prepare(config, "tiny", 0, tmp_path, splits.load(config.data))
+    vectors = np.random.default_rng(0).normal(size=(20, DIM)).astype(np.float32)
+    storage.save_tree(tmp_path / "variables", {"params": {"x": np.zeros(1)}})
+    found = {}
+    for scale in (0.0, 1.0):
+        storage.write_json(tmp_path / "result.json", {"knob": scale})
+        inputs = dict.fromkeys(("base", "generate gaussian", "generate average16"), tmp_path)
+        task = stages.StageContext(inputs, tmp_path, SILENT, TrainingLog({}, {}, {}, {}))
+        found[scale] = stages._copying(s, task, {"checkpoints": vectors, "base": vectors[:1]})
+        assert (found[scale]["fitted_to"], found[scale]["held_out"]) == (10, 10)
+        assert set(found[scale]["copying"]["average16"].values()) == {None}
+    split = memorisation.split(vectors, 0.5, stream(0, "memorisation"))
+    assert split is not None
+    constant = memorisation.HeldOut(*split, np.tile(split[0].mean(axis=0), (raw.members, 1)))
+    own = {scale: rows["copying"]["gaussian"] for scale, rows in found.items()}
+    assert own[0.0]["nearest"] == pytest.approx(memorisation.copying(constant)["nearest"], rel=1e-5)
+    assert own[1.0]["nearest"] > 1.1 * own[0.0]["nearest"]
 
 
 def labels_of(workdir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
