@@ -108,24 +108,13 @@ def problem(name: str, d: int, seed: int, k: int = K, dim: int = DIM, fresh: int
     return Problem(shape, vectors, axes, embedded(fresh) @ axes.T)
 
 
-def energy_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'| of rows x, x' of a and y, y' of b (Szekely & Rizzo 2013), unbiased: pairs of a
-    row with itself are left out, so that it can be below 0."""
-
-    def mean(x: np.ndarray, y: np.ndarray) -> float:
-        return float(np.sqrt(np.maximum(((x[:, None] - y[None]) ** 2).sum(axis=2), 0)).sum())
-
-    n, m = len(a), len(b)
-    return 2 * mean(a, b) / (n * m) - mean(a, a) / (n * (n - 1)) - mean(b, b) / (m * (m - 1))
-
-
 def measure(members: np.ndarray, found: Problem) -> dict[str, float | None]:
     """Of members [m, dim]: share in the gap, energy distance to the truth, copies, spread (in the signal's axes)."""
     signal = members @ found.axes.T
     novelty = metrics.novelty(members, found.vectors)
     return {
         "gap": None if found.shape.is_gap is None else float(found.shape.is_gap(signal).mean()),
-        "energy": energy_distance(signal, found.truth),
+        "energy": metrics.energy_distance(signal, found.truth),
         "copies": novelty.copy_share,
         "spread": float(np.sqrt((signal.var(axis=0) / found.truth.var(axis=0)).mean())),
     }

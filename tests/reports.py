@@ -58,7 +58,7 @@ DIVERSITY = {
 
 NOVELTY = {
     *("nearest", "leave_one_out", "copy_share", "max_iou", "spread"),
-    *("effective_rank_members", "effective_rank_checkpoints"),
+    *("effective_rank_members", "effective_rank_checkpoints", "disagreement", "disagreement_p10"),
 }
 
 

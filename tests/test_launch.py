@@ -139,7 +139,7 @@ MISTAKES = {
     "statistics of no BN": Mistake("--config.collect.name=mc_bn", ("mc_bn", "subset 'batch_stats'")),
     "a subset too large": Mistake(
         "--config.collect.subset=* --config.compute.memory_mb=50",
-        ("78,426 numbers", "250,963,200 bytes", "52,428,800 are allowed", "compute.memory_mb"),
+        ("78,426 numbers", "313,704,000 bytes", "52,428,800 are allowed", "compute.memory_mb"),
     ),
     "averages of too few": Mistake("--config.generate.nulls=average16 --config.collect.k=10", ("average16", "k=10")),
     "stages of a comparison": Mistake("--config={root}/configs/compare_digits.py --stages=base", ("--stages",)),

@@ -3,6 +3,7 @@
 import tarfile
 from pathlib import Path
 
+from bend_jax import storage
 from tests.launching import ROOT, launch
 
 # what wrote it, at commit 6fca639 on a CPU:
@@ -17,8 +18,8 @@ WORDS = [
 
 
 def test_a_store_of_an_earlier_version_is_reused(tmp_path: Path) -> None:
-    """Every stage but bend's members, as bend computes others today, what reads them, and the report; what is there
-    stays."""
+    """Every stage but bend's members, as bend computes others today, what reads them, and the report with what it
+    measures itself; what is there stays."""
     with tarfile.open(ROOT / "tests" / "fixtures" / "store-6fca639.tar.gz") as archive:
         archive.extractall(tmp_path / "run", filter="data")
     before = {path.name for path in (tmp_path / "run" / "store").iterdir()}
@@ -28,4 +29,7 @@ def test_a_store_of_an_earlier_version_is_reused(tmp_path: Path) -> None:
     assert reused == ["base", "collect", "generate gaussian"]
     after = {path.name for path in (tmp_path / "run" / "store").iterdir()}
     assert before <= after
-    assert {name.split("-")[0] for name in after - before} == {"generate", "evaluate", "report"}
+    assert {name.split("-")[0] for name in after - before} == {"generate", "evaluate", "memorisation", "report"}
+    report = storage.read_json(tmp_path / "run" / "report" / "report.json")
+    assert report["memorisation"]["held_out"] is None  # of four checkpoints
+    assert report["memorisation"]["references"].keys() >= {"checkpoints", "base", "noise 0.05"}

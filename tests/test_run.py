@@ -22,8 +22,13 @@ import pytest
 
 from bend_jax import models, storage, subset
 from bend_jax.data import splits
-from bend_jax.run import context, pipeline
+from bend_jax.evaluate import memorisation
+from bend_jax.evaluate.memorisation import IMAGES, NOISES, landscape
+from bend_jax.rng import stream
+from bend_jax.run import context, pipeline, stages
 from bend_jax.run.config import parse
+from bend_jax.run.progress import TrainingLog
+from bend_jax.training import SILENT
 from tests import launching
 from tests.problems import write_images
 from tests.reports import check_schema, check_shares
@@ -41,7 +46,10 @@ TINY = [
     "--config.generate.bend.diffusion.segment=50",
 ]
 BOOTSTRAP = ["--stages=collect", "--config.collect.name=bootstrap", "--config.collect.bootstrap.epochs=12"]
-LINKS = ("base", "collect", "generate", "evaluate", "report")
+LINKS = ("base", "collect", "generate", "evaluate", "memorisation", "report")
+NULLS = ("gaussian", "low_rank_gaussian", "identity")  # the default ones
+GENERATED = tuple(f"generate {name}" for name in ("bend", *NULLS))
+NAMES = ("base", "collect", *GENERATED, "evaluate", "memorisation", "report")
 TIMEOUT = launching.TIMEOUT
 
 
@@ -260,8 +268,10 @@ def test_the_store_has_one_entry_a_stage_and_relative_links(finished: Path) -> N
     """And nothing else: no hidden leftovers, no absolute paths."""
     assert {p.name for p in finished.iterdir()} == {"store", *LINKS}
     entries = {p.name for p in (finished / "store").iterdir()}
-    assert all(re.fullmatch(r"(base|collect|generate|evaluate|report)-[0-9a-f]{16}", name) for name in entries)
-    assert sorted(name.split("-")[0] for name in entries) == sorted([*LINKS, "generate", "generate"])
+    assert all(
+        re.fullmatch(r"(base|collect|generate|evaluate|memorisation|report)-[0-9a-f]{16}", name) for name in entries
+    )
+    assert sorted(name.split("-")[0] for name in entries) == sorted([*LINKS, *["generate"] * len(NULLS)])
     for name in LINKS:
         target = os.readlink(finished / name)
         assert target.startswith(f"store/{name}-")
@@ -339,7 +349,7 @@ def test_sbend_worked_out_again_by_hand(finished: Path) -> None:
     assert (labels == test.labels).any(axis=0).mean() == report["table"]["potential"]
     assert (np.asarray(run(variables)) == test.labels).mean() == report["votes"]["base"]["accuracy"]
     others = [part["table"]["sbend"] for part in report["generators"].values()]
-    assert len({report["table"]["sbend"], report["votes"]["base"]["accuracy"], *others}) == 4
+    assert len({report["table"]["sbend"], report["votes"]["base"]["accuracy"], *others}) >= 4
 
 
 @pytest.mark.slow
@@ -354,7 +364,7 @@ def test_the_curves_end_at_the_reports_figures(finished: Path) -> None:
     assert last["mean"] == pytest.approx(votes["mean"]["accuracy"])
     assert last["nll"] == pytest.approx(votes["mean"]["nll"], rel=1e-5)
     assert {name: len(own["accuracy"]) for name, own in found["members"].items()} == {
-        **{"checkpoints": K, "bend": M, "gaussian": M, "identity": M},
+        **{"checkpoints": K, **dict.fromkeys(("bend", *NULLS), M)},
     }
     assert max(found["members"]["checkpoints"]["accuracy"]) == pytest.approx(table["orig_max"])
     assert np.mean(found["members"]["bend"]["max_iou"]) == pytest.approx(result["novelty"]["max_iou"], rel=1e-5)
@@ -364,12 +374,92 @@ def test_the_curves_end_at_the_reports_figures(finished: Path) -> None:
             bins = zip(*found["reliability"][vote][when].values(), strict=True)
             gaps = [share * abs(right - sure) for sure, right, share in bins if share]
             assert sum(gaps) == pytest.approx(votes[vote][key], abs=1e-5)
-    pairs = {f"{vote}_vs_{name}" for vote in ("sbend", "mean") for name in ("base", "gaussian", "identity")}
+    pairs = {f"{vote}_vs_{name}" for vote in ("sbend", "mean") for name in ("base", *NULLS)}
     assert set(result["differences"]) == pairs
     gap = result["differences"]["sbend_vs_base"]["accuracy"]
     assert gap["mean"] == pytest.approx(table["sbend"] - votes["base"]["accuracy"])
     assert gap["low"] <= gap["mean"] <= gap["high"]
     assert result["shift"] is None
+
+
+@pytest.mark.slow
+def test_what_tells_copies_from_new_networks_is_measured(finished: Path) -> None:
+    """A fifth of the checkpoints is held out; copies are told; the references are nets that were run; of the planes,
+    one vector's accuracy is that of its net."""
+    found = storage.read_json(finished / "report" / "report.json")
+    own, result = found["memorisation"], storage.read_json(finished / "memorisation" / "result.json")
+    assert all(own[key] == result[key] for key in own)
+    assert (own["fitted_to"], own["held_out"]) == (16, 4)
+    assert set(own["copying"]) == {"bend", *NULLS, "base"}
+    rows = own["copying"]
+    assert rows["identity"]["nearest"] == 0
+    assert min(rows, key=lambda name: rows[name]["z_u"]) == "identity"
+    assert len({row["nearest_held_out"] for row in rows.values()}) == 1
+    assert set(own["references"]) == {"checkpoints", "base", "average16", *(f"noise {x:g}" for x in NOISES)}
+    assert own["references"]["checkpoints"]["accuracy"] == pytest.approx(found["table"]["orig_mean"])
+    assert own["references"]["checkpoints"]["nearest"] == pytest.approx(found["novelty"]["leave_one_out"])
+    assert own["references"]["base"]["accuracy"] == pytest.approx(found["votes"]["base"]["accuracy"])
+    nulls = {name: part["novelty"] for name, part in found["generators"].items()}
+    assert (nulls["identity"]["disagreement"], nulls["identity"]["max_iou"]) == (0, 1)
+    assert found["novelty"]["disagreement_p10"] <= found["novelty"]["disagreement"]
+    labels, checkpoints, members = labels_of(finished)
+    vectors = [restore(finished / name)["vectors"] for name in ("collect/checkpoints", "generate/members")]
+    which = np.linalg.norm(vectors[1][:, None] - vectors[0][None], axis=2).argmin(axis=1)
+    apart = (members != checkpoints[which]).mean(axis=1)
+    assert found["novelty"]["disagreement"] == pytest.approx(apart.mean())
+    assert found["novelty"]["disagreement_p10"] == pytest.approx(np.percentile(apart, 10))
+    arrays = restore(finished / "memorisation" / "figures")
+    assert arrays["plane"]["at_members"].shape == (M, 2)
+    assert arrays["plane"]["accuracy"].max() <= 1
+    assert len(np.unique(arrays["plane"]["accuracy"])) > 3
+    assert (arrays["boundaries"]["members"] != arrays["boundaries"]["checkpoints"]).mean() == own["boundaries"]
+    assert len(np.unique(arrays["boundaries"]["members"])) > 1
+    assert labels.shape == (N,)
+    raw = tiny(finished.parent)
+    validation = splits.load(parse(raw).data).validation
+    assert len(validation.labels) < IMAGES
+    images = jnp.asarray((validation.images / 255 - raw.data.mean[0]) / raw.data.std[0], jnp.float32)
+    net = models.build(raw.backbone.name, 4, widths=raw.backbone.widths, blocks=raw.backbone.blocks)
+    chosen = subset.from_json(storage.read_json(finished / "collect" / "subset.json"))
+    base = restore(finished / "base" / "variables")
+    flat = np.asarray(subset.flatten(chosen, base))[None]
+    plane = landscape({"checkpoints": vectors[0], "members": vectors[1], "base": flat})
+    assert plane is not None
+    for i in (0, 60, 113):
+        logits = net.apply(subset.insert(chosen, base, jnp.asarray(plane.vectors[i])), images)
+        accuracy = (np.asarray(jnp.asarray(logits)).argmax(axis=1) == validation.labels).mean()
+        assert arrays["plane"]["accuracy"].ravel()[i] == pytest.approx(accuracy, abs=1.5 / len(images))
+
+
+def test_a_held_out_fit_has_the_knob_that_was_tuned_and_enough_checkpoints(tmp_path: Path) -> None:
+    """A Gaussian of scale 0 is a constant; means of 16 of the 10 checkpoints that are left are not to be had."""
+    raw = tiny(tmp_path)
+    raw.generate.name, raw.generate.nulls, raw.evaluate.held_out = "gaussian", "average16", 0.5
+    raw.collect.k = 20
+    config = parse(raw)
+    s = context.prepare(config, "tiny", 0, tmp_path, splits.load(config.data))
+    vectors = np.random.default_rng(0).normal(size=(20, DIM)).astype(np.float32)
+    storage.save_tree(tmp_path / "variables", {"params": {"x": np.zeros(1)}})
+    found = {}
+    for scale in (0.0, 1.0):
+        storage.write_json(tmp_path / "result.json", {"knob": scale})
+        inputs = dict.fromkeys(("base", "generate gaussian", "generate average16"), tmp_path)
+        task = stages.StageContext(inputs, tmp_path, SILENT, TrainingLog({}, {}, {}, {}))
+        found[scale] = stages._copying(s, task, {"checkpoints": vectors, "base": vectors[:1]})
+        assert (found[scale]["fitted_to"], found[scale]["held_out"]) == (10, 10)
+        assert set(found[scale]["copying"]["average16"].values()) == {None}
+    split = memorisation.split(vectors, 0.5, stream(0, "memorisation"))
+    assert split is not None
+    constant = memorisation.HeldOut(*split, np.tile(split[0].mean(axis=0), (raw.members, 1)))
+    own = {scale: rows["copying"]["gaussian"] for scale, rows in found.items()}
+    assert own[0.0]["nearest"] == pytest.approx(memorisation.copying(constant)["nearest"], rel=1e-5)
+    assert own[1.0]["nearest"] > 1.1 * own[0.0]["nearest"]
+
+
+def labels_of(workdir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The true labels of the test images, and those that checkpoints and members give."""
+    found = restore(workdir / "evaluate" / "predictions")
+    return found["labels"], found["checkpoints"], found["members"]
 
 
 @pytest.mark.slow
@@ -388,7 +478,7 @@ def test_the_latents_of_checkpoints_members_and_noise_are_there(finished: Path) 
 def test_the_report_is_whole(finished: Path) -> None:
     """Every promised key, shares of 300 images, what was asked for; report.md beside it."""
     report = storage.read_json(finished / "report" / "report.json")
-    check_schema(report, {"gaussian", "identity"})
+    check_schema(report, set(NULLS))
     check_shares(report, N, M)
     assert [report[key] for key in ("task", "seed", "k", "m", "dim")] == ["tiny", 0, K, M, DIM]
     assert report["config"] == CONFIG
@@ -403,7 +493,7 @@ def test_the_report_is_whole(finished: Path) -> None:
 def test_the_terminal_shows_the_table_and_where_everything_is(runs: Runs, finished: Path) -> None:
     """A line a stage, Table 3, the work directory."""
     out = runs.finished.result().out
-    for name in ("base", "collect", "generate bend", "generate gaussian", "generate identity", "evaluate", "report"):
+    for name in NAMES:
         assert re.search(rf"^{name}: .*s\)$", out, re.MULTILINE)
     report = storage.read_json(finished / "report" / "report.json")
     assert re.search(rf"^bend +{100 * report['table']['sbend']:.2f} ", out, re.MULTILINE)
@@ -420,7 +510,7 @@ def test_other_settings_make_new_directories_and_keep_the_old(runs: Runs, finish
     assert (other.code, other.err) == (0, "")
     before = {p.name for p in (finished / "store").iterdir()}
     new = {p for p in (other.workdir / "store").iterdir() if p.name not in before}
-    assert {storage.verify(p)["name"] for p in new} == {"generate gaussian", "generate identity"}
+    assert {storage.verify(p)["name"] for p in new} == {f"generate {name}" for name in NULLS}
     assert "generate gaussian: 8 members" in other.out
     assert all(restore(p / "members")["vectors"].shape == (8, DIM) for p in new)
     for name in before:
@@ -432,15 +522,14 @@ def test_the_same_settings_reuse_every_stage(runs: Runs, finished: Path) -> None
     """In a work directory that was moved, after another run in it; the links are back and the table is the same."""
     _, again = runs.changed.result()
     assert (again.code, again.err) == (0, "")
-    stages = ("base", "collect", "generate bend", "generate gaussian", "generate identity", "evaluate", "report")
-    for name in stages:
+    for name in NAMES:
         assert re.search(rf"^{name}: reused store/{name.split()[0]}-[0-9a-f]+$", again.out, re.MULTILINE)
     assert [os.readlink(again.workdir / name) for name in LINKS] == [os.readlink(finished / name) for name in LINKS]
     first = runs.finished.result().out
     assert (
         again.out.split("Test accuracy")[1].split("Everything")[0] == first.split("Test accuracy")[1].split("Every")[0]
     )
-    assert len(list((again.workdir / "store").iterdir())) == len(list((finished / "store").iterdir())) + 2
+    assert len(list((again.workdir / "store").iterdir())) == len(list((finished / "store").iterdir())) + len(NULLS)
 
 
 # kills
@@ -549,7 +638,7 @@ def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
     ended = runs.seeds.result()
     assert (ended.code, ended.err) == (0, "")
     report = storage.read_json(ended.workdir / "report" / "report.json")
-    check_schema(report, {"gaussian", "identity"})
+    check_schema(report, set(NULLS))
     assert report["seed"] == [0, 1]
     assert [run["seed"] for run in report["runs"]] == [0, 1]
     assert report["runs"][0] == storage.read_json(finished / "report" / "report.json")
@@ -560,12 +649,12 @@ def test_several_seeds_make_one_report(runs: Runs, finished: Path) -> None:
     assert report["table"]["sbend"] == pytest.approx((a + b) / 2)
     assert report["sd"]["table"]["sbend"] == pytest.approx(abs(a - b) / np.sqrt(2))
     first, second = ended.out.split("seed 0\n")[1].split("seed 1\n")
-    assert first.count(": reused store/") == 7
+    assert first.count(": reused store/") == len(NAMES)
     assert second.count(": reused store/") == 0
     assert re.search(r"^bend +\d+\.\d\d ± \d+\.\d\d ", ended.out, re.MULTILINE)
     assert " ± " in (ended.workdir / "report" / "report.md").read_text()
     entries = [storage.verify(p) for p in (ended.workdir / "store").iterdir()]
-    assert sum(e.get("seed") == 0 for e in entries) == sum(e.get("seed") == 1 for e in entries) == 7
+    assert sum(e.get("seed") == 0 for e in entries) == sum(e.get("seed") == 1 for e in entries) == len(NAMES)
     assert storage.verify(ended.workdir / "report")["seeds"] == [0, 1]
 
 
@@ -574,7 +663,7 @@ def test_the_images_of_bn_statistics_are_part_of_what_they_decide(tmp_path: Path
     raw = tiny(tmp_path)
     raw.collect.k, raw.generate.name, raw.generate.nulls = 2, "identity", ""
     dataset = splits.load(parse(raw).data)
-    for pattern, changed in (("*", {"evaluate", "report"}), ("fc", set())):
+    for pattern, changed in (("*", {"evaluate", "memorisation", "report"}), ("fc", set())):
         raw.collect.subset = pattern
         plans = []
         for raw.generate.statistics in (64, 128):

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bend_jax import storage
+from bend_jax import components, storage
 from bend_jax.checks import SettingsError
+from bend_jax.evaluate import memorisation
 from bend_jax.report import document, figures, latent_maps, plotting, run_report, side_by_side, tables
+from bend_jax.report import memorisation as memorisation_section
 from bend_jax.report.content import Row
 from bend_jax.report.document import Document, Figure, Heading, Table, Text
 from bend_jax.report.papers import published
@@ -19,7 +21,8 @@ from tests.reported import row_json
 from tests.reports import DIM, K, M, check_page, combined, measured, report_of, settings
 
 NAMES = {"accuracies", "by_members", "reliability", "risk_coverage", "diversity", "novelty", "latents_pca"}
-NAMES |= {"seconds", "training"}
+ALONE = {"latents_pca", "nearest_distances", "heat", "boundaries", "plane"}  # not of several seeds
+NAMES |= {"seconds", "training", *ALONE}
 
 
 def curves() -> dict[str, Any]:
@@ -47,6 +50,35 @@ def shifted(row: dict[str, float]) -> dict[str, Any]:
     }
 
 
+def memorised() -> dict[str, Any]:
+    """What the stage of that name measured of three generators."""
+    rows = {"bend": -5.25, "gaussian": 0.5, "identity": None, "base": 12.0}
+    numbers = {"nearest": 0.5, "nearest_held_out": 0.75, "energy": 0.25, "energy_low": 0.125, "energy_high": 0.5}
+    copying = {name: {"z_u": z, **numbers, "energy_p": 0.0005} for name, z in rows.items()}
+    means = {"accuracy": 0.625, "max_iou": 0.875, "nearest": 0.5, "disagreement": 0.0625, "disagreement_p10": 0.03125}
+    names = ("checkpoints", "base", "noise 0.05", "noise 1.5", "average16")
+    references = dict.fromkeys(names, means)
+    return {"fitted_to": 80, "held_out": 20, "copying": copying, "references": references, "boundaries": 0.125}
+
+
+def arrays() -> dict[str, Any]:
+    """What it leaves for the figures."""
+    rng = np.random.default_rng(2)
+    checkpoints, members = rng.normal(size=(K, DIM)), rng.normal(size=(M, DIM))
+    of = {"checkpoints": checkpoints, "bend": members}
+    plane = memorisation.landscape({"checkpoints": checkpoints, "members": members, "base": members[:1]})
+    assert plane is not None
+    labels = rng.integers(0, 4, (M, 8, 8))
+    places = {f"at_{name}": x for name, x in plane.places.items()}
+    accuracy = rng.uniform(size=(memorisation.GRID, memorisation.GRID))
+    return {
+        "distances": memorisation.distances(of),
+        "heat": memorisation.heat(checkpoints, members),
+        "boundaries": {"members": labels, "checkpoints": labels},
+        "plane": {"accuracy": accuracy, "along": plane.along, "shares": plane.shares, **places},
+    }
+
+
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """A whole report of one run."""
@@ -56,6 +88,7 @@ def content() -> dict[str, Any]:
     loss = {"step": [10, 20], "loss": [2.0, 0.1]}
     results["base"]["training"] = {"base": loss}
     results["generate bend"]["training"] = {"autoencoder": {**loss, "held_out_loss": [2.0, None]}, "diffusion": loss}
+    results["memorisation"] = {**memorised(), "compile": {}, "training": {"held-out bend diffusion": loss}}
     found = summary.assemble(settings(), "configs/digits.py", 3, DIM, results)
     one = {"seconds": 1.5, "versions": {"jax": "1", "numpy": "2"}}
     manifests = {"base": one, "evaluate": {**one, "versions": {"jax": "1.1", "numpy": "2"}}}
@@ -92,7 +125,7 @@ def test_the_report_of_a_run_is_whole(content: dict[str, Any], tmp_path: Path, m
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(latent_maps, "has_tsne", lambda: False)  # the tests of whole runs draw it
     report = report_of(content)
-    found = run_report.document(report, latents())
+    found = run_report.document(report, latents(), arrays())
     drawn = [block for block in found.blocks if isinstance(block, Figure)]
     assert {figure.name for figure in drawn} == NAMES
     assert len({figure.sentence for figure in drawn}) == len(NAMES)
@@ -120,14 +153,48 @@ def test_what_the_tables_hold(content: dict[str, Any]) -> None:
     assert "None" not in text
 
 
+def test_copies_or_new_networks(content: dict[str, Any]) -> None:
+    """A row for each generator and reference, a sentence by Z_U, the trainings of held-out fits nowhere; over seeds
+    with their sd and without the figures of one."""
+    report = report_of(content)
+    rows = table(run_report.document(report), "networks")
+    assert rows["bend"][-3:] == ["-5.25", "0.25", "0.0005"]
+    assert rows["bend"][0] == f"{100 * content['table']['mean']:.2f}"
+    assert rows["gaussian"][1] == f"{content['generators']['gaussian']['novelty']['nearest']:.3g}"
+    assert rows["identity"][-3] == "-"
+    assert rows["checkpoints with noise 1.5"] == ["62.50", "0.5", "0.875", "6.25", "3.12", *["-"] * 5]
+    assert rows["the base again and again"][-3:] == ["+12.00", "0.25", "0.0005"]
+    text = document.to_markdown(run_report.document(report), figures=False)
+    assert "Z_U of bend fitted to 80 checkpoints is -5.2: its members are nearer to those" in text
+    assert "beside it gaussian +0.5, base +12.0." in text
+    assert "against the other 20." in text
+    assert set(content["training"]) == {"base", "autoencoder", "diffusion"}
+    other = copy.deepcopy(content)
+    other["memorisation"]["copying"]["bend"]["z_u"] = -4.25
+    both = run_report.document(report_of(combined([content, other])))
+    assert table(both, "networks")["bend"][-3] == "-4.75 ± 0.71"
+    assert not {"plane", "heat"} & {block.name for block in both.blocks if isinstance(block, Figure)}
+
+
+@pytest.mark.parametrize(("z", "said"), [(-3.5, "nearer"), (1.0, "as far"), (3.5, "farther"), (None, "No Z_U")])
+def test_what_z_u_is_said_to_mean(content: dict[str, Any], z: float | None, said: str) -> None:
+    """Beyond three standard deviations it is told."""
+    changed = copy.deepcopy(content)
+    changed["memorisation"]["copying"]["bend"]["z_u"] = z
+    line = memorisation_section.said(report_of(changed))[-1]
+    assert said in line
+    assert ("copies" in line) == (z == -3.5)
+
+
 def test_a_store_made_before_has_no_curves(content: dict[str, Any]) -> None:
     """The report does without what is missing; so does one of several seeds."""
     old = {**content, "curves": None, "shift": None, "training": {}}
-    del old["stages"], old["versions"]
+    del old["stages"], old["versions"], old["memorisation"]
     for one in (old, combined([old, old])):
         found = run_report.document(report_of(one))
         assert {block.name for block in found.blocks if isinstance(block, Figure)} == {"diversity", "seconds"}
-        assert "Under shift" not in {block.text for block in found.blocks if isinstance(block, Heading)}
+        headings = {block.text for block in found.blocks if isinstance(block, Heading)}
+        assert not {"Under shift", "Copies or new networks"} & headings
     votes = {name: {k: v for k, v in row.items() if k != "aurc"} for name, row in old["votes"].items()}
     assert "AURC" not in tables_of(run_report.document(report_of({**old, "votes": votes, "generators": {}})))[1].header
 
@@ -140,7 +207,7 @@ def test_several_seeds_lie_over_each_other(content: dict[str, Any]) -> None:
     both = several(content)
     found = run_report.document(report_of(both))
     drawn = {block.name: block for block in found.blocks if isinstance(block, Figure)}
-    assert set(drawn) == NAMES - {"latents_pca"}
+    assert set(drawn) == NAMES - ALONE
     canvas = Canvas()
     drawn["by_members"].draw(canvas)
     above = canvas.axes[0]
@@ -174,15 +241,18 @@ def test_the_published_row_stands_beside_ours(content: dict[str, Any]) -> None:
 
 def test_components_of_points_on_a_line_and_in_a_plane() -> None:
     """A line has all its variance in the first; a plane keeps its distances."""
-    points, shares = latent_maps.components(np.outer(np.arange(5.0), [3.0, 4.0, 0.0]) + 7)
+    line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0]) + 7
+    found = components.plane(line)
+    points, shares = components.onto(found, line), found.shares
     np.testing.assert_allclose(shares, [1, 0], atol=1e-12)
     np.testing.assert_allclose(np.abs(np.diff(points[:, 0])), 5)
     plane = np.random.default_rng(0).normal(size=(9, 2)) @ np.random.default_rng(1).normal(size=(2, 6)) + 3
-    points, shares = latent_maps.components(plane)
+    found = components.plane(plane)
+    points, shares = components.onto(found, plane), found.shares
     assert shares.sum() == pytest.approx(1)
     apart = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.testing.assert_allclose(apart, np.linalg.norm(plane[:, None] - plane[None], axis=2), atol=1e-9)
-    points, shares = latent_maps.components(np.ones((3, 1)))
+    points = components.onto(components.plane(np.ones((3, 1))), np.ones((3, 1)))
     assert points.shape == (3, 2)
     assert np.isfinite(points).all()
 

@@ -6,16 +6,6 @@ import pytest
 from benchmarks import shapes
 
 
-def test_energy_distance_of_known_sets() -> None:
-    """Two points a distance of 5 apart: 2 * 5, as no row is held against itself; the same set: about 0."""
-    a, b = np.zeros((4, 2)), np.tile([[3.0, 4.0]], (6, 1))
-    assert shapes.energy_distance(a, b) == pytest.approx(10.0)
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(400, 3)), rng.normal(size=(400, 3))
-    assert abs(shapes.energy_distance(x, y)) < 0.02
-    assert shapes.energy_distance(x, y + 1) > 0.5
-
-
 @pytest.mark.parametrize("name", shapes.SHAPES)
 def test_fresh_truth_passes_and_a_gaussian_fails(name: str) -> None:
     """Draws of the same distribution are at distance 0, not in the gap and no copies. A Gaussian of the truth's moments

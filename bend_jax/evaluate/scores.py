@@ -13,6 +13,7 @@ from bend_jax.data.augment import VIEWS
 from bend_jax.data.corruptions import CORRUPTIONS
 from bend_jax.evaluate import uncertainty
 from bend_jax.evaluate.curves import SINGLE
+from bend_jax.evaluate.memorisation import from_nearest, mean_and_tenth
 from bend_jax.evaluate.predict import Outputs, Weights, over_voters
 
 
@@ -28,6 +29,14 @@ class Evaluate(Settings):
     )
     greedy: int = setting(
         "members that the greedy vote chooses on validation, with replacement; 0: no such vote", default=0, least=0
+    )
+    held_out: float = setting(
+        "share of the checkpoints without which a report fits every generator once more, for the data-copying score; "
+        "0: no such fit",
+        default=0.2,
+        least=0,
+        below=1,
+        added=True,
     )
     ood: str = setting("data sets to be told from the test images, with commas between: names or npz:PATH", default="")
     corruptions: str = setting(f"of the test images, each at five severities: {', '.join(CORRUPTIONS)}", default="")
@@ -244,9 +253,12 @@ def diversity(
 def novelty(
     members: Any, own: Outputs, checkpoints: Outputs, vectors: Any, labels: Int[np.ndarray, " n"]
 ) -> dict[str, float | None]:
-    """How new members are: in their vectors (`metrics.novelty`) and in the errors they make (p-diff's similarity)."""
+    """How new members are: in their vectors (`metrics.novelty`), in the errors they make (p-diff's similarity), and in
+    the labels that they give otherwise than their nearest checkpoint (`memorisation.from_nearest`)."""
     similar = metrics.max_iou(jnp.asarray(own.predictions), jnp.asarray(checkpoints.predictions), jnp.asarray(labels))
-    return {**metrics.novelty(members, vectors)._asdict(), "max_iou": float(jnp.mean(similar))}
+    found = {**metrics.novelty(members, vectors)._asdict(), "max_iou": float(jnp.mean(similar))}
+    apart = from_nearest(own.predictions, checkpoints.predictions, metrics.nearest(members, vectors)[1])
+    return {**found, **mean_and_tenth(apart)}
 
 
 class Evaluated(NamedTuple):

@@ -214,7 +214,8 @@ def novelty(runs: Runs) -> Figure | None:
         return None
     sentence = (
         "p-diff's scatter: a member at the far right makes the errors of one checkpoint; new and good would be far "
-        "left and high up. Checkpoints are held against the other checkpoints."
+        "left and high up. Checkpoints are held against the other checkpoints. A member on the line of noised "
+        "checkpoints, or beside the star, is no better than these."
     )
     draw = partial(_draw_novelty, runs, curves)
     return Figure("novelty", "Accuracy against likeness to a checkpoint", sentence, draw)
@@ -233,7 +234,24 @@ def _draw_novelty(runs: Runs, curves: list[Curves], figure: Any) -> None:
     widen(axes, "y", 0.5)
     widen(axes, "x", 0.02)
     axes.set_xlim(right=min(axes.get_xlim()[1], 1.004))
+    _draw_references(runs, axes)
     legend(figure, axes)
+
+
+def _draw_references(runs: Runs, axes: Any) -> None:
+    """Means of networks that nothing has learnt; where they lie far off, the picture does not reach them."""
+    axes.autoscale(enable=False)
+    for run in runs:
+        found = run.memorisation.references if run.memorisation else {}
+        noises = [own for name, own in found.items() if name.startswith("noise ")]
+        means = [found[name] for name in ("average16",) if name in found]
+        for own, text, look in (
+            (noises, "checkpoints with more and more noise", {"linestyle": ":", "marker": "x"}),
+            (means, "means of 16 checkpoints", {"linestyle": "", "marker": "*", "markersize": 11}),
+        ):
+            if own:
+                x, y = [one.max_iou for one in own], [100 * one.accuracy for one in own]
+                axes.plot(x, y, color=INK, label=text if run is runs[0] else None, **look)
 
 
 def trainings(runs: Runs) -> Figure | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from bend_jax import components
 from bend_jax.report.document import Figure
 from bend_jax.report.plotting import COLOURS, label, legend
 
@@ -39,23 +40,11 @@ def _thinned(points: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "few z"]:
     return points[np.linspace(0, len(points) - 1, min(len(points), MOST)).round().astype(int)]
 
 
-def components(points: Float[np.ndarray, "n z"]) -> tuple[Float[np.ndarray, "n two"], Float[np.ndarray, " two"]]:
-    """The first two principal components of points, signs fixed, and their shares of the variance."""
-    centred = points - points.mean(axis=0)
-    _, s, v = np.linalg.svd(centred, full_matrices=False)
-    axes = np.zeros((2, points.shape[1]))
-    axes[: len(v[:2])] = v[:2]
-    axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)] + 1e-300)[:, None]
-    shares = np.zeros(2)
-    shares[: len(s[:2])] = s[:2] ** 2 / max((s**2).sum(), 1e-300)
-    return centred @ axes.T, shares
-
-
 def _by_components(stacked: Any, ends: Any) -> Figure:
     def draw(figure: Any) -> None:
-        points, shares = components(stacked)
-        texts = [f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
-        _scatter(figure, np.split(points, ends), texts)
+        plane = components.plane(stacked)
+        texts = [f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(plane.shares)]
+        _scatter(figure, np.split(components.onto(plane, stacked), ends), texts)
 
     sentence = (
         "Latent vectors of the autoencoder, by their principal components: members that lie on the checkpoints copy "

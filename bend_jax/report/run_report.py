@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from bend_jax.report import figures, latent_maps, tables
+from bend_jax.report import figures, latent_maps, memorisation, tables
 from bend_jax.report.content import Report, Shift
 from bend_jax.report.document import Document, Figure, Heading, Lines, Table, Text
 from bend_jax.report.document import rendering as rendered_by
@@ -26,6 +26,8 @@ WHAT = {  # of the measures and costs
     "leave_one_out": "the same of each checkpoint to the others; members far below it are near-copies",
     "copy_share": "share of members that are copies of a checkpoint",
     "max_iou": "largest error IoU of a member with a checkpoint, mean",
+    "disagreement": "share of test images that a member labels otherwise than its nearest checkpoint, mean",
+    "disagreement_p10": "the same, 10th percentile over members",
     "spread": "members' standard deviation over the checkpoints' (1: all of it)",
     "effective_rank_members": "effective rank of the members' vectors",
     "effective_rank_checkpoints": "effective rank of the checkpoints' vectors",
@@ -46,8 +48,9 @@ def rendering() -> dict[str, Any]:
     return {**rendered_by(), "tsne": latent_maps.has_tsne()}
 
 
-def document(report: Report, latents: dict[str, Any] | None = None) -> Document:
-    """The report of one run (latents: what its generator's encoder gave, for the maps) or of several seeds."""
+def document(report: Report, latents: dict[str, Any] | None = None, arrays: dict[str, Any] | None = None) -> Document:
+    """The report of one run (latents: what its generator's encoder gave, for the maps; arrays: of the figures of
+    `memorisation`) or of several seeds."""
     parts = [
         [Text(_setup(report)), *_where(report)],
         [Heading("What it says"), Text("\n".join(f"- {line}" for line in tables.verdict(report)))],
@@ -55,6 +58,7 @@ def document(report: Report, latents: dict[str, Any] | None = None) -> Document:
         _votes(report),
         _shift(report),
         _diversity(report, latents),
+        memorisation.section(report, arrays),
         _cost(report),
         _training(report),
         _settings(report),

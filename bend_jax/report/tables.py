@@ -92,9 +92,13 @@ def verdict(report: Report) -> list[str]:
     lines.append(_mcnemar(runs))
     novelty = report.novelty
     if novelty.spread is not None:
+        null = report.generators.get("low_rank_gaussian")  # what a share is to be read beside: few axes make "copies"
+        beside = (
+            "" if null is None else f" ({null.novelty.copy_share:.0%} of low_rank_gaussian's, which copies nothing)"
+        )
         lines.append(
             f"Members keep {novelty.spread:.2f} of the checkpoints' spread (1 is all of it); "
-            f"{novelty.copy_share:.0%} of them are copies of a checkpoint."
+            f"{novelty.copy_share:.0%} of them are copies of a checkpoint{beside}."
         )
     change = 100 * (report.votes["mean"].nll_ts / report.votes["base"].nll_ts - 1)
     return [*lines, f"The members' mean vote has an NLL {change:+.1f}% from the base's, both temperature-scaled."]

@@ -58,7 +58,7 @@ class Generate(Settings):
 
     name: str = setting("the generator that the report is about", default="bend")
     nulls: tuple[str, ...] = setting(
-        "generators on the same checkpoints, to compare it with", default=("gaussian", "identity")
+        "generators on the same checkpoints, to compare it with", default=("gaussian", "low_rank_gaussian", "identity")
     )
     tune: tuple[float, ...] = setting(
         "values of each generator's knob of which the best on validation is taken; at least 0", default=()

@@ -65,6 +65,7 @@ def plan(s: RunContext) -> dict[str, Job]:
     measured = {"statistics": c.generate.statistics} if mixes_statistics(s.chosen) else {}  # of the average
     others = {"others": out_of_distribution.content_digest(s.ood)} if s.ood else {}
     add("evaluate", {"main": c.generate.name, **of(c.evaluate), **measured, **others}, ("base", "collect", *generated))
+    add("memorisation", {"held_out": c.evaluate.held_out}, tuple(jobs))
     add("report", {"task": c.task, "config": s.config_name, "rendering": run_report.rendering()}, tuple(jobs))
     add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
     return jobs
@@ -97,6 +98,7 @@ def run(s: RunContext, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
     a NaN or Inf, storage.DamagedError where a file of the store is not what was written.
     """
     jobs = plan(s)
+    stages = (*stages, "memorisation") if "report" in stages else stages  # a report's own measurements
     needed = check_inputs(s, jobs, stages)
     storage.sweep(s.workdir / "store")
     for job in jobs.values():

@@ -39,6 +39,7 @@ def assemble(config: Config, config_name: str, seed: int, dim: int, results: dic
         "knobs": {name: algorithm.knob for name, algorithm in config.generate.algorithms.items()},
         "training": trainings(config.generate.name, results),
         "settings": settings_of(config),
+        "memorisation": results.get("memorisation"),  # rows of a comparison have none
     }
     return from_json(Report, {**found, **own})
 
@@ -50,6 +51,7 @@ def trainings(main: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
         if stage in ("base", "collect", f"generate {main}")
         else f"{name} of {stage.removeprefix('generate ')}": curve
         for stage, result in results.items()
+        if stage != "memorisation"  # fits of the same generators to fewer checkpoints
         for name, curve in result.get("training", {}).items()
     }
 
