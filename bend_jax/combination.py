@@ -1,7 +1,9 @@
 """One vote over several networks, whatever their architectures."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from bend_jax.checks import SettingsError
 from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
 from bend_jax.subset import Subset
 from bend_jax.training import Model
+
+FOLDS = 5  # of the validation images, for the choice of vote and weights
 
 
 class Combination(flax.struct.PyTreeNode, eq=False):
@@ -34,7 +38,8 @@ class Combination(flax.struct.PyTreeNode, eq=False):
 
     def member_logits(self, images: Any) -> Any:
         """[m, n, classes]: logits of all members of all networks, one network after the other."""
-        return ensemble.joined([network.member_logits(images) for network in self.networks], axis=0)
+        whole = jnp.concatenate([network.member_logits(images) for network in self.networks])
+        return ensemble.joined([whole], axis=0)
 
     def opinions(self, images: Any) -> Float[Array, "networks n classes"]:
         """The logarithm of each network's own probabilities, which an Ensemble scales with its own temperature.
@@ -43,7 +48,7 @@ class Combination(flax.struct.PyTreeNode, eq=False):
         """
         found = [jnp.asarray(network.predict_proba(images)) for network in self.networks]
         _check_classes([p.shape[1] for p in found])
-        return jnp.log(jnp.maximum(jnp.stack(found), metrics.TINY))
+        return _logarithms(found)
 
     def predict_proba(self, images: Any) -> Any:
         """[n, classes]: the networks' weighted vote after temperature scaling."""
@@ -98,15 +103,19 @@ def load_combination(
 
 
 def combine(
-    networks: Sequence[Any], *, validation: tuple[Any, Any] | None = None, votes: Sequence[str] = tuple(VOTES)
+    networks: Any, *, validation: tuple[Any, Any] | None = None, votes: Sequence[str] = tuple(VOTES)
 ) -> Combination:
     """One vote over several trained networks, with weights and a temperature from validation images.
 
-    - networks: pairs (apply, variables) as `fit` takes them, and Ensembles; all for the same images and classes. What
-      one network does to the images before it looks at them, such as its normalisation, belongs into its apply.
-    - validation: (images, labels) that no network was trained on.
-    - votes: the votes that validation chooses from by NLL, each with the weights of `fit_weights` and its own
-      temperature: the mean of probabilities and the logarithmic opinion pool.
+    - networks: a list of pairs (apply, variables) as `fit` takes them, and of Ensembles; all for the same images and
+      classes. What one network does to the images first, such as its normalisation, belongs into its apply.
+    - validation: (images, labels) that no network was trained on. First each network alone gets the temperature of
+      least NLL, then the vote gets its weights and its temperature.
+    - votes: the votes that validation chooses from: the mean of probabilities and the logarithmic opinion pool.
+
+    The choice is by NLL in five-fold cross-validation on these images. Weights are fitted (`fit_weights`) only where
+    that makes the NLL lower by more than its standard error, and else equal: on a few hundred images fitted weights of
+    networks that are about as good lose more than they gain.
 
     Without validation all weights are equal, the vote is the first one and the temperature 1, and a warning says so.
     Raises ValueError (SettingsError) for input that does not fit, before any network runs on all images.
@@ -126,15 +135,48 @@ def combine(
 
 
 def _fitted(equal: Combination, images: np.ndarray, labels: np.ndarray, votes: Sequence[str]) -> Combination:
-    """The combination with the vote, the weights and the temperature of least NLL."""
-    opinions = equal.opinions(images)
-    for i, own in enumerate(opinions):
+    """The combination with the temperatures, the vote and the weights of least NLL."""
+    y, scaled, networks = jnp.asarray(labels), [], []
+    for i, network in enumerate(equal.networks):
+        own = jnp.asarray(network.replace(temperature=1.0).predict_proba(images))
         if not jnp.isfinite(own).all():
             raise SettingsError(f"network {i} gives NaN on the validation images: look at its variables and its images")
-    weights = {name: fit_weights(name, opinions, labels) for name in votes}
-    candidates = {name: VOTES[name](opinions, jnp.asarray(weights[name], jnp.float32)) for name in votes}
-    vote, temperature = choose_vote(candidates, labels)
-    return equal.replace(weights=weights[vote], temperature=temperature, vote=vote)
+        networks.append(network.replace(temperature=metrics.fit_temperature(own, y)))
+        scaled.append(metrics.scale_temperature(own, networks[i].temperature))
+    opinions = _logarithms(scaled)
+    vote, weights = _choose(votes, opinions, labels)
+    _, temperature = choose_vote({vote: _vote(vote, opinions, weights)}, labels)
+    return Combination(tuple(networks), weights, temperature, vote)
+
+
+def _choose(
+    votes: Sequence[str], opinions: Float[Array, "networks n classes"], labels: Int[np.ndarray, " n"]
+) -> tuple[str, Float[np.ndarray, " networks"]]:
+    """(vote, weights): the vote of least held-out NLL with equal weights, or, where its NLL is lower by more than the
+    standard error of the difference, that with fitted ones."""
+    n, equal = len(labels), np.full(len(opinions), 1 / len(opinions))
+    fold = np.random.default_rng(0).permutation(n) % FOLDS
+    losses = {(vote, kind): np.zeros(n) for kind in ("equal", "fitted") for vote in votes}
+    for held in (fold == f for f in range(FOLDS)):
+        rest = opinions[:, ~held]
+        for (vote, kind), loss in losses.items():
+            weights = equal if kind == "equal" else fit_weights(vote, rest, labels[~held])
+            temperature = metrics.fit_temperature(_vote(vote, rest, weights), jnp.asarray(labels[~held]))
+            p = np.asarray(metrics.scale_temperature(_vote(vote, opinions[:, held], weights), temperature))
+            loss[held] = -np.log(np.maximum(p[np.arange(held.sum()), labels[held]], metrics.TINY))
+    plain, fitted = (min(votes, key=lambda v, k=kind: losses[v, k].mean()) for kind in ("equal", "fitted"))
+    gain = losses[plain, "equal"] - losses[fitted, "fitted"]
+    if gain.mean() > gain.std() / math.sqrt(n):
+        return fitted, fit_weights(fitted, opinions, labels)
+    return plain, equal
+
+
+def _vote(vote: str, opinions: Float[Array, "networks n classes"], weights: Any) -> Float[Array, "n classes"]:
+    return VOTES[vote](opinions, jnp.asarray(weights, jnp.float32))
+
+
+def _logarithms(probabilities: list[Array]) -> Float[Array, "networks n classes"]:
+    return jnp.log(jnp.maximum(jnp.stack(probabilities), metrics.TINY))
 
 
 def fit_weights(
@@ -149,24 +191,28 @@ def fit_weights(
     """
     from scipy.optimize import minimize
 
-    chosen = jnp.asarray(labels)[None, :, None]
+    count, y = len(opinions), jnp.asarray(labels)
 
-    @jax.jit
-    def loss(a: Array, opinions: Array) -> Array:
-        if vote == "mean":
-            p = jnp.exp(jnp.take_along_axis(opinions, chosen, axis=2)[:, :, 0])
-            return jnp.sum(a) - jnp.mean(jnp.log(jnp.maximum(a @ p, metrics.TINY)))
-        log_p = jax.nn.log_softmax(jnp.tensordot(a, opinions, axes=1, precision="highest"), axis=1)
-        return -jnp.mean(jnp.take_along_axis(log_p, chosen[0], axis=1))
-
-    def with_gradient(a: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = jax.value_and_grad(loss)(jnp.asarray(a, jnp.float32), opinions)
+    def loss(a: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = _loss(jnp.asarray(a, jnp.float32), opinions, y, vote)
         return float(value), np.asarray(slope, np.float64)
 
-    count = len(opinions)
     start, bounds = np.full(count, 1 / count), [(0.0, None)] * count
-    a = minimize(with_gradient, start, jac=True, bounds=bounds, method="L-BFGS-B").x
+    a = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B").x
     return a / a.sum() if a.sum() > 0 else start
+
+
+@partial(jax.jit, static_argnames="vote")
+@jax.value_and_grad
+def _loss(
+    a: Float[Array, " networks"], opinions: Float[Array, "networks n classes"], labels: Int[Array, " n"], vote: str
+) -> Float[Array, ""]:
+    """What `fit_weights` minimises."""
+    if vote == "mean":
+        p = jnp.exp(jnp.take_along_axis(opinions, labels[None, :, None], axis=2)[:, :, 0])
+        return jnp.sum(a) - jnp.mean(jnp.log(jnp.maximum(a @ p, metrics.TINY)))
+    log_p = jax.nn.log_softmax(jnp.tensordot(a, opinions, axes=1, precision="highest"), axis=1)
+    return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
 
 def _networks(given: Any) -> tuple[Ensemble, ...]:

@@ -117,7 +117,8 @@ def _averaged(values: Float[Array, "m n classes"], weights: Float[Array, " w"]) 
     return jnp.tensordot(weights / jnp.sum(weights), values, axes=1, precision="highest")
 
 
-VOTES = {"mean": weighted_vote, "pool": pool_vote}  # of an `Ensemble`: (logits, weights) -> probabilities
+# of an `Ensemble`: (logits, weights) -> probabilities
+VOTES: dict[str, Callable[..., Array]] = {"mean": weighted_vote, "pool": pool_vote}
 
 
 def choose_vote(
