@@ -29,7 +29,7 @@ def halves(labels: np.ndarray, seed: int) -> np.ndarray:
     return first
 
 
-def scaled_to(fit: Any, other: Any, labels: Any) -> tuple[Any, Any]:
+def scaled_to(labels: Any, fit: Any, other: Any) -> tuple[Any, Any]:
     """Log-probabilities [m, n, classes] of both halves, each of the m with its temperature from the first."""
     temperatures = [metrics.fit_temperature(jax.nn.softmax(own), labels) for own in fit]
     t = jnp.asarray(temperatures)[:, None, None]
@@ -44,20 +44,20 @@ def pooled(logits: Logits) -> Any:
 def rows(fit: Logits, other: Logits, labels: Any) -> dict[str, Any]:
     """Probabilities of every vote on the second half, from temperatures and weights of the first."""
     views = [x.reshape(-1, *x.shape[2:]) for x in (fit, other)]  # every view of every network has a vote
-    scaled, networks = scaled_to(*views, labels), scaled_to(pooled(fit), pooled(other), labels)
+    scaled, networks = scaled_to(labels, *views), scaled_to(labels, pooled(fit), pooled(other))
     found = {}
     for name, vote in VOTES.items():
         equal = jnp.ones(len(views[0]))
         weights = jnp.asarray(fit_weights(name, networks[0], labels), jnp.float32)
         found[f"{name}, T = 1"] = vote(views[1], equal)
-        found[f"{name}, T on the vote"] = _scaled(*(vote(x, equal) for x in views), labels)
+        found[f"{name}, T on the vote"] = _scaled(labels, *(vote(x, equal) for x in views))
         found[f"{name}, T on members"] = vote(scaled[1], equal)
-        found[f"{name}, T on members and on the vote"] = _scaled(*(vote(x, equal) for x in scaled), labels)
-        found[f"{name}, the same with fitted weights"] = _scaled(*(vote(x, weights) for x in networks), labels)
+        found[f"{name}, T on members and on the vote"] = _scaled(labels, *(vote(x, equal) for x in scaled))
+        found[f"{name}, the same with fitted weights"] = _scaled(labels, *(vote(x, weights) for x in networks))
     return found
 
 
-def _scaled(before: Any, after: Any, labels: Any) -> Any:
+def _scaled(labels: Any, before: Any, after: Any) -> Any:
     return metrics.scale_temperature(after, metrics.fit_temperature(before, labels))
 
 
@@ -78,10 +78,10 @@ def few(logits: Any, labels: np.ndarray, size: int, draws: int) -> dict[str, flo
     for draw in range(draws):
         own = np.random.default_rng(draw).permutation(np.flatnonzero(first))[:size]
         y = jnp.asarray(labels[own])
-        fit, other = scaled_to(jnp.asarray(logits[:, own]), test, y)
+        fit, other = scaled_to(y, jnp.asarray(logits[:, own]), test)
         for name, weights in (("equal", np.ones(len(logits))), ("fitted", fit_weights("pool", fit, y))):
             pool = [pool_vote(x, jnp.asarray(weights, jnp.float32)) for x in (fit, other)]
-            found[name].append(float(metrics.nll(_scaled(*pool, y), truth)))
+            found[name].append(float(metrics.nll(_scaled(y, *pool), truth)))
         chosen = bend_jax.combine(networks, validation=(images[own], labels[own]), votes=("pool",))
         found["chosen"].append(float(metrics.nll(jnp.asarray(chosen.predict_proba(images[~first])), truth)))
     return {name: float(np.median(values)) for name, values in found.items()}

@@ -167,6 +167,7 @@ def test_a_combination_is_a_pytree() -> None:
     found = bend_jax.combine(two(), validation=(images, labels), votes=("pool",))
     x = jnp.asarray(images)
     np.testing.assert_allclose(jax.jit(lambda c, x: c.predict_proba(x))(found, x), found.predict_proba(x), atol=1e-6)
+    assert jax.jit(lambda c, x: c.member_logits(x))(found, x).shape == (2, 40, 3)
     scaled = jax.vmap(lambda t: found.replace(temperature=t).predict_proba(x))(jnp.array([1.0, found.temperature]))
     np.testing.assert_allclose(scaled[1], found.predict_proba(x), atol=1e-6)
 
