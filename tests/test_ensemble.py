@@ -331,19 +331,20 @@ def test_one_weight_for_each_member_is_needed(vote: Any) -> None:
 
 
 def planted(n: int = 4000) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Two members' logits, and labels drawn from their pool at temperature 2."""
-    logits = 2 * jax.random.normal(jax.random.key(0), (2, n, 5))
-    labels = jax.random.categorical(jax.random.key(1), logits.mean(axis=0) / 2)
+    """Two members' logits, and labels drawn from their pool at temperature 4."""
+    logits = 6 * jax.random.normal(jax.random.key(0), (2, n, 5))
+    labels = jax.random.categorical(jax.random.key(1), logits.mean(axis=0) / 4)
     return logits, ensemble.pool_vote(logits, jnp.ones(2)), labels
 
 
 def test_the_choice_finds_a_planted_vote_and_its_temperature() -> None:
-    """Labels come from the pool at T = 2: the pool has less NLL than the mean, at a temperature of 2; in labels that
-    come from the mean of probabilities the mean has, at 1."""
+    """Labels come from the pool at T = 4: it has more NLL than the mean at T = 1, and less at a temperature of 4; in
+    labels that come from the mean of probabilities the mean has less, at 1."""
     logits, pool, labels = planted()
     mean = ensemble.mean_vote(logits)
+    assert metrics.nll(pool, labels) > metrics.nll(mean, labels) + 0.1
     vote, temperature = ensemble.choose_vote({"mean": mean, "pool": pool}, labels)
-    assert (vote, temperature) == ("pool", pytest.approx(2, rel=0.1))
+    assert (vote, temperature) == ("pool", pytest.approx(4, rel=0.1))
     labels = jax.random.categorical(jax.random.key(2), jnp.log(mean))
     assert ensemble.choose_vote({"pool": pool, "mean": mean}, labels) == ("mean", pytest.approx(1, rel=0.1))
     assert ensemble.choose_vote({"a": mean, "b": mean}, labels)[0] == "a"
