@@ -4,14 +4,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bend_jax import batch_norm, devices, inputs, metrics
+from bend_jax import batch_norm, devices, inputs
 from bend_jax.collect.collector import Checkpoints, Problem, check_requirements
 from bend_jax.collect.trajectory import Trajectory
-from bend_jax.ensemble import Ensemble
+from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.generator import Reestimate, check_finite, fit_generator
 from bend_jax.rng import stream
@@ -91,6 +90,7 @@ def fit(
     members: int = 100,
     validation: tuple[Any, Any] | None = None,
     unseen: bool = False,
+    votes: Sequence[str] = tuple(VOTES),
     seed: int = 0,
     train_apply: Callable[..., Any] | None = None,
     init: Callable[..., Any] | None = None,
@@ -105,15 +105,18 @@ def fit(
     - collect: settings of a collector, a `Collector` of your own, or checkpoints (`ensemble.checkpoints`).
     - generate: settings of a generator, or a `Generator` of your own.
     - members: m, how many members to generate.
-    - validation: (images, labels) that the network was not trained on, for temperature scaling.
+    - validation: (images, labels) that the network was not trained on, for the choice of the vote and its temperature.
     - unseen: True where the network was trained on none of `images`: a stratified tenth of them then is the validation.
+    - votes: the votes that the validation chooses from, by NLL after temperature scaling: the mean of probabilities and
+      the logarithmic opinion pool. Without validation the first one is taken.
     - seed: of all randomness.
     - train_apply, init: as in `Model`, for collectors that train BN or start anew.
     - callbacks: of the trainings.
 
-    Without validation images there is no temperature scaling: the temperature is 1, and a warning says so. Raises
+    Without validation images the vote is the first of `votes` and the temperature 1, and a warning says so. Raises
     ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN or Inf.
     """
+    check_votes(votes)
     given = inputs.check(
         Model(apply, train_apply, init),
         variables,
@@ -134,13 +137,13 @@ def fit(
     vectors = generate_members(checkpoints, generate=given.generator, members=members, reestimate=reestimate, **how)
     weights = checkpoints.weights if given.generator.is_all_checkpoints else None
     weights = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)
-    vote = (np.asarray(vectors), weights, 1.0, checkpoints, given.image)
-    return calibrated(Ensemble(apply, variables, given.subset, *vote), given.validation)
+    made = (np.asarray(vectors), weights, 1.0, checkpoints, given.image)
+    return calibrated(Ensemble(apply, variables, given.subset, *made), given.validation, votes)
 
 
-def calibrated(members: Ensemble, validation: tuple[Any, Any] | None) -> Ensemble:
-    """The ensemble with the temperature of least NLL on (images, labels) that the network was not trained on; without
-    them it is 1, and a warning says why. A warning also tells of a temperature at the end of its range."""
+def calibrated(members: Ensemble, validation: tuple[Any, Any] | None, votes: Sequence[str]) -> Ensemble:
+    """The ensemble with the vote and the temperature of least NLL on (images, labels) that the network was not trained
+    on (`choose_vote`); without them the vote is the first one and the temperature 1, and a warning says why."""
     if validation is None:
         warnings.warn(
             "no validation images that the network has not seen: the temperature stays 1, since on images that it was "
@@ -148,14 +151,7 @@ def calibrated(members: Ensemble, validation: tuple[Any, Any] | None) -> Ensembl
             "the network was trained on none of the images",
             stacklevel=3,
         )
-        return members
+        return members.replace(vote=votes[0])
     images, labels = validation
-    temperature = metrics.fit_temperature(jnp.asarray(members.predict_proba(images)), jnp.asarray(labels))
-    low, high = metrics.TEMPERATURES
-    if not low * 1.01 < temperature < high / 1.01:
-        warnings.warn(
-            f"the temperature {temperature:.3g} is at the end of its range, {low:g} to {high:g}: on the validation "
-            "images the votes have little to do with the labels, or are always right; look at both",
-            stacklevel=3,
-        )
-    return members.replace(temperature=temperature)
+    vote, temperature = choose_vote(members.votes(images, votes), labels)
+    return members.replace(vote=vote, temperature=temperature)

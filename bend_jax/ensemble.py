@@ -1,6 +1,8 @@
 """An ensemble: all m members at once, the votes over them, and what `fit` returns."""
 
-from collections.abc import Callable, Iterator
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from bend_jax.subset import Subset, insert
 from bend_jax.training import MEMORY
 
 BATCH = 500  # images a program
+LEAST = -1e30  # the least log-probability in a pool: a weight of 0 times the -inf of a masked class is no number
 
 
 def chunk_size(parts: Cut, memory: int = MEMORY) -> int:
@@ -94,9 +97,53 @@ def weighted_vote(logits: Float[Array, "m n classes"], weights: Float[Array, " w
 
     Raises ValueError where there is not one weight for each member.
     """
-    if weights.shape != logits.shape[:1]:
-        raise ValueError(f"weights of shape {list(weights.shape)} came for {logits.shape[0]} members: one for each")
-    return jnp.tensordot(weights / jnp.sum(weights), jax.nn.softmax(logits, axis=-1), axes=1)
+    return _averaged(jax.nn.softmax(logits, axis=-1), weights)
+
+
+@jax.jit
+def pool_vote(logits: Float[Array, "m n classes"], weights: Float[Array, " w"]) -> Float[Array, "n classes"]:
+    """The logarithmic opinion pool (Genest & Zidek 1986): probabilities in proportion to prod_m p_m^(w_m / sum w).
+
+    Of all distributions q it has the least sum_m w_m KL(q || p_m) (Heskes 1998). With equal weights it is the softmax
+    of the members' mean logits. Raises ValueError where there is not one weight for each member.
+    """
+    return jax.nn.softmax(_averaged(jnp.maximum(jax.nn.log_softmax(logits, axis=-1), LEAST), weights), axis=-1)
+
+
+def _averaged(values: Float[Array, "m n classes"], weights: Float[Array, " w"]) -> Float[Array, "n classes"]:
+    """The weighted mean over members."""
+    if weights.shape != values.shape[:1]:
+        raise ValueError(f"weights of shape {list(weights.shape)} came for {values.shape[0]} members: one for each")
+    return jnp.tensordot(weights / jnp.sum(weights), values, axes=1, precision="highest")
+
+
+# of an `Ensemble`: (logits, weights) -> probabilities
+VOTES: dict[str, Callable[..., Array]] = {"mean": weighted_vote, "pool": pool_vote}
+
+
+def choose_vote(
+    candidates: Mapping[str, Float[Array | np.ndarray, "n classes"]], labels: Int[Array | np.ndarray, " n"]
+) -> tuple[str, float]:
+    """(name, temperature) of the vote of least NLL on these validation images, each after its own temperature scaling;
+    ties: the first one.
+
+    Every vote has one fitted number, so that none fits the images better by its freedom. A warning tells of a
+    temperature at the end of its range.
+    """
+    y, best = jnp.asarray(labels), ("", 1.0, math.inf)
+    for name, p in candidates.items():
+        temperature = metrics.fit_temperature(jnp.asarray(p), y)
+        loss = float(metrics.nll(metrics.scale_temperature(jnp.asarray(p), temperature), y))
+        best = min(best, (name, temperature, loss), key=lambda found: found[2])
+    name, temperature, _ = best
+    low, high = metrics.TEMPERATURES
+    if not low * 1.01 < temperature < high / 1.01:
+        warnings.warn(
+            f"the temperature {temperature:.3g} is at the end of its range, {low:g} to {high:g}: on the validation "
+            "images the votes have little to do with the labels, or are always right; look at both",
+            stacklevel=4,
+        )
+    return name, temperature
 
 
 @partial(jax.jit, static_argnames="size")
@@ -127,6 +174,12 @@ def vote_probabilities(predictions: Int[Array, "m n"], num_classes: int) -> Floa
     return (metrics.counts(predictions, num_classes) + 1.0 / num_classes) / (predictions.shape[0] + 1.0)
 
 
+def check_votes(names: Sequence[str]) -> None:
+    """Raise SettingsError for votes that an ensemble does not have, and for none."""
+    if isinstance(names, str) or not names or not set(names) <= set(VOTES):
+        raise SettingsError(f"votes are some of {', '.join(VOTES)}, in a tuple or list; got {names!r}")
+
+
 class Ensemble(flax.struct.PyTreeNode, eq=False):
     """m members of one network that differ in a subset of its parameters. A pytree: `jax.jit`, `jax.vmap`, `jax.grad`
     and `jax.device_put` take it.
@@ -137,6 +190,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
     - vectors: the members, [m, dim].
     - weights: of the members in the vote, all 1 but for boosting's own checkpoints.
     - temperature: of the vote.
+    - vote: "mean" of probabilities (`weighted_vote`) or "pool", the logarithmic opinion pool (`pool_vote`).
     - checkpoints: the vectors [k, dim] that the members were made from, and their weights.
     - image: shape and dtype of one image; None where they are not known.
     """
@@ -149,10 +203,12 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
     temperature: Any = 1.0
     checkpoints: Any = None
     image: Any = flax.struct.field(pytree_node=False, default=None)
+    vote: str = flax.struct.field(pytree_node=False, default="mean")
 
     def __repr__(self) -> str:
         m, dim = self.vectors.shape[-2:]
-        return f"Ensemble({m} members of {dim} numbers in {len(self.subset.paths)} leaves: {self.subset.paths[0]} ...)"
+        first = "".join(f": {path} ..." for path in self.subset.paths[:1])
+        return f"Ensemble({m} members of {dim} numbers in {len(self.subset.paths)} leaves{first})"
 
     def __eq__(self, other: object) -> bool:
         """Whether everything is the same: the function, the subset, and the bits of every array."""
@@ -170,13 +226,19 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
 
         Raises ValueError (SettingsError) for images of another shape than those that the ensemble was made with.
         """
-        return _joined(list(self._batches(images)), axis=1)
+        return joined(list(self._batches(images)), axis=1)
 
     def predict_proba(self, images: Any) -> Any:
-        """[n, classes]: the members' weighted vote after temperature scaling."""
+        """[n, classes]: the members' weighted vote, `vote`, after temperature scaling."""
+        vote = jnp.asarray(self.votes(images, (self.vote,))[self.vote])
+        return joined([metrics.scale_temperature(vote, self.temperature)], axis=0)
+
+    def votes(self, images: Any, names: Sequence[str] = tuple(VOTES)) -> dict[str, Any]:
+        """By name, [n, classes]: these weighted votes before temperature scaling. The members run once for all."""
+        check_votes(names)
         weights = jnp.asarray(self.weights, jnp.float32)
-        votes = [weighted_vote(logits, weights) for logits in self._batches(images)]
-        return _joined([metrics.scale_temperature(vote, self.temperature) for vote in votes], axis=0)
+        batches = [[VOTES[name](logits, weights) for name in names] for logits in self._batches(images)]
+        return {name: joined(list(own), axis=0) for name, own in zip(names, zip(*batches, strict=True), strict=True)}
 
     def predict(self, images: Any) -> Any:
         """[n]: the most probable label of `predict_proba`."""
@@ -222,6 +284,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
         plain = _is_plain(self.variables)
         content = {
             "temperature": float(self.temperature),
+            "vote": self.vote,
             "weights": [float(w) for w in self.weights],
             "leaves": None if plain else len(leaves),
             "classes": self.classes,
@@ -230,7 +293,8 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
         with storage.publishing(path, {"stage": "ensemble"}) as partial_:
             tree = self.variables if plain else {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
             storage.save_tree(partial_.output / "variables", tree)
-            storage.save_tree(partial_.output / "members", {"vectors": self.vectors})
+            if self.subset.dim:  # else a network alone: orbax writes no array without numbers
+                storage.save_tree(partial_.output / "members", {"vectors": self.vectors})
             if self.checkpoints is not None:
                 storage.save_tree(partial_.output / "checkpoints", _without_none(self.checkpoints._asdict()))
             storage.write_json(partial_.output / "subset.json", subsets.to_json(self.subset))
@@ -245,7 +309,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
         return jax.eval_shape(self.apply, self.variables, one).shape[1]
 
 
-def _joined(parts: list[Array], axis: int) -> Any:
+def joined(parts: list[Array], axis: int) -> Any:
     """The parts as one NumPy array; inside a traced program there is one part, which stays as it is."""
     if isinstance(parts[0], Tracer):
         return parts[0]
@@ -285,17 +349,20 @@ def load(directory: str | Path, apply: Callable[..., Any], variables: Any = None
                 f"variables=...) needs one of the same structure; a tree of {structure.num_leaves} leaves came"
             )
         saved = jax.tree.unflatten(structure, leaves)
+    subset, weights = subsets.from_json(storage.read_json(path / "subset.json")), np.asarray(content["weights"])
+    vectors = storage.load_tree(path / "members")["vectors"] if subset.dim else np.zeros((len(weights), 0), np.float32)
     checkpoints = storage.load_tree(path / "checkpoints") if (path / "checkpoints").exists() else None
     image = content.get("image")
     result = Ensemble(
         apply,
         saved,
-        subsets.from_json(storage.read_json(path / "subset.json")),
-        storage.load_tree(path / "members")["vectors"],
-        np.asarray(content["weights"]),
+        subset,
+        vectors,
+        weights,
         content["temperature"],
         checkpoints and Checkpoints(checkpoints["vectors"], checkpoints.get("weights")),
         image and jax.ShapeDtypeStruct(tuple(image[0]), image[1]),
+        content.get("vote", "mean"),  # of an earlier version: always the mean
     )
     if content.get("classes") not in (None, result.classes):
         raise SettingsError(

@@ -131,8 +131,7 @@ def check_images(model: Model, variables: Any, data: Any, name: str) -> tuple[np
 
 def check_network(model: Model, variables: Any, chosen: Subset, images: np.ndarray) -> None:
     """Raise SettingsError for a network whose ensemble would be wrong without a sign of it: one that never reads the
-    subset, that gives probabilities instead of logits, or whose output for one image depends on the others. Warn of
-    leaves of the subset that are never read."""
+    subset, and what `check_outputs` tells. Warn of leaves of the subset that are never read."""
 
     def of_leaves(leaves: dict[str, Any], x: Any) -> Any:
         return model.apply(insert_leaves(chosen, variables, leaves), x)
@@ -147,6 +146,12 @@ def check_network(model: Model, variables: Any, chosen: Subset, images: np.ndarr
         )
     if idle:
         warnings.warn(f"apply never reads these leaves of the subset: {_some(idle)}", stacklevel=4)
+    check_outputs(model, variables, images)
+
+
+def check_outputs(model: Model, variables: Any, images: np.ndarray) -> None:
+    """Raise SettingsError for a network that gives probabilities instead of logits, or whose output for one image
+    depends on the others."""
     logits = np.asarray(model.apply(variables, jnp.asarray(images)), np.float64)
     if logits.shape[1] > 1 and logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         raise SettingsError(

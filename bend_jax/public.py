@@ -9,6 +9,7 @@ from bend_jax.collect.cyclical import Cyclical
 from bend_jax.collect.independent import Independent
 from bend_jax.collect.mc_bn import McBn
 from bend_jax.collect.trajectory import Trajectory
+from bend_jax.combination import Combination, combine, load_combination
 from bend_jax.ensemble import Ensemble, load
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.average import Average
@@ -39,6 +40,7 @@ __all__ = [
     "Callbacks",
     "Checkpoints",
     "Collector",
+    "Combination",
     "Cost",
     "Cyclical",
     "DamagedError",
@@ -66,9 +68,11 @@ __all__ = [
     "Trajectory",
     "Work",
     "collect_checkpoints",
+    "combine",
     "fit",
     "generate_members",
     "load",
+    "load_combination",
     "reestimator",
     "setting",
 ]

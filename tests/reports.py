@@ -10,9 +10,11 @@ from runpy import run_path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bend_jax.ensemble import pool_vote
 from bend_jax.evaluate import scores
 from bend_jax.evaluate.predict import Outputs
 from bend_jax.report.content import Report
@@ -141,7 +143,8 @@ def measured() -> dict[str, dict[str, Any]]:
             predictions = np.where(rng.random((m, len(true))) < 0.6, true, guess).astype(np.int32)
             p = rng.dirichlet(np.ones(CLASSES), (m, len(true))) + 2 * np.eye(CLASSES)[predictions]
             p = (p / 3).astype(np.float32)
-            result[name] = Outputs(predictions, p.mean(axis=0), {}, p)
+            pool = pool_vote(jnp.log(p), jnp.ones(m))
+            result[name] = Outputs(predictions, p.mean(axis=0), {}, p, pools={"pool": np.asarray(pool)})
         return result
 
     validation, test = outputs(labels.validation), outputs(labels.test)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +14,14 @@ import pytest
 
 import bend_jax
 from bend_jax import metrics
+from bend_jax.api import calibrated
 from bend_jax.checks import SettingsError
 from bend_jax.collect.boosting import Boosting
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.independent import Independent
 from bend_jax.collect.mc_bn import McBn
 from bend_jax.collect.trajectory import Trajectory
-from bend_jax.ensemble import mean_vote
+from bend_jax.ensemble import VOTES
 from bend_jax.generate.average16 import Average16
 from bend_jax.generate.identity import Identity
 from bend_jax.storage import DamagedError
@@ -31,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_an_ensemble_predicts_with_its_members_and_comes_back_from_disk(tmp_path: Path) -> None:
-    """Members differ in the head alone; probabilities are the scaled mean vote; load gives the same numbers."""
+    """Members differ in the head alone; probabilities are the scaled vote; load gives the same numbers."""
     ensemble = fitted_once()
     variables, images, _ = blobs()
     logits = ensemble.member_logits(images)
@@ -39,7 +41,8 @@ def test_an_ensemble_predicts_with_its_members_and_comes_back_from_disk(tmp_path
     head = ensemble.vectors[2]
     tree = {"params": {**variables["params"], "head": {"bias": head[:3], "kernel": head[3:].reshape(8, 3)}}}
     np.testing.assert_allclose(logits[2], blobs_apply(tree, images), atol=1e-5)
-    expected = metrics.scale_temperature(mean_vote(jnp.asarray(logits)), ensemble.temperature)
+    vote = VOTES[ensemble.vote](jnp.asarray(logits), jnp.ones(6))
+    expected = metrics.scale_temperature(vote, ensemble.temperature)
     np.testing.assert_allclose(ensemble.predict_proba(images), expected, atol=1e-6)
     np.testing.assert_array_equal(ensemble.predict(images), ensemble.predict_proba(images).argmax(1))
     ensemble.save(tmp_path / "saved")
@@ -82,7 +85,7 @@ def test_the_temperature_is_fitted_on_validation_images() -> None:
 def test_boosting_votes_with_its_weights_and_generated_members_without(tmp_path: Path) -> None:
     """sum lambda_m p_m over the checkpoints themselves; the weights come back from disk."""
     boosting = Boosting(k=5, batch=16, epochs=1, lr=0.5)
-    ensemble = fitted(collect=boosting, generate=Identity(), members=5)
+    ensemble = fitted(collect=boosting, generate=Identity(), members=5, votes=("mean",))
     _, images, _ = blobs()
     p = np.asarray(jax.nn.softmax(ensemble.member_logits(images)))
     vote = np.tensordot(ensemble.weights / ensemble.weights.sum(), p, 1)
@@ -95,10 +98,43 @@ def test_boosting_votes_with_its_weights_and_generated_members_without(tmp_path:
     np.testing.assert_array_equal(fitted(collect=boosting).weights, np.ones(6))
 
 
+def test_validation_chooses_the_vote_and_without_it_the_first_one_counts() -> None:
+    """The one of less NLL after its own temperature; one name leaves no choice."""
+    _, images, labels = blobs(60)
+    losses = {}
+    for vote in VOTES:
+        own = calibrated(fitted_once(), (images, labels), (vote,))
+        assert own.vote == vote
+        losses[vote] = float(metrics.nll(jnp.asarray(own.predict_proba(images)), jnp.asarray(labels, jnp.int32)))
+    assert losses["mean"] != losses["pool"]
+    least = min(losses, key=lambda vote: losses[vote])
+    for votes in (("mean", "pool"), ("pool", "mean")):
+        assert calibrated(fitted_once(), (images, labels), votes).vote == least
+        with pytest.warns(UserWarning, match="the temperature stays 1"):
+            unscaled = fitted(unseen=False, votes=votes, collect=fitted_once().checkpoints, generate=Identity())
+        assert (unscaled.vote, unscaled.temperature) == (votes[0], 1.0)
+
+
+def test_an_ensemble_that_an_earlier_version_saved_gives_the_same_numbers(tmp_path: Path) -> None:
+    """Its vote was always the mean; what it predicted then was saved beside it."""
+    with tarfile.open(ROOT / "tests" / "fixtures" / "ensemble-1ed11c0.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    ensemble = bend_jax.load(tmp_path / "ensemble", lambda variables, x: x @ variables["params"]["w"])
+    expected = np.load(tmp_path / "expected.npz")
+    assert (ensemble.vote, ensemble.temperature) == ("mean", 1.7)
+    np.testing.assert_allclose(ensemble.predict_proba(expected["images"]), expected["probabilities"], atol=1e-6)
+    assert (
+        np.abs(ensemble.replace(vote="pool").predict_proba(expected["images"]) - expected["probabilities"]).max() > 0.01
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"subset": "heads"}, "matches nothing; nearest names: head"),
+        ({"votes": ("poll",)}, r"votes are some of mean, pool, in a tuple or list; got \('poll',\)"),
+        ({"votes": "pool"}, "in a tuple or list; got 'pool'"),
+        ({"votes": ()}, r"votes are some of mean, pool, in a tuple or list; got \(\)"),
         ({"members": 0}, "members must be a whole number of at least 1; got 0"),
         ({"collect": Bootstrap(batch=500)}, "batch=500"),
         ({"collect": Trajectory(k=4, batch=16, statistics="drift")}, r"train_apply\(variables, images, key\)"),

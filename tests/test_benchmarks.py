@@ -5,10 +5,11 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import all as every
-from benchmarks import check, collect, common, compilation, cost, generate, members, train
+from benchmarks import check, collect, common, compilation, cost, generate, members, train, votes
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.generate.autoencoder import Autoencoder
@@ -18,7 +19,7 @@ from bend_jax.operations import Operations, flops
 OPS = Operations(forward=10.0, step=30.0, suffix=1.0, suffix_step=2.0, parts=None)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("script", [members, collect, generate, train, cost, compilation, check, every])
+@pytest.mark.parametrize("script", [members, collect, generate, train, cost, compilation, check, every, votes])
 def test_each_script_tells_its_flags(script, capsys) -> None:
     """`--help` ends well."""
     with pytest.raises(SystemExit) as stop:
@@ -119,3 +120,20 @@ def test_results_are_json(tmp_path) -> None:
     content = json.loads(path.read_text())
     assert content["rows"] == [1]
     assert {"cpu", "cores", "jax", "device"} <= content["machine"].keys()
+
+
+def test_votes_from_logits(tmp_path) -> None:
+    """Two networks that are one: pool, mean and either alone are the same; and the halves have every class alike."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 20)
+    first = votes.halves(labels, 0)
+    assert np.bincount(labels[first]).tolist() == [10] * 4
+    logits = rng.normal(size=(2, 80, 4)) + 2 * np.eye(4)[labels]
+    np.savez(tmp_path / "logits.npz", labels=labels, a=logits, b=logits)
+    votes.main([str(tmp_path / "logits.npz"), "--views=1", f"--out={tmp_path / 'votes.json'}"])
+    found = json.loads((tmp_path / "votes.json").read_text())
+    assert found["networks"] == ["a", "b"]
+    scaled = [row["nll"] for name, row in found["votes"].items() if "T = 1" not in name]
+    assert scaled == pytest.approx([scaled[0]] * 8, abs=1e-4)
+    accuracy = float((logits[0].argmax(axis=1) == labels).mean())
+    assert [row["accuracy"] for row in found["votes"].values()] == pytest.approx([accuracy] * 10)

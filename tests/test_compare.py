@@ -15,11 +15,11 @@ from bend_jax.checks import SettingsError
 from bend_jax.data import sources, splits
 from bend_jax.metrics import Interval
 from bend_jax.report import comparison, document
-from bend_jax.report.content import Comparison
+from bend_jax.report.content import Comparison, Row
 from bend_jax.report.records import to_json
 from bend_jax.run import cost as run_cost
+from bend_jax.run import pipeline, stages
 from bend_jax.run import rows as run_rows
-from bend_jax.run import stages
 from bend_jax.run.config import parse
 from bend_jax.run.context import RunContext, prepare
 from bend_jax.run.progress import TrainingLog
@@ -56,6 +56,7 @@ MISTAKES = {
     "twice": ([row(), row()], "row 'base': there are two rows of this name"),
     "against": ([row(against="longer")], "against='longer' is no row above it; there are none"),
     "greedy": ([row(vote="greedy")], "chooses on validation data and needs evaluate.greedy"),
+    "one view": ([row(vote="base_pool")], "base_pool pools the views of the base and needs more than one"),
     "weights of none": ([row(vote="weighted")], "gaussian on trajectory gives members that have none"),
     "weights of generated": ([row(vote="weighted", **{**WHOLE, "generate__name": "gaussian"})], "have none"),
     "weights of too many": ([row(vote="weighted", **WHOLE, members=5)], "members=5 do not match boosting's 16 weights"),
@@ -184,7 +185,7 @@ def trained(workdir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Comparison]:
-    """Seven rows with two seeds: the work directory, what was said, and the report."""
+    """Eleven rows with two seeds: the work directory, what was said, and the report."""
     workdir = tmp_path_factory.mktemp("compare") / "run"
     whole = {"collect__subset": "*", "generate__name": "identity", "collect__k": 3}
     boosting = {**whole, "collect__name": "boosting", "collect__boosting__epochs": 1}
@@ -197,6 +198,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Comp
         row("CBNN", "weighted", **boosting),
         row("averaged", "mean", **{**whole, **cycles, "generate__name": "average"}),
         row("greedy", "greedy", evaluate__greedy=3),
+        row("views pooled", "base_pool", evaluate__views="identity,left"),
+        row("CBNN pooled", "weighted_pool", **boosting),
+        row("members pooled", "pool", evaluate__greedy=3),
+        row("checkpoints pooled", "checkpoints_pool", evaluate__greedy=3),
     ]
     lines: list[str] = []
     parsed = run_rows.read_rows(trained(workdir), rows)
@@ -212,8 +217,35 @@ def test_nothing_is_trained_twice(ran: tuple[Path, list[str], Comparison]) -> No
         made = [line for line in lines if line.startswith(f"{stage}: ") and "reused" not in line]
         assert len(made) == trained
     assert [r.name for r in content.rows] == [
-        *("base", "base + views", "tuned", "single", "CBNN", "averaged", "greedy")
+        *("base", "base + views", "tuned", "single", "CBNN", "averaged", "greedy"),
+        *("views pooled", "CBNN pooled", "members pooled", "checkpoints pooled"),
     ]
+
+
+@pytest.mark.slow
+def test_rows_of_pools(ran: tuple[Path, list[str], Comparison]) -> None:
+    """Each is the report's vote of its name, and costs what the mean of the same costs; an evaluation of an earlier
+    version, which has none, is told by its folder."""
+    workdir, _, content = ran
+    rows = {r.name: r for r in content.rows if isinstance(r, Row)}
+    pairs = {"views pooled": "base + views", "CBNN pooled": "CBNN"}
+    for name, other in pairs.items():
+        assert (rows[name].training, rows[name].inference) == (rows[other].training, rows[other].inference)
+        assert rows[name].nll != rows[other].nll
+    for name in ("views pooled", "CBNN pooled", "members pooled", "checkpoints pooled"):
+        assert rows[name].nll_ts == pytest.approx(rows[name].votes[rows[name].vote].nll_ts)
+    each = {(rows[name].inference - 1) / more for name, more in (("members pooled", 19), ("checkpoints pooled", 15))}
+    assert list(each) == pytest.approx([(rows["greedy"].inference - 1) / 2] * len(each))
+    parsed = run_rows.read_rows(trained(workdir), [row("members pooled", "pool", evaluate__greedy=3)])
+    context = run_rows.preparing(parsed, "tiny.py", workdir)(parsed[0], 0)
+    jobs = pipeline.plan(context)
+    tree = storage.load_tree(jobs["evaluate"].path / "predictions")
+    for votes in tree["votes"].values():
+        votes.pop("pool")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "load_tree", lambda path: tree)
+        with pytest.raises(SettingsError, match=r"evaluate-.* is of an earlier version, which had no vote 'pool'"):
+            run_rows.measure(parsed[0], context, jobs)
 
 
 @pytest.mark.slow

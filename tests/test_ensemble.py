@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax import ensemble, models
+from bend_jax import ensemble, metrics, models
 from bend_jax.split import cut
 from bend_jax.subset import Subset, flatten, insert, select
 
@@ -256,3 +256,95 @@ def test_a_chunk_below_one_is_refused(chunk: int) -> None:
             jnp.ones((4, 2)),
             chunk=chunk,
         )
+
+
+# the logarithmic opinion pool
+
+
+def random_logits(m: int, n: int = 7, classes: int = 4) -> jax.Array:
+    """Of m members that are far apart."""
+    return 3 * jax.random.normal(jax.random.key(5), (m, n, classes))
+
+
+def test_the_pool_of_two_members_by_hand() -> None:
+    """(.8, .2) and (.4, .6): sqrt(.32) to sqrt(.12), and with weights 3 and 1 the roots of .8^3 .4 and .2^3 .6."""
+    logits = jnp.log(jnp.array([[[0.8, 0.2]], [[0.4, 0.6]]])) + 5.0  # a shift of a member's logits changes nothing
+    even = math.sqrt(0.32) / (math.sqrt(0.32) + math.sqrt(0.12))
+    np.testing.assert_allclose(ensemble.pool_vote(logits, jnp.ones(2)), [[even, 1 - even]], rtol=1e-5)
+    a, b = (0.8**3 * 0.4) ** 0.25, (0.2**3 * 0.6) ** 0.25
+    np.testing.assert_allclose(
+        ensemble.pool_vote(logits, jnp.array([6.0, 2.0])), [[a / (a + b), b / (a + b)]], rtol=1e-5
+    )
+
+
+def test_the_pool_is_the_softmax_of_the_mean_logits() -> None:
+    """Whatever each member's logits are shifted by; members that are all alike are one of them."""
+    logits = random_logits(3)
+    shifted = logits + jnp.arange(21.0).reshape(3, 7, 1)
+    expected = jax.nn.softmax(logits.mean(axis=0))
+    np.testing.assert_allclose(ensemble.pool_vote(shifted, jnp.ones(3)), expected, atol=1e-5)
+    alike = jnp.stack([logits[0]] * 5)
+    np.testing.assert_allclose(ensemble.pool_vote(alike, jnp.arange(1.0, 6)), jax.nn.softmax(logits[0]), atol=1e-6)
+
+
+def test_the_pool_has_the_least_mean_divergence_to_the_members() -> None:
+    """sum_m w_m KL(q || p_m) is larger for every other q that is tried, the mean of probabilities among them; and at
+    the pool it is -log of the sum of the geometric means (Heskes 1998)."""
+    logits, w = random_logits(3, n=1), jnp.array([0.5, 0.3, 0.2])
+    log_p = np.asarray(jax.nn.log_softmax(logits, axis=-1), np.float64)[:, 0]
+
+    def divergence(q: Any) -> float:
+        q = np.asarray(q, np.float64).reshape(-1)
+        return float(sum(wi * np.sum(q * (np.log(q) - p)) for wi, p in zip(w.tolist(), log_p, strict=True)))
+
+    least = divergence(ensemble.pool_vote(logits, w))
+    normaliser = np.exp(np.tensordot(np.asarray(w, np.float64), log_p, 1)).sum()
+    assert least == pytest.approx(-math.log(normaliser), abs=1e-5)
+    assert divergence(ensemble.weighted_vote(logits, w)) > least + 1e-3
+    rng = np.random.default_rng(0)
+    own = np.asarray(ensemble.pool_vote(logits, w), np.float64).reshape(-1)
+    for _ in range(50):
+        other = own * np.exp(0.1 * rng.normal(size=4))
+        assert divergence(other / other.sum()) > least
+
+
+def test_a_masked_class_stays_out_of_the_pool() -> None:
+    """A logit of -inf gives probability 0 in the pool and NaN nowhere, a weight of 0 that it has none."""
+    logits = random_logits(2).at[0, :, 1].set(-jnp.inf)
+    assert (ensemble.pool_vote(logits, jnp.ones(2))[:, 1] == 0).all()
+    found = ensemble.pool_vote(logits, jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(found, jax.nn.softmax(logits[1]), atol=1e-6)
+
+
+def test_one_temperature_of_all_members_is_that_of_the_pool() -> None:
+    """pool(z / T) = pool(z) scaled with T: there is nothing to gain from scaling members first."""
+    logits, w = random_logits(3), jnp.array([1.0, 2.0, 0.5])
+    after = metrics.scale_temperature(ensemble.pool_vote(logits, w), 2.5)
+    np.testing.assert_allclose(ensemble.pool_vote(logits / 2.5, w), after, atol=1e-6)
+
+
+@pytest.mark.parametrize("vote", [ensemble.weighted_vote, ensemble.pool_vote])
+def test_one_weight_for_each_member_is_needed(vote: Any) -> None:
+    """Fewer are refused."""
+    with pytest.raises(ValueError, match=r"weights of shape \[2\] came for 3 members"):
+        vote(random_logits(3), jnp.ones(2))
+
+
+def planted(n: int = 4000) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Two members' logits, and labels drawn from their pool at temperature 4."""
+    logits = 6 * jax.random.normal(jax.random.key(0), (2, n, 5))
+    labels = jax.random.categorical(jax.random.key(1), logits.mean(axis=0) / 4)
+    return logits, ensemble.pool_vote(logits, jnp.ones(2)), labels
+
+
+def test_the_choice_finds_a_planted_vote_and_its_temperature() -> None:
+    """Labels come from the pool at T = 4: it has more NLL than the mean at T = 1, and less at a temperature of 4; in
+    labels that come from the mean of probabilities the mean has less, at 1."""
+    logits, pool, labels = planted()
+    mean = ensemble.mean_vote(logits)
+    assert metrics.nll(pool, labels) > metrics.nll(mean, labels) + 0.1
+    vote, temperature = ensemble.choose_vote({"mean": mean, "pool": pool}, labels)
+    assert (vote, temperature) == ("pool", pytest.approx(4, rel=0.1))
+    labels = jax.random.categorical(jax.random.key(2), jnp.log(mean))
+    assert ensemble.choose_vote({"pool": pool, "mean": mean}, labels) == ("mean", pytest.approx(1, rel=0.1))
+    assert ensemble.choose_vote({"a": mean, "b": mean}, labels)[0] == "a"

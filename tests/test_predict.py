@@ -59,6 +59,8 @@ def test_every_vote_runs_over_members_and_views(batch: int) -> None:
         np.testing.assert_allclose(found[name].probabilities, p, atol=1e-5)
         np.testing.assert_array_equal(found[name].predictions, p.argmax(axis=2))
         np.testing.assert_allclose(found[name].mean, p.mean(axis=0), atol=1e-5)
+        pool = stats.gmean(p, axis=0)
+        np.testing.assert_allclose(found[name].pools["pool"], pool / pool.sum(axis=1, keepdims=True), atol=1e-5)
         information = stats.entropy(p.mean(axis=0), axis=1) - stats.entropy(p, axis=2).mean(axis=0)
         np.testing.assert_allclose(found[name].information, information, atol=1e-5)
         if name == "a":
@@ -69,7 +71,11 @@ def test_every_vote_runs_over_members_and_views(batch: int) -> None:
             np.testing.assert_allclose(own.likelihoods, [q[np.arange(N), labels] for q in first], atol=1e-5)
     one, two = (np.stack([by_hand(SETS["a"][i], view) for view in views]).mean(axis=0) for i in (1, 2))
     np.testing.assert_allclose(found["a"].weighted["greedy"], 0.75 * one + 0.25 * two, atol=1e-5)
+    one, two = (stats.gmean([by_hand(SETS["a"][i], view) for view in views], axis=0) for i in (1, 2))
+    pool = one**0.75 * two**0.25
+    np.testing.assert_allclose(found["a"].pools["greedy_pool"], pool / pool.sum(axis=1, keepdims=True), atol=1e-5)
     assert found["b"].weighted == {}
+    assert set(found["b"].pools) == {"pool"}
     assert found["b"].running is None
 
 
@@ -188,6 +194,18 @@ def test_the_weighted_vote_is_the_same_on_validation_and_test() -> None:
     votes = scores.all_votes({"bend": own}, {"bend": own._replace(weighted={"greedy": expected})}, weights, CLASSES)
     np.testing.assert_allclose(votes["bend"]["greedy"].validation, expected, atol=1e-6)
     np.testing.assert_array_equal(votes["bend"]["greedy"].test, expected)
+
+
+def test_pools_are_votes_where_validation_has_them_too() -> None:
+    """The pool of the collector's weights is, that of a greedy choice is not: no temperature could be fitted."""
+    rng = np.random.default_rng(1)
+    before, after = (outputs(rng.dirichlet(np.ones(CLASSES), (2, N))) for _ in range(2))
+    before = before._replace(pools={"pool": before.mean, "weighted_pool": 2 * before.mean})
+    after = after._replace(pools={"pool": after.mean, "weighted_pool": 3 * after.mean, "greedy_pool": after.mean})
+    votes = scores.all_votes({"identity": before}, {"identity": after}, {}, CLASSES)["identity"]
+    assert set(votes) == {"mean", "sbend", "pool", "weighted_pool"}
+    np.testing.assert_array_equal(votes["weighted_pool"].validation, 2 * before.mean)
+    np.testing.assert_array_equal(votes["weighted_pool"].test, 3 * after.mean)
 
 
 # paired differences

@@ -144,6 +144,17 @@ def test_two_seeds(content: dict[str, Any]) -> None:
     assert found["sd"]["table"] == dict.fromkeys(TABLE, pytest.approx(0.1 / math.sqrt(2)))
 
 
+def test_a_vote_that_an_older_run_lacks_has_no_mean(content: dict[str, Any]) -> None:
+    """Whichever run comes first; the votes that both have are there."""
+    old = copy.deepcopy(content)
+    for part in (old, *old["generators"].values()):
+        del part["votes"]["pool"]
+    for runs in ([old, content], [content, old]):
+        found = combined([{**run, "seed": s} for s, run in enumerate(runs)])
+        assert set(found["votes"]) == set(content["votes"]) - {"pool"}
+        assert found["votes"]["mean"] == pytest.approx(content["votes"]["mean"])
+
+
 # records
 
 

@@ -36,7 +36,8 @@ class Outputs(NamedTuple):
 
     predictions: the label of each voter; mean: of the voters' probabilities; weighted: other averages of them by the
     name of their weights; probabilities: of each voter, where they were asked for; information: the voters' mutual
-    information (`uncertainty.mutual_information`); running: where it was asked for.
+    information (`uncertainty.mutual_information`); running: where it was asked for; pools: the voters' logarithmic
+    opinion pool (`ensemble.pool_vote`) as "pool", and that of each of the other weights as "<name>_pool".
     """
 
     predictions: Int[np.ndarray, "voters n"]
@@ -45,6 +46,7 @@ class Outputs(NamedTuple):
     probabilities: Float[np.ndarray, "voters n classes"] | None = None
     information: Float[np.ndarray, " n"] | None = None
     running: Running | None = None
+    pools: dict[str, Float[np.ndarray, "n classes"]] = {}  # noqa: RUF012
 
 
 class Wanted(NamedTuple):
@@ -65,6 +67,7 @@ class Summary(NamedTuple):
 
     labels: Any  # [voters, b]
     averages: Any  # [votes, b, classes]: the plain mean, then those of its weights
+    pools: Any  # [votes, b, classes]: the pools of the same weights
     probabilities: Any  # [voters, b, classes]
     information: Any  # [1, b]
     running_labels: Any  # [steps, b]
@@ -177,8 +180,9 @@ def _summary(
     p = jax.nn.softmax(voters, axis=-1)
     labels = jnp.argmax(voters, axis=-1).astype(jnp.int32)
     averages = jnp.tensordot(rows, p, axes=1, precision="highest")
+    pools = jax.vmap(ensemble.pool_vote, (None, 0))(voters, jnp.asarray(rows))
     information = uncertainty.mutual_information(p)[None]
-    return Summary(labels, averages, p if keep else None, information, *_running(first, p, true))
+    return Summary(labels, averages, pools, p if keep else None, information, *_running(first, p, true))
 
 
 def _running(first: Any, p: Float[Array, "voters b classes"], true: Int[Array | np.ndarray, " b"]) -> tuple[Any, Any]:
@@ -196,4 +200,5 @@ def _outputs(batches: list[Summary], weights: Weights, steps: tuple[int, ...] | 
     mean, *others = whole.averages
     running = None if steps is None else Running(steps, whole.running_labels, whole.running_likelihoods)
     weighted = dict(zip(weights, others, strict=True))
-    return Outputs(whole.labels, mean, weighted, whole.probabilities, whole.information[0], running)
+    pools = dict(zip(("pool", *(f"{name}_pool" for name in weights)), whole.pools, strict=True))
+    return Outputs(whole.labels, mean, weighted, whole.probabilities, whole.information[0], running, pools)

@@ -164,11 +164,13 @@ def choose_weights(
 def all_votes(
     validation: dict[str, Outputs], test: dict[str, Outputs], weights: dict[str, Weights], num_classes: int
 ) -> dict[str, dict[str, Vote]]:
-    """Every vote of every set: "mean", those of its weights, and of generators and checkpoints "sbend"."""
+    """Every vote of every set: "mean", "pool", those of its weights, and of generators and checkpoints "sbend"; a pool
+    where validation has it too."""
     result: dict[str, dict[str, Vote]] = {}
     for name, own in test.items():
         before = validation[name]
         result[name] = {"mean": Vote(before.mean, own.mean)}
+        result[name] |= {vote: Vote(p, own.pools[vote]) for vote, p in before.pools.items()}
         if name not in ("base", "swa"):
             result[name]["sbend"] = Vote(shares(before, num_classes), shares(own, num_classes))
         for vote, row in weights.get(name, {}).items():
@@ -292,6 +294,8 @@ def scores(e: Evaluated, settings: Evaluate, key: Key[Array, ""]) -> dict[str, A
     nulls = [name for name in e.outputs if name not in (*SINGLE, e.main)]
     own = generator_scores(e, e.main, rows[e.main], settings.draws, key)
     single = {name: rows[name]["mean"] for name in ("base", "swa")}
+    pooled = ("base", "checkpoints") if len(e.outputs["base"].predictions) > 1 else ("checkpoints",)  # over views
+    single |= {f"{name}_pool": rows[name]["pool"] for name in pooled}
     single |= {f"checkpoints_{vote}": rows["checkpoints"][vote] for vote in ("mean", "best")}
     members, checkpoints = e.outputs[e.main].predictions, e.outputs["checkpoints"].predictions
     return {

@@ -19,17 +19,22 @@ TABLE = {
 }
 VOTES = {
     "base": "base",
+    "base_pool": "base, opinion pool of its views",
     "swa": "average of the checkpoints",
     "checkpoints_best": "best checkpoint on validation",
     "checkpoints_mean": "checkpoints, mean of probabilities",
+    "checkpoints_pool": "checkpoints, opinion pool",
     "sbend": "sBEND (majority)",
     "abend": "aBEND (sampled)",
     "mean": "mean of probabilities",
+    "pool": "opinion pool (mean of logits)",
     "weighted": "mean weighted by the collector",
+    "weighted_pool": "opinion pool weighted by the collector",
     "greedy": "mean of a greedy choice on validation",
     "best": "best member on validation",
 }
-WITHOUT_MEMBERS = ("base", "swa", "checkpoints_best", "checkpoints_mean")  # votes that are the same for every generator
+# votes that are the same for every generator
+WITHOUT_MEMBERS = ("base", "base_pool", "swa", "checkpoints_best", "checkpoints_mean", "checkpoints_pool")
 COLUMNS = {  # of a vote besides its accuracy; those that a report holds are shown
     "nll": "NLL",
     "nll_ts": "NLL, scaled",

@@ -30,9 +30,10 @@ from bend_jax.run.config import Config, parse
 from bend_jax.run.context import RunContext, prepare
 
 STAGES = ("base", "collect", "generate", "evaluate")
-ALONE = {"base": "base", "swa": "swa"}  # votes of one net, and the set that they belong to
-CHECKPOINTS = {"checkpoints_mean": "mean", "checkpoints_best": "best"}
-MEMBERS = ("mean", "sbend", "best", "greedy", "weighted", "single")
+# votes of one net and of the checkpoints: the set that they belong to, and its vote; then those of the members
+ALONE = {"base": ("base", "mean"), "base_pool": ("base", "pool"), "swa": ("swa", "mean")}
+CHECKPOINTS = {f"checkpoints_{vote}": ("checkpoints", vote) for vote in ("mean", "pool", "best")}
+MEMBERS = ("mean", "pool", "sbend", "best", "greedy", "weighted", "weighted_pool", "single")
 KEYS = ("name", "vote", "settings", "against")
 # what a row of the report takes from the reports of its seeds: their means
 MEANS = ("k", "m", "dim", "setup", "table", "votes", "diversity", "novelty", "generators", "cost")
@@ -101,7 +102,9 @@ def _check(row: Row, before: list[str]) -> None:
         raise SettingsError(f"against={row.against!r} is no row above it; there are {', '.join(before) or 'none'}")
     if row.vote == "greedy" and not c.evaluate.greedy:
         raise SettingsError("the greedy vote chooses on validation data and needs evaluate.greedy of at least 1")
-    if row.vote == "weighted" and (
+    if row.vote == "base_pool" and len(names(c.evaluate.views)) < 2:
+        raise SettingsError("base_pool pools the views of the base and needs more than one: evaluate.views")
+    if row.vote in ("weighted", "weighted_pool") and (
         not c.collect.algorithm.has_weights or not c.generate.algorithms[c.generate.name].is_all_checkpoints
     ):
         raise SettingsError(
@@ -208,15 +211,15 @@ def cost_of(row: Row, s: RunContext) -> dict[str, float]:
     c, ops = row.config, cost.operations(s)
     views, k = len(names(c.evaluate.views)), c.collect.settings.k
     training = cost.base_epochs(s)
-    if row.vote != "base":
+    if row.vote not in ("base", "base_pool"):
         training += cost.collect_epochs(s, ops)
     main = c.generate.algorithms[c.generate.name]
     of_members = main.members(c.members, k)
     if row.vote in MEMBERS:
         training += cost.generate_epochs(s, c.generate.name, of_members, ops)
-    members = {"mean": of_members, "sbend": of_members, "weighted": of_members, "checkpoints_mean": k}.get(row.vote, 1)
-    if row.vote == "greedy":
-        members = min(c.evaluate.greedy, of_members)
+    voting = {vote: of_members for vote in MEMBERS if vote not in ("best", "single")}
+    voting |= {"checkpoints_mean": k, "checkpoints_pool": k, "greedy": min(c.evaluate.greedy, of_members)}
+    members = voting.get(row.vote, 1)
     return {"training": training, "inference": cost.forwards(ops, members, views)}
 
 
@@ -226,8 +229,19 @@ def measure(row: Row, s: RunContext, jobs: dict[str, pipeline.Job]) -> Measured:
     tree = storage.load_tree(path / "predictions")
     results = {name: storage.read_json(job.path / "result.json") for name, job in jobs.items() if job.stage in STAGES}
     report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
+    place, vote = _place(row, report.setup.generate)
+    if row.vote != "single" and vote not in tree["votes"][place]:
+        raise SettingsError(
+            f"row {row.name!r}: the evaluation in {path} is of an earlier version, which had no vote {row.vote!r}: "
+            "delete that folder to have it computed again"
+        )
     right, loss, scores = _score(row, tree, report)
     return Measured(right, loss, scores, report, jobs["evaluate"].digest)
+
+
+def _place(row: Row, main: str) -> tuple[str, str]:
+    """The set that a row's vote belongs to, and the vote."""
+    return (ALONE | CHECKPOINTS).get(row.vote, (main, row.vote))
 
 
 def _score(row: Row, tree: Any, report: Report) -> tuple[np.ndarray, np.ndarray | None, dict[str, float | None]]:
@@ -238,8 +252,7 @@ def _score(row: Row, tree: Any, report: Report) -> tuple[np.ndarray, np.ndarray 
     if row.vote == "single":
         right = (tree["members"] == labels).mean(axis=0)
         return right, None, {"accuracy": float(right.mean()), "disagreement": spread}
-    place = {**ALONE, **dict.fromkeys(CHECKPOINTS, "checkpoints")}.get(row.vote, main)
-    vote = "mean" if row.vote in ALONE else CHECKPOINTS.get(row.vote, row.vote)
+    place, vote = _place(row, main)
     p = tree["votes"][place][vote]
     scaled = np.asarray(metrics.scale_temperature(jnp.asarray(p), report.temperatures[place][vote]))
     loss = -np.log(np.maximum(scaled[np.arange(len(labels)), labels], metrics.TINY))

@@ -148,10 +148,11 @@ def evaluate(s: RunContext, task: StageContext) -> str:
     main, settings = s.config.generate.name, s.config.evaluate
     sets = _sets(s, task, variables, collected["vectors"])
     started = time.perf_counter()
-    validation = _predict(s, task, variables, sets, s.dataset.validation, predict.Wanted(keep=True))
     members = {name: len(vectors) for name, vectors in sets.items()}
-    labels = scores.Labels(s.dataset.validation.labels, s.dataset.test.labels)
     given = _given_weights(s, collected, members)
+    wanted = predict.Wanted({name: {"weighted": own} for name, own in given.items()}, keep=True)
+    validation = _predict(s, task, variables, sets, s.dataset.validation, wanted)
+    labels = scores.Labels(s.dataset.validation.labels, s.dataset.test.labels)
     weights = scores.choose_weights(validation, labels.validation, members, given, settings.greedy)
     running = {name: curves.steps(members[name]) for name in (main, "checkpoints")}  # identity's run as checkpoints
     wanted = predict.Wanted(weights, running=running, labels=labels.test)

@@ -125,7 +125,8 @@ def combine(reports: list[Report]) -> Report:
 
 def _moments(values: list[Any]) -> tuple[Any, Any]:
     if isinstance(values[0], dict):
-        pairs = {key: _moments([value[key] for value in values]) for key in values[0]}
+        known = [key for key in values[0] if all(key in value for value in values)]  # an older run lacks some votes
+        pairs = {key: _moments([value[key] for value in values]) for key in known}
         return {k: p[0] for k, p in pairs.items()}, {k: p[1] for k, p in pairs.items()}
     if any(value is None for value in values):
         return None, None
