@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from bend_jax.checks import Settings, setting
 from bend_jax.generate import autoencoder as coder
-from bend_jax.generate import diffusion
+from bend_jax.generate import diffusion, published
 from bend_jax.generate import latents as coding
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.diffusion import Diffusion
@@ -29,6 +29,47 @@ class Bend(Settings):
     )
 
 
+PUBLISHED = Bend(
+    autoencoder=Autoencoder(
+        kind="conv",
+        fold=5,
+        steps=30000,
+        lr=1e-3,
+        schedule="constant",
+        weight_decay=2e-6,
+        input_noise=1e-3,
+        latent_noise=0.1,
+        standardise=False,
+        instance_norm=True,
+        clamp_latents=True,
+        scale_latents=False,
+        whiten=False,
+    ),
+    diffusion=Diffusion(
+        denoiser="conv",
+        timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        prediction="eps",
+        sampler="ddpm",
+        variance="beta",
+        steps=30000,
+        segment=3000,
+        lr=1e-3,
+        weight_decay=2e-6,
+        ema=0.9999,
+        shared_timestep=True,
+        clamp_x0=True,
+        clamp_xt=True,
+        ema_warmup=False,
+        select="accuracy",
+    ),
+)
+"""p-diff's release of March 2024, errors included; `dataclasses.replace` turns each of them off. It chooses by accuracy
+on validation images, where the release looks at test images. `autoencoder.fold`: 5 is the release's medium, 3 its small.
+"""
+
+
 class Fitted(flax.struct.PyTreeNode):
     """What `fit` returns and `sample` draws from."""
 
@@ -44,7 +85,10 @@ def fit(
     """Train the autoencoder on the vectors and the DDPM on their latents."""
     key_coder, key_denoiser = jax.random.split(key)
     latents, white = fit_latents(vectors, key_coder, settings.autoencoder, callbacks)
-    denoiser = diffusion.fit(white, key_denoiser, settings.diffusion, callbacks)
+    if settings.diffusion.denoiser == "conv":
+        denoiser = published.fit(white, key_denoiser, settings.diffusion, callbacks, latents)
+    else:
+        denoiser = diffusion.fit(white, key_denoiser, settings.diffusion, callbacks)
     return Fitted(latents, denoiser, jnp.float32(settings.temperature), settings.diffusion)
 
 
@@ -52,7 +96,8 @@ def fit(
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m new vectors, all at once."""
     latents = fitted.latents
-    white = diffusion.sample(fitted.denoiser, key, m, rank(latents), fitted.settings, fitted.temperature)
+    draw = published.sample if fitted.settings.denoiser == "conv" else diffusion.sample
+    white = draw(fitted.denoiser, key, m, rank(latents), fitted.settings, fitted.temperature)
     return decode(latents, white)
 
 
@@ -68,9 +113,27 @@ def noised(fitted: Fitted, key: Key[Array, ""], vectors: Float[Array, "n dim"]) 
 
 def cost(settings: Bend, size: Size) -> float:
     """Floating-point operations of both trainings and of the samples."""
-    latent = min(settings.autoencoder.latent, size.k - 1)
+    latent = coder.width(settings.autoencoder, size.k, size.dim)
     trained = coder.cost(settings.autoencoder, size.k, size.dim)
+    if settings.diffusion.denoiser == "conv":
+        return trained + published.cost(settings.diffusion, size.k, latent, size.m * size.draws)
     return trained + diffusion.cost(settings.diffusion, latent, size.m * size.draws)
 
 
-GENERATOR = Generator("bend", Bend(), fit, sample, cost=cost, knob="temperature", encode=encode, noised=noised)
+def needs(settings: Bend, k: int) -> None:
+    """Raise SettingsError for a single checkpoint, unless nothing is scaled by the spread of several."""
+    coding.needs(settings.autoencoder, k)
+
+
+GENERATOR = Generator(
+    "bend",
+    Bend(),
+    fit,
+    sample,
+    needs=needs,
+    cost=cost,
+    knob="temperature",
+    encode=encode,
+    noised=noised,
+    presets={"published": PUBLISHED},
+)

@@ -1,6 +1,7 @@
 """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training, ancestral sampling, DDIM (Song et al. 2021)."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ VARIANCES = ("beta", "posterior")
 
 PREDICTIONS = ("eps", "v")
 SAMPLERS = ("ddpm", "ddim")
+DENOISERS = ("mlp", "conv")
+SELECTIONS = ("last", "accuracy")
+OF_CONV = ("shared_timestep", "clamp_x0", "clamp_xt", "ema_warmup", "select")  # settings that only that denoiser has
 
 
 class Diffusion(Settings):
@@ -55,9 +59,36 @@ class Diffusion(Settings):
     ema: float = setting(
         "decay, after a warm-up, of the average of the parameters that samples", default=0.9999, least=0, below=1
     )
+    denoiser: str = setting(
+        'residual blocks that start as the exact Gaussian denoiser; "conv": p-diff\'s 1-D convolutions, 2.4 million '
+        "weights, all checkpoints a step, and the settings below",
+        default="mlp",
+        choices=DENOISERS,
+        added=True,
+    )
+    shared_timestep: bool = setting(
+        "conv's whole batch conditioned on its first row's timestep, as in p-diff's release", default=False, added=True
+    )
+    clamp_x0: bool = setting("to +-1 what conv's sampler takes for x_0, as p-diff's", default=False, added=True)
+    clamp_xt: bool = setting("to +-1 conv's x_t after every sampling step, as p-diff's", default=False, added=True)
+    ema_warmup: bool = setting(
+        "whether conv's average warms up; p-diff's does not, and keeps (ema ** steps) of the first parameters",
+        default=True,
+        added=True,
+    )
+    select: str = setting(
+        'which of conv\'s steps is kept; "accuracy": every segment steps the best of ten samples on validation images',
+        default="last",
+        choices=SELECTIONS,
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in OF_CONV}
+        changed = [f"{f.name}={values[f.name]}" for f in fields(self) if values.get(f.name, f.default) != f.default]
+        if self.denoiser != "conv" and changed:
+            raise SettingsError(f"{', '.join(changed)}: only denoiser=conv has that; got denoiser={self.denoiser}")
         if self.sampler == "ddim" and self.ddim_steps > self.timesteps:
             raise SettingsError(f"ddim_steps={self.ddim_steps} is more than timesteps={self.timesteps}")
         alpha_bar(self)
