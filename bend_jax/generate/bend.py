@@ -66,7 +66,7 @@ PUBLISHED = Bend(
     ),
 )
 """p-diff's release of March 2024, errors included; `dataclasses.replace` turns each of them off. It chooses by accuracy
-on validation images, where the release looks at test images. `autoencoder.fold`: 5 is the release's medium, 3 its small.
+on validation images, where the release looks at test images. `autoencoder.fold`: 5 is its medium, 3 its small.
 """
 
 

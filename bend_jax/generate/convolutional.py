@@ -4,6 +4,8 @@ Lengths, channels and paddings are the release's. Its InstanceNorm takes each ve
 switch, and with it parameters start as PyTorch starts them, as in the release; without it kernels start with He's
 variance, and the last one as zero.
 
+A latent is one channel after the other, each over all positions: the order that the release's denoiser convolves over.
+
 Every layer is one matrix product: a stride of the window's width leaves no window overlapping another, so that folding
 and unfolding are reshapes, and a window of stride one is gathered before the product or added up after it, on the side
 that has fewer channels. XLA's convolutions of one dimension and their gradients are slow on a CPU.
@@ -146,7 +148,7 @@ class Encoder(nn.Module):
             h = nn.leaky_relu(Conv(before, self.fold, 1, init, name=f"layer{i + 1}_keep")(norm(h)))
             h = StridedConv(after, self.fold, init, name=f"layer{i + 1}_fold")(norm(h))
             h = nn.leaky_relu(h) if i < LAYERS - 1 else jnp.tanh(h)
-        return jnp.reshape(h, (n, -1))
+        return jnp.reshape(jnp.swapaxes(h, 1, 2), (n, -1))
 
 
 class Decoder(nn.Module):
@@ -167,7 +169,7 @@ class Decoder(nn.Module):
         norm = instance_norm if self.instance_norm else _same
         one_tap = nn.initializers.variance_scaling(2.0 * self.fold, "fan_in", "normal")  # an output sees one, not all
         unfold = None if self.instance_norm else one_tap
-        h = jnp.reshape(z, (z.shape[0], -1, encoder[-1]))
+        h = jnp.swapaxes(jnp.reshape(z, (z.shape[0], encoder[-1], -1)), 1, 2)
         for i, before in enumerate(inputs):
             last = i == LAYERS - 1
             after = 1 if last else inputs[i + 1]
