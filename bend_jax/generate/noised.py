@@ -52,4 +52,4 @@ def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]
     return fitted.vectors[chosen] + sd * jax.random.normal(key_noise, (m, dim))
 
 
-GENERATOR = Generator("noised", Noised(), fit, sample, knob="scale")
+GENERATOR = Generator("noised", Noised(), fit, sample)
