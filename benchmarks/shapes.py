@@ -6,6 +6,7 @@ vectors and its members are held against fresh draws of the truth, in the signal
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -120,11 +121,19 @@ def measure(members: np.ndarray, found: Problem) -> dict[str, float | None]:
     }
 
 
-def draw(name: str, found: Problem, seed: int, members: int) -> np.ndarray:
-    """Members [m, dim] of a generator with its default settings."""
+def draw(name: str, found: Problem, seed: int, members: int, steps: int = 0) -> np.ndarray:
+    """Members [m, dim] of a generator with its default settings, or of its preset where the name is NAME:PRESET.
+
+    steps: of both trainings of bend at most; 0 leaves them.
+    """
+    name, _, preset = name.partition(":")
     generator = GENERATORS[name]
+    settings = generator.presets[preset] if preset else generator.settings
+    if steps and name == "bend":
+        parts = {part: getattr(settings, part) for part in ("autoencoder", "diffusion")}
+        settings = replace(settings, **{part: replace(x, steps=min(steps, x.steps)) for part, x in parts.items()})
     keys = jax.random.split(jax.random.key(seed))
-    fitted = generator.fit(jnp.asarray(found.vectors), keys[0], generator.settings)
+    fitted = generator.fit(jnp.asarray(found.vectors), keys[0], settings)
     return np.asarray(generator.sample(fitted, keys[1], members), np.float64)
 
 
@@ -134,7 +143,8 @@ def main(argv: list[str] | None = None) -> None:
         str(__doc__),
         "shapes",
         argv,
-        generators={"default": "bend,low_rank_gaussian", "help": "names, with commas between"},
+        generators={"default": "bend,low_rank_gaussian", "help": "names, with commas between; bend:published"},
+        steps={"type": int, "default": 0, "help": "of both trainings of bend at most; 0: as they are set"},
         seeds={"type": int, "default": 3, "help": "sets of each shape"},
         directions={"default": "2,4,8", "help": "of the signal, with commas between"},
     )
@@ -144,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         for d in map(int, args.directions.split(",")):
             sets = [problem(shape, d, seed, k, dim, members) for seed in range(args.seeds)]
             for name in args.generators.split(","):
-                found = [measure(draw(name, own, seed, members), own) for seed, own in enumerate(sets)]
+                found = [measure(draw(name, own, seed, members, args.steps), own) for seed, own in enumerate(sets)]
                 means = {key: _mean([f[key] for f in found]) for key in found[0]}
                 rows.append({"shape": shape, "directions": d, "generator": name, **means, "seeds": found})
                 common.write(args, {"rows": rows})

@@ -55,8 +55,10 @@ def generate_members(
     """New vectors [m, dim] out of checkpoints; a generator may give fewer than `members`.
 
     generate: settings of a generator, or a Generator of your own; reestimate: vectors -> vectors with BN statistics of
-    their own, for a subset that holds weights and statistics (`reestimator`). Raises SettingsError for checkpoints that
-    the generator cannot do with, NonFiniteError where its training or its members hold a NaN or Inf.
+    their own, for a subset that holds weights and statistics (`reestimator`); callbacks: also `score` (`scorer`), for a
+    generator that chooses by validation images, and the subset's `lengths`, for one that looks at tensors. Raises
+    SettingsError for checkpoints that the generator cannot do with, NonFiniteError where its training or its members
+    hold a NaN or Inf.
     """
     generator = inputs.find_generator(generate)
     fitted = fit_generator(generator, checkpoints.vectors, seed=seed, reestimate=reestimate, callbacks=callbacks)
@@ -76,6 +78,33 @@ def reestimator(
         return None
     key = stream(seed, "statistics")
     return lambda vectors: batch_norm.recompute(model, variables, subset, vectors, examples, key, images)
+
+
+def scorer(
+    model: Model,
+    variables: Any,
+    subset: Subset,
+    validation: tuple[Any, Any],
+    *,
+    plain: Callable[..., Any] = lambda images: images,
+    reestimate: Reestimate | None = None,
+) -> Callable[[Any], np.ndarray]:
+    """score(vectors [n, dim]) -> [n]: the accuracy of each on (images, labels) that the network was not trained on.
+
+    For `Callbacks(score=...)`, which a generator that chooses by validation images looks at. plain: images as they are
+    stored -> as apply takes them; reestimate: as in `generate_members`.
+    """
+    images, labels = validation
+
+    def apply(variables: Any, images: Any) -> Any:
+        return model.apply(variables, plain(images))
+
+    def score(vectors: Any) -> np.ndarray:
+        vectors = vectors if reestimate is None else reestimate(vectors)
+        members = Ensemble(apply, variables, subset, vectors, np.ones(len(vectors)))
+        return np.mean(np.argmax(members.member_logits(images), axis=2) == np.asarray(labels)[None], axis=1)
+
+    return score
 
 
 def fit(
@@ -105,7 +134,8 @@ def fit(
     - collect: settings of a collector, a `Collector` of your own, or checkpoints (`ensemble.checkpoints`).
     - generate: settings of a generator, or a `Generator` of your own.
     - members: m, how many members to generate.
-    - validation: (images, labels) that the network was not trained on, for the choice of the vote and its temperature.
+    - validation: (images, labels) that the network was not trained on, for the choice of the vote and its temperature,
+      and for a generator that chooses by them.
     - unseen: True where the network was trained on none of `images`: a stratified tenth of them then is the validation.
     - votes: the votes that the validation chooses from, by NLL after temperature scaling: the mean of probabilities and
       the logarithmic opinion pool. Without validation the first one is taken.
@@ -134,6 +164,10 @@ def fit(
         given.model, variables, given.examples, subset=given.subset, collect=given.collector, **how
     )
     reestimate = reestimator(given.model, variables, given.subset, given.examples, seed=seed)
+    score = callbacks.score
+    if score is None and given.validation is not None:
+        score = scorer(given.model, variables, given.subset, given.validation, reestimate=reestimate)
+    how["callbacks"] = callbacks._replace(score=score, lengths=given.subset.lengths)
     vectors = generate_members(checkpoints, generate=given.generator, members=members, reestimate=reestimate, **how)
     weights = checkpoints.weights if given.generator.is_all_checkpoints else None
     weights = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)

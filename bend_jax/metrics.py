@@ -175,7 +175,7 @@ class Novelty(NamedTuple):
     """How far members are from the checkpoints they were made from; see `novelty`."""
 
     nearest: float
-    leave_one_out: float
+    leave_one_out: float | None
     copy_share: float
     spread: float | None
     effective_rank_members: float | None
@@ -186,22 +186,21 @@ def novelty(members: Float[Array | np.ndarray, "m dim"], checkpoints: Float[Arra
     """Distances (Euclidean, of the raw vectors), copies, spread and effective rank.
 
     nearest: mean over members of the distance to the nearest checkpoint; leave_one_out: the same of each
-    checkpoint to the others; copy_share: share of members with d1 / d2 < 1/3 (or d1 = 0), d1 and d2 the distances to
-    the nearest and second-nearest checkpoint; spread: sqrt of the mean, over coordinates in which the checkpoints
-    vary, of var(members) / var(checkpoints).
+    checkpoint to the others; copy_share: share of members with d1 / d2 < 1/3 (or d1 = 0; of a single checkpoint d1 = 0
+    alone), d1 and d2 the distances to the nearest and second-nearest checkpoint; spread: sqrt of the mean, over
+    coordinates in which the checkpoints vary, of var(members) / var(checkpoints).
     """
     new, old = np.asarray(members, np.float64), np.asarray(checkpoints, np.float64)
-    if len(old) < 2:
-        raise ValueError(f"novelty needs at least two checkpoints; {len(old)} came")
     to_members = np.sort(_distances(new, old), axis=1)
+    second = to_members[:, 1] if len(old) > 1 else np.zeros(len(new))
     own = np.sort(_distances(old, old) + np.diag(np.full(len(old), np.inf)), axis=1)
     var_members, var_checkpoints = new.var(axis=0), old.var(axis=0)
     varying = var_checkpoints > 0
     ratios = var_members[varying] / var_checkpoints[varying]
     return Novelty(
         nearest=float(to_members[:, 0].mean()),
-        leave_one_out=float(own[:, 0].mean()),
-        copy_share=float(np.mean((to_members[:, 0] < to_members[:, 1] / 3) | (to_members[:, 0] == 0))),
+        leave_one_out=float(own[:, 0].mean()) if len(old) > 1 else None,
+        copy_share=float(np.mean((to_members[:, 0] < second / 3) | (to_members[:, 0] == 0))),
         spread=float(np.sqrt(ratios.mean())) if varying.any() else None,
         effective_rank_members=effective_rank(new),
         effective_rank_checkpoints=effective_rank(old),

@@ -1,6 +1,6 @@
 """What a user imports: every name here is one of the package itself, `bend_jax.fit` say."""
 
-from bend_jax.api import collect_checkpoints, fit, generate_members, reestimator
+from bend_jax.api import collect_checkpoints, fit, generate_members, reestimator, scorer
 from bend_jax.checks import Settings, SettingsError, setting
 from bend_jax.collect.boosting import Boosting
 from bend_jax.collect.bootstrap import Bootstrap
@@ -14,7 +14,7 @@ from bend_jax.ensemble import Ensemble, load
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.average import Average
 from bend_jax.generate.average16 import Average16
-from bend_jax.generate.bend import Bend
+from bend_jax.generate.bend import PUBLISHED, Bend
 from bend_jax.generate.diffusion import Diffusion
 from bend_jax.generate.gaussian import Gaussian
 from bend_jax.generate.generator import Generator, Size
@@ -22,6 +22,7 @@ from bend_jax.generate.identity import Identity
 from bend_jax.generate.interpolate import Interpolate
 from bend_jax.generate.low_rank_gaussian import LowRankGaussian
 from bend_jax.generate.noise import Noise
+from bend_jax.generate.noised import Noised
 from bend_jax.generate.random_latent import RandomLatent
 from bend_jax.generate.reconstruction import Reconstruction
 from bend_jax.generate.resample import Resample
@@ -30,6 +31,7 @@ from bend_jax.subset import Subset
 from bend_jax.training import Base, Callbacks, Examples, Model, NonFiniteError
 
 __all__ = [
+    "PUBLISHED",
     "Autoencoder",
     "Average",
     "Average16",
@@ -56,6 +58,7 @@ __all__ = [
     "McBn",
     "Model",
     "Noise",
+    "Noised",
     "NonFiniteError",
     "Problem",
     "RandomLatent",
@@ -74,5 +77,6 @@ __all__ = [
     "load",
     "load_combination",
     "reestimator",
+    "scorer",
     "setting",
 ]

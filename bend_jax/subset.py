@@ -28,7 +28,12 @@ class Subset:
     @property
     def dim(self) -> int:
         """How many numbers the vector holds."""
-        return sum(math.prod(shape) for shape in self.shapes)
+        return sum(self.lengths)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many of them belong to each leaf, in the vector's order."""
+        return tuple(math.prod(shape) for shape in self.shapes)
 
 
 def to_json(subset: Subset) -> dict[str, Any]:

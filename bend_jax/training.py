@@ -83,6 +83,9 @@ class Callbacks(NamedTuple):
     - compiled(name, seconds): called after a compilation, with its duration.
     - memory: bytes that chunks are chosen by.
     - mesh: the devices that share the work; None for one (see `devices`).
+    - score(vectors [n, dim]) -> accuracies [n] on validation images, for a generator that chooses by them; None where
+      there are none.
+    - lengths: of the tensors that a vector is made of, in its order; () where they are not known.
     """
 
     resume: Callable[[str, Any, int], Any] = lambda name, state, steps: state
@@ -90,6 +93,8 @@ class Callbacks(NamedTuple):
     compiled: Callable[[str, float], None] = lambda name, seconds: None
     memory: int = MEMORY
     mesh: Mesh | None = None
+    score: Callable[[Any], np.ndarray] | None = None
+    lengths: tuple[int, ...] = ()
 
 
 SILENT = Callbacks()
@@ -139,11 +144,13 @@ Loss = Callable[..., tuple[Float[Array, ""], Any]]
 Step = Callable[[State, Any], tuple[State, tuple[Array, Array]]]
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation, ema: float | None = None) -> Step:
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, ema: float | None = None, *, warms_up: bool = True
+) -> Step:
     """`step(state, data) -> (state, (loss, gradient norm))` of `loss(params, extra, data, key, step) -> (loss, extra)`.
 
-    data is a dict with "key": the key of the step is folded in from the step's number. The EMA warms up:
-    its decay is min(ema, (1 + step) / (10 + step)).
+    data is a dict with "key": the key of the step is folded in from the step's number. An EMA that warms up has the
+    decay min(ema, (1 + step) / (10 + step)).
     """
 
     def step(state: State, data: Any) -> tuple[State, tuple[Array, Array]]:
@@ -154,7 +161,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, ema: float | 
         params = optax.apply_updates(state.params, updates)
         state = state._replace(step=state.step + 1, params=params, opt=opt, extra=extra)
         if ema is not None:
-            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step)) if warms_up else ema
             state = state._replace(ema=optax.incremental_update(params, state.ema, 1 - decay))
         return state, (value, optax.tree.norm(grads))
 
@@ -172,13 +179,15 @@ def train(
     longest: int | None = None,
     callbacks: Callbacks = SILENT,
     after: Callable[[State, Any], State] | None = None,
+    look: Callable[[State], State] | None = None,
     stopped: Callable[[State], bool] = lambda state: False,
 ) -> State:
     """Run `step` until `steps`, in segments of `segment` steps, from the state that `callbacks.resume` gives.
 
     longest: a longer segment is run in parts of this many steps, with a check of the losses and a save after each;
-    after(state, data): jitted at each segment's end (save a vector, look at held-out loss); stopped(state): whether to
-    end early. Raises NonFiniteError where a loss or a gradient is not finite.
+    after(state, data): jitted at each segment's end (save a vector, look at held-out loss); look(state): the same, but
+    not jitted (to look at validation images); stopped(state): whether to end early. Raises NonFiniteError where a loss
+    or a gradient is not finite.
     """
     state = devices.like(callbacks.resume(name, state, steps), state)  # a copy: its buffers are donated
     run = _segment_runner(name, step, state, data, callbacks)
@@ -192,6 +201,8 @@ def train(
         _check_finite(name, losses, norms, done)
         if finish and length == left:
             state = finish(state, data)
+        if look and length == left:
+            state = look(state)
         done += length
         callbacks.segment(name, state, losses)
     return state

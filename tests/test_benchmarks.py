@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import all as every
-from benchmarks import check, collect, common, compilation, cost, generate, members, train, votes
+from benchmarks import check, collect, common, compilation, cost, generate, members, published, train, votes
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.generate.autoencoder import Autoencoder
@@ -19,7 +19,9 @@ from bend_jax.operations import Operations, flops
 OPS = Operations(forward=10.0, step=30.0, suffix=1.0, suffix_step=2.0, parts=None)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("script", [members, collect, generate, train, cost, compilation, check, every, votes])
+@pytest.mark.parametrize(
+    "script", [members, collect, generate, published, train, cost, compilation, check, every, votes]
+)
 def test_each_script_tells_its_flags(script, capsys) -> None:
     """`--help` ends well."""
     with pytest.raises(SystemExit) as stop:

@@ -23,7 +23,7 @@ from bend_jax.data.sources import Data
 from bend_jax.evaluate.scores import Evaluate
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.autoencoder import Autoencoder
-from bend_jax.generate.diffusion import Diffusion, alpha_bar
+from bend_jax.generate.diffusion import OF_CONV, Diffusion, alpha_bar
 from bend_jax.run.config import Backbone, Collect, Compute, Config, Generate, parse
 from bend_jax.training import Base
 
@@ -122,7 +122,10 @@ def test_the_walk_finds_what_is_read() -> None:
 # what a digest covers
 
 RUN_ONLY = {"Data.dir", "Evaluate.batch"}  # none of these changes a number
-ADDED = {"Data.init_unseen"}  # at its default it is in no digest, so that older stores are reused
+OF_CODER = ("schedule", "standardise", "instance_norm", "clamp_latents", "scale_latents", "whiten")
+# at their defaults they are in no digest, so that older stores are reused
+ADDED = {"Data.init_unseen", *(f"Autoencoder.{name}" for name in OF_CODER)}
+ADDED |= {f"Diffusion.{name}" for name in ("denoiser", *OF_CONV)}
 RECORDS = {"Collect.algorithm", "Generate.algorithms"}  # the functions that belong to a name and its settings
 
 
@@ -263,7 +266,7 @@ OUT_OF_RANGE = [
     ("base.decay", 0.0),
     ("base.warmup", -1),
     ("collect.name", "trajektory"),
-    ("collect.k", 1),
+    ("collect.k", 0),
     ("collect.views", 0),
     ("collect.batch", 0),
     ("collect.cache_dtype", "int8"),
@@ -272,7 +275,12 @@ OUT_OF_RANGE = [
     ("collect.bootstrap.epochs", 0),
     ("generate.name", "ddpm"),
     ("generate.nulls", "gaussian,idendity"),
+    ("generate.bend.preset", "publishd"),
     ("generate.bend.autoencoder.kind", "cnn"),
+    ("generate.bend.autoencoder.schedule", "flat"),
+    ("generate.bend.diffusion.denoiser", "unet"),
+    ("generate.bend.diffusion.select", "best"),
+    ("generate.noised.scale", -1.0),
     ("generate.bend.autoencoder.latent", 0),
     ("generate.bend.autoencoder.input_noise", 1.0),
     ("generate.bend.autoencoder.segment", 0),

@@ -102,7 +102,7 @@ MISTAKES = {
     "a fraction as a seed": Mistake("--seed=0,1.5", ("--seed", "1.5")),
     "a negative seed": Mistake("--seed=-1", ("--seed", "from 0")),
     "the same seed twice": Mistake("--seed=1,1", ("--seed", "different")),
-    "k of one": Mistake("--config.collect.k=1", ("collect", "k must be at least 2; got 1")),
+    "k of one": Mistake("--config.collect.k=0", ("collect", "k must be at least 1; got 0")),
     "no members": Mistake("--config.members=0", ("members must be at least 1; got 0",)),
     "too little noise": Mistake(
         "--config.generate.bend.diffusion.beta_end=1e-3", ("beta_end leaves alpha_bar[T]", "raise it")
@@ -151,7 +151,7 @@ MISTAKES = {
     "a sweep of a comparison": Mistake(
         "--config={root}/configs/compare_digits.py --sweep=collect.k=2,3", ("--sweep", "rows of its own")
     ),
-    "a sweep to where no run can be": Mistake("--sweep=collect.k=5,1", ("row 'collect.k=1'", "at least 2; got 1")),
+    "a sweep to where no run can be": Mistake("--sweep=collect.k=5,0", ("row 'collect.k=0'", "at least 1; got 0")),
     "a comparison of runs with settings": Mistake("--compare=a,b", ("--compare", "takes --workdir alone", "--config")),
     "a comparison of runs that are not there": Mistake(
         "--compare={files}/a,{files}/b", ("--compare", "no folder", "/a")
@@ -300,9 +300,9 @@ def test_print_config_shows_what_flags_change(terminal: Terminal) -> None:
     words += ["--config.data.flip", "--noconfig.base.nesterov", "--config.members", "9", f"--flagfile={flagfile}"]
     out = answer(" ".join([DIGITS, "--print_config", *words]), terminal)
     assert printed(out) == settings_of("digits.py") | changes
-    wrong = terminal.type(f"{DIGITS} --print_config --config.collect.k=1")
+    wrong = terminal.type(f"{DIGITS} --print_config --config.collect.k=0")
     assert (wrong.code, wrong.out) == (2, "")
-    assert "k must be at least 2" in wrong.err
+    assert "k must be at least 1" in wrong.err
 
 
 def test_a_papers_configuration_is_executed_once_and_at_its_first_scale(terminal: Terminal) -> None:

@@ -372,8 +372,9 @@ def test_mcnemar_of_equal_classifiers_is_one() -> None:
 
 
 def test_the_share_of_copies_at_its_edge() -> None:
-    """d1 / d2 = 1/3 is no copy; a member that equals two checkpoints is one; one checkpoint has no second-nearest."""
+    """d1 / d2 = 1/3 is no copy; a member that equals two checkpoints is one; of a single checkpoint only itself is."""
     assert metrics.novelty(np.array([[1.0]]), np.array([[0.0], [4.0]])).copy_share == 0.0
     assert metrics.novelty(np.array([[2.0]]), np.array([[2.0], [2.0], [5.0]])).copy_share == 1.0
-    with pytest.raises(ValueError, match="at least two"):
-        metrics.novelty(np.zeros((2, 1)), np.zeros((1, 1)))
+    alone = metrics.novelty(np.array([[3.0], [1.0]]), np.array([[3.0]]))
+    assert (alone.copy_share, alone.nearest, alone.leave_one_out) == (0.5, 1.0, None)
+    assert (alone.spread, alone.effective_rank_checkpoints) == (None, None)

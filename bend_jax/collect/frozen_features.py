@@ -25,7 +25,7 @@ CHUNK = 250  # images a program while the cache is filled
 class FineTuning(Settings):
     """What the settings of all collectors have in common that train the subset on features of the frozen part."""
 
-    k: int = setting("checkpoints", default=200, least=2, shared="collect")
+    k: int = setting("checkpoints", default=200, least=1, shared="collect")
     views: int = setting(
         "augmented views of each image whose frozen features are cached; epoch e reads view e mod views [ours]",
         default=4,

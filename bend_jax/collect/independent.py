@@ -24,7 +24,7 @@ from bend_jax.training import SILENT, Base, Callbacks, Examples, Model, train_ba
 class Independent(Settings):
     """A deep ensemble (Lakshminarayanan et al. 2017): the base and k - 1 more trainings by its recipe."""
 
-    k: int = setting("the base and k - 1 more networks", default=200, least=2, shared="collect")
+    k: int = setting("the base and k - 1 more networks", default=200, least=1, shared="collect")
     base: Base = setting("the recipe of every network", default=Base, shared="base")
 
 

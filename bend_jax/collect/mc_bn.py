@@ -16,7 +16,7 @@ from bend_jax.training import SILENT, Callbacks, Examples, Model
 class McBn(Settings):
     """MC-BN (Teye et al. 2018): the base with BN statistics of k random training batches; trains nothing."""
 
-    k: int = setting("batches, each of which gives one checkpoint", default=200, least=2, shared="collect")
+    k: int = setting("batches, each of which gives one checkpoint", default=200, least=1, shared="collect")
     batch: int = setting("images a batch", default=64, least=2, shared="collect")
 
 

@@ -9,6 +9,7 @@ from bend_jax.generate import (
     interpolate,
     low_rank_gaussian,
     noise,
+    noised,
     random_latent,
     reconstruction,
     resample,
@@ -16,7 +17,7 @@ from bend_jax.generate import (
 from bend_jax.generate.generator import Generator
 
 ALGORITHMS = (
-    *(bend, gaussian, low_rank_gaussian, noise, average16, average),
+    *(bend, gaussian, low_rank_gaussian, noise, noised, average16, average),
     *(resample, interpolate, random_latent, reconstruction, identity),
 )
 GENERATORS: dict[str, Generator] = {module.GENERATOR.name: module.GENERATOR for module in ALGORITHMS}

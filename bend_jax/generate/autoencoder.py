@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import Settings, setting
+from bend_jax.checks import Settings, SettingsError, setting
 from bend_jax.generate import convolutional
 from bend_jax.generate.whitening import EXACT, Whitening, from_white, to_white, whiten
 from bend_jax.operations import flops
 from bend_jax.training import Callbacks, make_step, start, train
 
 AUTOENCODERS = ("mlp", "conv", "pca")
+RATES = ("cosine", "constant")
 
 
 class Autoencoder(Settings):
@@ -37,10 +38,40 @@ class Autoencoder(Settings):
         "on all vectors; longer training shrinks what lies between the checkpoints [ours]", default=500, least=1
     )
     segment: int = setting("steps between two checks", default=250, least=1)
-    lr: float = setting("of AdamW, at the start; half a cosine from there to 0", default=3e-4, above=0)
+    lr: float = setting("of AdamW, at the start", default=3e-4, above=0)
+    schedule: str = setting(
+        'of the learning rate: half a cosine to 0; or "constant", as p-diff\'s',
+        default="cosine",
+        choices=RATES,
+        added=True,
+    )
     weight_decay: float = setting("of AdamW", default=2e-6, least=0)
     input_noise: float = setting("x <- noise * eps + (1 - noise) * x", default=1e-3, least=0, below=1)
     latent_noise: float = setting("z <- noise * eps + (1 - noise) * z", default=0.1, least=0, below=1)
+    standardise: bool = setting(
+        "each coordinate of the vectors first; p-diff's release takes them as they are", default=True, added=True
+    )
+    instance_norm: bool = setting(
+        "before every convolution of conv, as in p-diff's release: it loses each vector's own mean and scale",
+        default=False,
+        added=True,
+    )
+    clamp_latents: bool = setting(
+        "to +-1 in the training, after their noise, as in p-diff's", default=False, added=True
+    )
+    scale_latents: bool = setting(
+        "latents times 1 - latent_noise, as the decoder saw them; p-diff's are not", default=True, added=True
+    )
+    whiten: bool = setting(
+        "latents for the diffusion: uncorrelated, of unit variance; p-diff's release takes them as they are",
+        default=True,
+        added=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.instance_norm and self.kind != "conv":
+            raise SettingsError(f"kind={self.kind} has no instance_norm: leave it, or take kind=conv")
 
 
 LAYERS = 4
@@ -75,10 +106,10 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
         key_x, key_z = jax.random.split(key)
         x = data["vectors"]
         noisy = mix(key_x, x, settings.input_noise)
-        latents = mix(key_z, _apply(encoder, params["encoder"], noisy), settings.latent_noise)
+        latents = noised(key_z, _apply(encoder, params["encoder"], noisy), settings)
         return jnp.mean((_apply(decoder, params["decoder"], latents) - x) ** 2), extra
 
-    rate = optax.cosine_decay_schedule(settings.lr, settings.steps)
+    rate = settings.lr if settings.schedule == "constant" else optax.cosine_decay_schedule(settings.lr, settings.steps)
     optimizer = optax.adamw(rate, weight_decay=settings.weight_decay)
     state = train(
         "autoencoder",
@@ -113,13 +144,20 @@ def mix(key: Key[Array, ""], x: Float[Array, "n width"], noise: float) -> Float[
     return noise * jax.random.normal(key, x.shape) + (1 - noise) * x
 
 
+def noised(key: Key[Array, ""], latents: Float[Array, "n latent"], settings: Autoencoder) -> Float[Array, "n latent"]:
+    """The encoder's output as the decoder sees it in the training."""
+    found = mix(key, latents, settings.latent_noise)
+    return jnp.clip(found, -1, 1) if settings.clamp_latents else found
+
+
 @partial(jax.jit, static_argnames="settings")
 def encode(params: Any, vectors: Float[Array, "n dim"], settings: Autoencoder) -> Float[Array, "n latent"]:
-    """Latents, as the decoder saw them without their noise."""
+    """Latents, as the decoder saw them without their noise (scale_latents), or as the encoder gives them."""
     if isinstance(params, Whitening):
         return to_white(params, vectors)
     encoder, _ = _coders(settings, vectors.shape[1])
-    return (1 - settings.latent_noise) * _apply(encoder, params["encoder"], vectors)
+    found = _apply(encoder, params["encoder"], vectors)
+    return (1 - settings.latent_noise) * found if settings.scale_latents else found
 
 
 def decode(params: Any, latents: Float[Array, "n latent"], dim: int, settings: Autoencoder) -> Float[Array, "n dim"]:
@@ -136,8 +174,17 @@ def _apply(coder: nn.Module, params: Any, x: Float[Array, "n width"]) -> Float[A
 
 def _coders(settings: Autoencoder, dim: int) -> tuple[nn.Module, nn.Module]:
     if settings.kind == "conv":
-        return convolutional.Encoder(settings.fold), convolutional.Decoder(settings.fold, dim)
+        how = settings.instance_norm
+        return convolutional.Encoder(settings.fold, how), convolutional.Decoder(settings.fold, dim, how)
     return Coder(settings.hidden, settings.latent), Coder(settings.hidden, dim)
+
+
+def width(settings: Autoencoder, k: int, dim: int) -> int:
+    """How many numbers a latent of k vectors has for the diffusion."""
+    found = settings.latent
+    if settings.kind == "conv":
+        found = convolutional.latent_size(dim, settings.fold, settings.instance_norm)
+    return min(found, k - 1) if settings.whiten or settings.kind == "pca" else found
 
 
 def cost(settings: Autoencoder, k: int, dim: int) -> float:

@@ -1,6 +1,7 @@
 """BEND's and p-diff's generator: standardise, encode, whiten, diffuse; and back."""
 
 from functools import partial
+from typing import Any
 
 import flax.struct
 import jax
@@ -10,11 +11,11 @@ from jaxtyping import Array, Float, Key
 
 from bend_jax.checks import Settings, setting
 from bend_jax.generate import autoencoder as coder
-from bend_jax.generate import denoiser_training, diffusion, low_rank_gaussian, structure
+from bend_jax.generate import denoiser_training, diffusion, low_rank_gaussian, published, structure
 from bend_jax.generate import latents as coding
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.denoiser_training import Evidence
-from bend_jax.generate.diffusion import Diffusion, Learnt
+from bend_jax.generate.diffusion import Diffusion
 from bend_jax.generate.generator import Generator, Size
 from bend_jax.generate.latents import LatentCodec, decode, fit_latents, rank
 from bend_jax.generate.low_rank_gaussian import LowRankGaussian
@@ -32,12 +33,56 @@ class Bend(Settings):
     )
 
 
+PUBLISHED = Bend(
+    autoencoder=Autoencoder(
+        kind="conv",
+        fold=5,
+        steps=30000,
+        lr=1e-3,
+        schedule="constant",
+        weight_decay=2e-6,
+        input_noise=1e-3,
+        latent_noise=0.1,
+        standardise=False,
+        instance_norm=True,
+        clamp_latents=True,
+        scale_latents=False,
+        whiten=False,
+    ),
+    rest=False,
+    diffusion=Diffusion(
+        denoiser="conv",
+        folds=0,
+        axes=0,
+        timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        prediction="eps",
+        sampler="ddpm",
+        variance="beta",
+        steps=30000,
+        segment=3000,
+        lr=1e-3,
+        weight_decay=2e-6,
+        ema=0.9999,
+        shared_timestep=True,
+        clamp_x0=True,
+        clamp_xt=True,
+        ema_warmup=False,
+        select="accuracy",
+    ),
+)
+"""p-diff's release of March 2024, errors included; `dataclasses.replace` turns each of them off. It chooses by accuracy
+on validation images, where the release looks at test images. `autoencoder.fold`: 5 is its medium, 3 its small.
+"""
+
+
 class Fitted(flax.struct.PyTreeNode):
     """What `fit` returns and `sample` draws from."""
 
     latents: LatentCodec
-    denoiser: Learnt
-    evidence: Evidence
+    denoiser: Any  # what the denoiser's training returned
+    evidence: Evidence | None  # None of the convolutional one
     rest: low_rank_gaussian.Fitted | None  # of vectors less what the autoencoder makes of them
     temperature: Float[Array, ""]
     settings: Diffusion = flax.struct.field(pytree_node=False)
@@ -49,14 +94,11 @@ def fit(
     """Train the autoencoder on the vectors and the DDPM on their latents."""
     key_coder, key_denoiser = jax.random.split(key)
     latents, white = fit_latents(vectors, key_coder, settings.autoencoder, callbacks)
-    k, most = white.shape
-    counts = [most]
-    if settings.diffusion.axes:
-        found = structure.find(np.asarray(white), min(settings.diffusion.axes, most, max(k // 10, 1)))
-        counts = found.counts
-        latents = coding.turn(latents, jnp.asarray(found.turn, white.dtype))
-        white = coding.encode(latents, vectors)
-    denoiser, evidence = denoiser_training.fit(white, counts, key_denoiser, settings.diffusion, callbacks)
+    if settings.diffusion.denoiser == "conv":
+        denoiser, evidence = published.fit(white, key_denoiser, settings.diffusion, callbacks, latents), None
+    else:
+        latents, white, counts = turned(latents, white, settings.diffusion.axes, vectors)
+        denoiser, evidence = denoiser_training.fit(white, counts, key_denoiser, settings.diffusion, callbacks)
     rest = None
     if settings.rest:
         left = vectors - jax.jit(decode)(latents, white)
@@ -64,12 +106,25 @@ def fit(
     return Fitted(latents, denoiser, evidence, rest, jnp.float32(settings.temperature), settings.diffusion)
 
 
+def turned(
+    latents: LatentCodec, white: Float[Array, "k rank"], axes: int, vectors: Float[Array, "k dim"]
+) -> tuple[LatentCodec, Float[Array, "k rank"], list[int]]:
+    """Latents whose first ones carry structure, if any does, and the numbers of them to diffuse; axes=0: all as they
+    are."""
+    k, most = white.shape
+    if axes == 0:
+        return latents, white, [most]
+    found = structure.find(np.asarray(white), min(axes, most, max(k // 10, 1)))
+    latents = coding.turn(latents, jnp.asarray(found.turn, white.dtype))
+    return latents, coding.encode(latents, vectors), found.counts
+
+
 @partial(jax.jit, static_argnames="m")
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m new vectors, all at once: latents by diffusion, decoded, and what the autoencoder leaves out."""
     latents, temperature = fitted.latents, fitted.temperature
-    white = diffusion.sample(fitted.denoiser, key, m, rank(latents), fitted.settings, temperature)
-    members = decode(latents, white)
+    draw = published.sample if fitted.settings.denoiser == "conv" else diffusion.sample
+    members = decode(latents, draw(fitted.denoiser, key, m, rank(latents), fitted.settings, temperature))
     if fitted.rest is None:
         return members
     key_rest = jax.random.fold_in(key, 1)
@@ -88,9 +143,27 @@ def noised(fitted: Fitted, key: Key[Array, ""], vectors: Float[Array, "n dim"]) 
 
 def cost(settings: Bend, size: Size) -> float:
     """Floating-point operations of both trainings and of the samples."""
-    latent = min(settings.autoencoder.latent, size.k - 1)
+    latent = coder.width(settings.autoencoder, size.k, size.dim)
     trained = coder.cost(settings.autoencoder, size.k, size.dim)
+    if settings.diffusion.denoiser == "conv":
+        return trained + published.cost(settings.diffusion, size.k, latent, size.m * size.draws)
     return trained + diffusion.cost(settings.diffusion, latent, size.m * size.draws)
 
 
-GENERATOR = Generator("bend", Bend(), fit, sample, cost=cost, knob="temperature", encode=encode, noised=noised)
+def needs(settings: Bend, k: int) -> None:
+    """Raise SettingsError for a single checkpoint, unless nothing is scaled by the spread of several."""
+    coding.needs(settings.autoencoder, k)
+
+
+GENERATOR = Generator(
+    "bend",
+    Bend(),
+    fit,
+    sample,
+    needs=needs,
+    cost=cost,
+    knob="temperature",
+    encode=encode,
+    noised=noised,
+    presets={"published": PUBLISHED},
+)

@@ -1,6 +1,7 @@
 """The latent DDPM (BEND eq. 1-6 and 9; Ho et al. 2020): training, ancestral sampling, DDIM (Song et al. 2021)."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,6 +18,9 @@ VARIANCES = ("beta", "posterior")
 
 PREDICTIONS = ("eps", "v")
 SAMPLERS = ("ddpm", "ddim")
+DENOISERS = ("mlp", "conv")
+SELECTIONS = ("last", "accuracy")
+OF_CONV = ("shared_timestep", "clamp_x0", "clamp_xt", "ema_warmup", "select")  # settings that only that denoiser has
 
 
 class Diffusion(Settings):
@@ -47,13 +51,13 @@ class Diffusion(Settings):
     segment: int = setting("steps between two evaluations of the held-out loss", default=250, least=1)
     patience: int = setting("segments without a better held-out loss before it stops", default=4, least=1)
     folds: int = setting(
-        "parts of the checkpoints: a denoiser is trained without each of them, and the steps of least held-out loss "
-        "count, 0 steps among them; 0: no parts, and all steps count",
+        "parts of the checkpoints, for mlp: a denoiser is trained without each of them, and the steps of least held-out "
+        "loss count, 0 steps among them; 0: no parts, and all steps count",
         default=5,
         least=0,
     )
     axes: int = setting(
-        "latents, at most, that are searched for structure; the others stay Gaussian; 0: all are diffused",
+        "latents, at most, that are searched for structure, for mlp; the others stay Gaussian; 0: all are diffused",
         default=16,
         least=0,
     )
@@ -63,11 +67,38 @@ class Diffusion(Settings):
     ema: float = setting(
         "decay, after a warm-up, of the average of the parameters that samples", default=0.9999, least=0, below=1
     )
+    denoiser: str = setting(
+        'residual blocks that start as the exact Gaussian denoiser; "conv": p-diff\'s 1-D convolutions, 2.4 million '
+        "weights, all checkpoints a step, and the settings below",
+        default="mlp",
+        choices=DENOISERS,
+        added=True,
+    )
+    shared_timestep: bool = setting(
+        "conv's whole batch conditioned on its first row's timestep, as in p-diff's release", default=False, added=True
+    )
+    clamp_x0: bool = setting("to +-1 what conv's sampler takes for x_0, as p-diff's", default=False, added=True)
+    clamp_xt: bool = setting("to +-1 conv's x_t after every sampling step, as p-diff's", default=False, added=True)
+    ema_warmup: bool = setting(
+        "whether conv's average warms up; p-diff's does not, and keeps (ema ** steps) of the first parameters",
+        default=True,
+        added=True,
+    )
+    select: str = setting(
+        'which of conv\'s steps is kept; "accuracy": every segment steps the best of ten samples on validation images',
+        default="last",
+        choices=SELECTIONS,
+        added=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.folds == 1:
             raise SettingsError("folds=1 leaves nothing to train on: give 0, for none, or at least 2")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name in OF_CONV}
+        changed = [f"{f.name}={values[f.name]}" for f in fields(self) if values.get(f.name, f.default) != f.default]
+        if self.denoiser != "conv" and changed:
+            raise SettingsError(f"{', '.join(changed)}: only denoiser=conv has that; got denoiser={self.denoiser}")
         if self.sampler == "ddim" and self.ddim_steps > self.timesteps:
             raise SettingsError(f"ddim_steps={self.ddim_steps} is more than timesteps={self.timesteps}")
         alpha_bar(self)

@@ -1,7 +1,7 @@
 """What a generator is: one record of its settings, what it needs, what it does and what it costs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,7 @@ class Generator:
     - knob: the leaf of what `fit` returns that sets how far members spread, "" for none:
       `fitted.replace(scale=jnp.float32(0.5))` is the same fit with other members.
     - encode(fitted, vectors): the latents of vectors; None where there are none.
+    - presets: named values of all settings, which a run's `preset` fills in.
     - noised(fitted, key, vectors): latents of vectors with the noise that an autoencoder is trained with.
     - draws_checkpoints: whether every member is one of the checkpoints.
     - is_all_checkpoints: whether the members are the checkpoints in their order, so that weights of the checkpoints
@@ -54,6 +55,7 @@ class Generator:
     noised: Callable[..., Any] | None = None
     draws_checkpoints: bool = False
     is_all_checkpoints: bool = False
+    presets: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 Reestimate = Callable[[Float[Array, "m dim"]], Float[Array, "m dim"]]  # vectors with BN statistics of their own

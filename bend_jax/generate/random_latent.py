@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from bend_jax.checks import Settings, setting
 from bend_jax.generate import autoencoder as coder
+from bend_jax.generate import latents as coding
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.generator import Generator, Size
 from bend_jax.generate.latents import LatentCodec, decode, fit_latents, rank
@@ -43,9 +44,14 @@ def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]
     return decode(fitted.latents, fitted.scale * jax.random.normal(key, (m, rank(fitted.latents))))
 
 
+def needs(settings: RandomLatent, k: int) -> None:
+    """Raise SettingsError for a single checkpoint, unless nothing is scaled by the spread of several."""
+    coding.needs(settings.autoencoder, k)
+
+
 def cost(settings: RandomLatent, size: Size) -> float:
     """Floating-point operations of the autoencoder's training."""
     return coder.cost(settings.autoencoder, size.k, size.dim)
 
 
-GENERATOR = Generator("random_latent", RandomLatent(), fit, sample, cost=cost, knob="scale")
+GENERATOR = Generator("random_latent", RandomLatent(), fit, sample, needs=needs, cost=cost, knob="scale")

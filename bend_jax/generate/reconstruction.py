@@ -43,9 +43,14 @@ def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "members
     return decode(fitted.latents, coding.encode(fitted.latents, identity.sample(fitted.vectors, key, m)))
 
 
+def needs(settings: Reconstruction, k: int) -> None:
+    """Raise SettingsError for a single checkpoint, unless nothing is scaled by the spread of several."""
+    coding.needs(settings.autoencoder, k)
+
+
 def cost(settings: Reconstruction, size: Size) -> float:
     """Floating-point operations of the autoencoder's training."""
     return coder.cost(settings.autoencoder, size.k, size.dim)
 
 
-GENERATOR = Generator("autoencoder", Reconstruction(), fit, sample, cost=cost, members=min)
+GENERATOR = Generator("autoencoder", Reconstruction(), fit, sample, needs=needs, cost=cost, members=min)

@@ -40,6 +40,17 @@ def to_affine(affine: Affine, x: Float[Array, "n dim"]) -> Float[Array, "n dim"]
     return (x - affine.mean[None]) / affine.scale[None]
 
 
+def as_it_is(vectors: Float[Array, "k dim"]) -> Affine:
+    """The map that `standardise` is where it changes nothing."""
+    return Affine(jnp.zeros(vectors.shape[1]), jnp.ones(vectors.shape[1]))
+
+
+def unchanged(latents: Float[Array, "k width"]) -> Whitening:
+    """The map that `whiten` is where it changes nothing."""
+    width = latents.shape[1]
+    return Whitening(jnp.zeros(width), jnp.eye(width), jnp.eye(width))
+
+
 @partial(jax.jit, static_argnames="most")
 def whiten(x: Float[Array, "k width"], most: int) -> Whitening:
     """The first `most` principal axes of the rows, each scaled to unit variance (over k); at most k - 1 of them.

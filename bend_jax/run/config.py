@@ -4,9 +4,11 @@ import dataclasses
 import importlib
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bend_jax.checks import DTYPES, Settings, SettingsError, check_field, did_you_mean, names, setting
 from bend_jax.collect import COLLECTORS, Collector
@@ -119,15 +121,23 @@ def described() -> dict[str, Any]:
         fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in OF_RECORDS}
         every = [f for record in table.values() for f in dataclasses.fields(record.settings)]
         fields |= {name: next(f for f in every if f.name == name) for name in (SHARED if group == "collect" else ())}
-        fields |= {name: _described(type(record.settings)) for name, record in table.items()}
+        presets = {name: getattr(record, "presets", {}) for name, record in table.items()}
+        fields |= {name: _described(type(record.settings), presets[name]) for name, record in table.items()}
         result[group] = (kind, fields)
     return result
 
 
-def _described(kind: Any) -> tuple[Any, dict[str, Any]]:
+def _described(kind: Any, presets: Iterable[str] = ()) -> tuple[Any, dict[str, Any]]:
     hints = typing.get_type_hints(kind)
     own = [f for f in dataclasses.fields(kind) if not f.metadata["shared"]]
-    return kind, {f.name: _described(hints[f.name]) if dataclasses.is_dataclass(hints[f.name]) else f for f in own}
+    fields = {f.name: _described(hints[f.name]) if dataclasses.is_dataclass(hints[f.name]) else f for f in own}
+    return kind, {"preset": _preset(presets), **fields} if presets else fields
+
+
+def _preset(presets: Iterable[str]) -> Any:
+    """The field of a group's preset. A digest covers what it fills in, not its name."""
+    what = "values for all settings of the group that are left at their defaults; what a flag or a row gives stays"
+    return setting(what, default="", choices=("", *presets), digest=False)
 
 
 def defaults() -> dict[str, Any]:
@@ -142,9 +152,9 @@ def defaults() -> dict[str, Any]:
     return result
 
 
-def parse(raw: Any) -> Config:
-    """A ConfigDict (or nested dict) as a Config. Raises SettingsError for a key that is not a setting, one that is
-    missing, a value of the wrong type or out of range."""
+def parse(raw: Any, given: Collection[str] = ()) -> Config:
+    """A ConfigDict (or nested dict) as a Config, with presets filled in (`with_presets`). Raises SettingsError for a
+    key that is not a setting, one that is missing, a value of the wrong type or out of range."""
     raw = raw.to_dict() if hasattr(raw, "to_dict") else dict(raw)
     _check_keys("", raw, [f.name for f in dataclasses.fields(Config)])
     values = {
@@ -153,7 +163,30 @@ def parse(raw: Any) -> Config:
         if name not in ("collect", "generate")
     }
     values["collect"] = _collect(_group("collect", raw["collect"]), values["base"])
-    return _guard("", Config, dict(values, generate=_generate(_group("generate", raw["generate"]))))
+    return _guard("", Config, dict(values, generate=_generate(_group("generate", raw["generate"]), given)))
+
+
+def with_presets(raw: dict[str, Any], table: Mapping[str, Generator], given: Collection[str]) -> dict[str, Any]:
+    """The group `generate` with the values of every preset that is named in it.
+
+    A preset's value goes where the setting stands at its default. given: dotted names of settings that the user gave by
+    flags or in a row, such as generate.bend.autoencoder.fold: they stay, at their default too. Raises SettingsError.
+    """
+    flat: dict[Any, Any] = flatten_dict(raw, keep_empty_nodes=True)
+    for name, record in table.items():
+        word = flat.get((name, "preset"), "")
+        if word and word not in record.presets:
+            there = f"there are {', '.join(record.presets) or 'none'}"
+            raise SettingsError(
+                f"generate.{name}.preset: unknown {word!r}{did_you_mean(str(word), record.presets)}; {there}"
+            )
+        defaults: dict[Any, Any] = flatten_dict(dataclasses.asdict(record.settings))
+        values: dict[Any, Any] = flatten_dict(dataclasses.asdict(record.presets[word])) if word else {}
+        for path, value in values.items():
+            is_given = ".".join(("generate", name, *path)) in given
+            if not is_given and flat.get((name, *path)) == defaults[path]:
+                flat[name, *path] = value
+    return unflatten_dict(flat)
 
 
 def _collect(raw: dict[str, Any], base: Base) -> Collect:
@@ -174,16 +207,21 @@ def _collect(raw: dict[str, Any], base: Base) -> Collect:
     )
 
 
-def _generate(raw: dict[str, Any]) -> Generate:
+def _generate(raw: dict[str, Any], given: Collection[str]) -> Generate:
     main = _find("generate.name", raw.get("name"), GENERATORS, "GENERATOR")
     nulls = names(_cast("generate.nulls", str, raw.get("nulls")))
     wanted = {a.name: a for a in (main, *(_find("generate.nulls", null, GENERATORS, "GENERATOR") for null in nulls))}
     own = [f.name for f in dataclasses.fields(Generate) if f.name not in OF_RECORDS]
     _check_keys("generate.", raw, [*own, *GENERATORS], list(wanted))
+    table = {**GENERATORS, **wanted}
+    raw = with_presets(raw, table, given)
+    for name in table:
+        if isinstance(raw.get(name), dict):
+            raw[name].pop("preset", None)
     borrowed = {"generate.bend.autoencoder": _build("generate.bend", Bend, raw["bend"]).autoencoder}
     settings = {
         name: _algorithm(f"generate.{name}", algorithm.settings, raw.get(name), borrowed)
-        for name, algorithm in {**GENERATORS, **wanted}.items()
+        for name, algorithm in table.items()
     }
     hints = typing.get_type_hints(Generate)
     numbers = {word: _cast(f"generate.{word}", hints[word], raw[word]) for word in ("tune", "statistics")}
@@ -210,6 +248,7 @@ def add_groups(settings: Any, words: list[str]) -> None:
             record = _find(path, name, table, attribute)
             if record.name not in settings[group]:
                 own = {f.name: f.default for f in dataclasses.fields(record.settings) if not f.metadata["shared"]}
+                own = {"preset": "", **own} if getattr(record, "presets", {}) else own
                 with settings.unlocked():
                     settings[group][record.name] = own
 

@@ -107,11 +107,16 @@ def override(settings: ConfigDict, words: list[str], own: list[str]) -> None:
         raise SettingsError(f"unexpected argument {rest[0]!r}: every setting is a flag, --config.name=value")
 
 
+def given_names(words: list[str]) -> set[str]:
+    """The settings that flags among the words give, by dotted names."""
+    return {match[1] for match in map(SETTING.match, words) if match}
+
+
 def check_names(settings: ConfigDict, words: list[str]) -> None:
     """Every --config.name must be a setting of the file."""
     every = flatten_dict(settings.to_dict(), keep_empty_nodes=True, sep=".")
     known = [name for name, value in every.items() if value is not empty_node]
-    for name in (match[1] for match in map(SETTING.match, words) if match):
+    for name in given_names(words):
         inside = [other for other in known if other.startswith(f"{name}.")]
         if inside or (name in every and name not in known):
             raise SettingsError(f"{name} is a group of settings: {', '.join(inside) or 'none'}")

@@ -13,12 +13,13 @@ from flax.traverse_util import flatten_dict
 from bend_jax import devices, storage
 from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.data import splits
+from bend_jax.generate import GENERATORS
 from bend_jax.report import comparison, document, grid, papers, side_by_side, tables
 from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
 from bend_jax.run import config_file, cost, pipeline
 from bend_jax.run import rows as table
-from bend_jax.run.config import Config, add_groups, parse
+from bend_jax.run.config import Config, add_groups, parse, with_presets
 from bend_jax.run.config_file import ConfigFile
 from bend_jax.run.context import prepare
 from bend_jax.run.flags import STAGES, every_flag
@@ -38,14 +39,15 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
     sys.path.append(os.getcwd())  # where a user's own algorithms are
     add_groups(file.settings, settings)
     config_file.override(file.settings, settings, list(own))
-    config = parse(file.settings)
+    given = config_file.given_names(words)
+    config = parse(file.settings, given)
     stages, seeds = read_stages(own.stages), read_seeds(own.seed)
     if config.compute.tensorboard and find_spec("tensorboardX") is None:
         raise SettingsError("--tensorboard needs tensorboardX, which is not installed: pip install tensorboardX")
     workdir = check_workdir(Path(own.workdir or Path("runs") / config.task))
-    rows = read_rows(file, own.sweep, stages)
+    rows = read_rows(file, own.sweep, stages, given)
     if own.print_config:
-        print_config(file, rows)
+        print_config(file, rows, given)
         return
     use_compilation_cache()
     if own.distributed:
@@ -108,7 +110,7 @@ def check_workdir(path: Path) -> Path:
     return workdir
 
 
-def read_rows(file: ConfigFile, sweep: list[str], stages: tuple[str, ...]) -> list[table.Row]:
+def read_rows(file: ConfigFile, sweep: list[str], stages: tuple[str, ...], given: set[str]) -> list[table.Row]:
     """The rows of a sweep, of a comparison or of a paper's table; none for a single run."""
     rows, settings = config_file.rows(file), file.settings.to_dict()
     if sweep and rows:
@@ -118,12 +120,14 @@ def read_rows(file: ConfigFile, sweep: list[str], stages: tuple[str, ...]) -> li
     if rows and set(STAGES[:-1]) != set(stages):
         what = "sweep" if sweep else "comparison"
         raise SettingsError(f"--stages: a {what} runs {','.join(STAGES[:-1])}; those in the store are reused")
-    return table.read_rows(settings, rows) if rows else []
+    return table.read_rows(settings, rows, given) if rows else []
 
 
-def print_config(file: ConfigFile, rows: list[table.Row]) -> None:
-    """Every setting with its value, and what each row changes."""
-    print(*(f"{name} = {value!r}" for name, value in flatten_dict(file.settings.to_dict(), sep=".").items()), sep="\n")
+def print_config(file: ConfigFile, rows: list[table.Row], given: set[str]) -> None:
+    """Every setting with its value, presets filled in, and what each row changes."""
+    settings = file.settings.to_dict()
+    settings["generate"] = with_presets(settings["generate"], GENERATORS, given)
+    print(*(f"{name} = {value!r}" for name, value in flatten_dict(settings, sep=".").items()), sep="\n")
     for row in rows:
         print(f"row {row.name!r} ({row.vote}):", ", ".join(f"{k} = {v!r}" for k, v in row.settings.items()))
 

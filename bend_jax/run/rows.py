@@ -4,7 +4,7 @@ import ast
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,8 +60,9 @@ class Measured(NamedTuple):
     digest: str  # of the evaluation
 
 
-def read_rows(raw: Any, rows: list[dict[str, Any]]) -> list[Row]:
-    """The rows of a comparison's file, each parsed. Raises SettingsError naming the row."""
+def read_rows(raw: Any, rows: list[dict[str, Any]], given: Collection[str] = ()) -> list[Row]:
+    """The rows of a comparison's file, each parsed. given: settings that flags gave, which no preset of a row changes.
+    Raises SettingsError naming the row."""
     found: list[Row] = []
     for row in rows:
         name = str(row.get("name", "?"))
@@ -72,7 +73,8 @@ def read_rows(raw: Any, rows: list[dict[str, Any]]) -> list[Row]:
             own = copy.deepcopy(raw)
             for path, value in row["settings"].items():
                 _override(own, path, value)
-            new = Row(name, row["vote"], parse(own), row.get("against", ""), dict(row["settings"]))
+            config = parse(own, {*given, *row["settings"]})
+            new = Row(name, row["vote"], config, row.get("against", ""), dict(row["settings"]))
             _check(new, [r.name for r in found])
         except SettingsError as error:
             raise SettingsError(f"row {name!r}: {error}") from None

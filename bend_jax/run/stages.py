@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bend_jax import devices, metrics, storage, subset, training
-from bend_jax.api import collect_checkpoints, reestimator
+from bend_jax.api import collect_checkpoints, reestimator, scorer
 from bend_jax.checks import SettingsError, names
 from bend_jax.data import augment, corruptions, sources
 from bend_jax.evaluate import curves, memorisation, predict, scores
@@ -91,7 +91,11 @@ def generate(s: RunContext, task: StageContext) -> str:
     where the generator has any."""
     generator = s.config.generate.algorithms[task.generator]
     vectors = jnp.asarray(storage.load_tree(task.inputs["collect"] / "checkpoints")["vectors"])
-    fitted = fit_generator(generator, vectors, seed=s.seed, reestimate=_reestimator(s, task), callbacks=task.callbacks)
+    variables, reestimate = storage.load_tree(task.inputs["base"] / "variables"), _reestimator(s, task)
+    validation = (s.dataset.validation.images, s.dataset.validation.labels)
+    score = scorer(s.model, variables, s.chosen, validation, plain=s.examples.plain, reestimate=reestimate)
+    callbacks = task.callbacks._replace(score=score, lengths=s.chosen.lengths)
+    fitted = fit_generator(generator, vectors, seed=s.seed, reestimate=reestimate, callbacks=callbacks)
     started = time.perf_counter()
     jax.block_until_ready(fitted.draw(s.config.members))
     first = time.perf_counter() - started
