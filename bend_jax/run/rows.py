@@ -192,9 +192,9 @@ def _prepare(
         raise SettingsError(f"row {row.name!r}: {error}") from None
 
 
-def plan(rows: list[Row], config_name: str, workdir: Path) -> str:
+def plan(rows: list[Row], config_name: str, workdir: Path, init: str = "") -> str:
     """The rows with what each costs, before anything runs."""
-    prepared = preparing(rows, config_name, workdir)
+    prepared = preparing(rows, config_name, workdir, init)
     lines = []
     for row in rows:
         price = cost_of(row, prepared(row, 0))
