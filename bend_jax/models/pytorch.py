@@ -44,8 +44,8 @@ def load_init(path: Path, shapes: Any) -> Any:
 
     shapes: the variables tree that is expected, of arrays or `jax.eval_shape` results. In a file the network may lie in
     dicts or lists, its names may have a prefix, and other things may lie beside it. Where several networks fit, one
-    that is no moving average ("ema") is taken, with a warning. Raises SettingsError where the file cannot be read, a name is
-    missing, unexpected or of another shape (all of them are listed), or a number is NaN or Inf.
+    that is no moving average ("ema") is taken, with a warning. Raises SettingsError where the file cannot be read, a
+    name is missing, unexpected or of another shape (all of them are listed), or a number is NaN or Inf.
     """
     expected = flat_names(shapes)
     if path.is_dir():

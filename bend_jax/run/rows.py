@@ -225,7 +225,7 @@ def measure(row: Row, s: RunContext, jobs: dict[str, pipeline.Job]) -> Measured:
     path = jobs["evaluate"].path
     tree = storage.load_tree(path / "predictions")
     results = {name: storage.read_json(job.path / "result.json") for name, job in jobs.items() if job.stage in STAGES}
-    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
+    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results, len(s.dataset.validation.labels))
     right, loss, scores = _score(row, tree, report)
     return Measured(right, loss, scores, report, jobs["evaluate"].digest)
 
