@@ -211,10 +211,11 @@ def _read_stream(file: io.BufferedIOBase, size: int) -> Any:
 
 def _read_safetensors(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
     """The length of a header, the header as JSON, the numbers."""
-    header = file.read(int.from_bytes(file.read(8), "little"))
+    content, result = file.read(), {}
+    end_of_header = 8 + int.from_bytes(content[:8], "little")
+    header, data = content[8:end_of_header], content[end_of_header:]
     if not header.startswith(b"{"):
         raise ValueError("it is neither of torch.save nor safetensors")
-    data, result = file.read(), {}
     for name, about in json.loads(header).items():
         if name != "__metadata__":
             begin, end = about["data_offsets"]

@@ -63,8 +63,8 @@ def look(model: Model, variables: Any, train: Split, settings: Data, batch: int)
             other, right = losses(mean, std)
             gap = own - other
             if gap.mean() > SURE * gap.std() / len(rows) ** 0.5 and other.mean() < best[1]:
-                told = f"{name} (--config.data.mean={mean} --config.data.std={std})".replace(", ", ",")
-                best = (told, other.mean(), right)
+                told = f"--config.data.mean={mean} --config.data.std={std}".replace(", ", ",")
+                best = (f"{name} ({told})", other.mean(), right)
     return Look(accuracy, len(rows), _warning(best[0], accuracy, best[2], labels))
 
 
