@@ -43,8 +43,8 @@ class Table3:
 class Setup:
     """What was run: the data and its pixel noise, the network, the algorithms.
 
-    validation: a sentence on where the validation images are from, "" for the training images; warning: of a network
-    that was brought along, "" for none.
+    validation: a sentence on where the validation images are from, None for the training images; warning: of a network
+    that was brought along.
     """
 
     data: str
@@ -55,8 +55,8 @@ class Setup:
     subset: str
     generate: str
     views: str
-    validation: str = ""
-    warning: str = ""
+    validation: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ class Document(NamedTuple):
     blocks: tuple[Block, ...]
 
 
-def noted(blocks: Iterable[Block], sentences: Iterable[str]) -> list[Block]:
+def noted(blocks: Iterable[Block], sentences: Iterable[str | None]) -> list[Block]:
     """The blocks with these sentences, each once, at the end of every table's note."""
     more = " ".join(dict.fromkeys(sentence for sentence in sentences if sentence))
     return [b._replace(note=f"{b.note} {more}".strip()) if isinstance(b, Table) else b for b in blocks]

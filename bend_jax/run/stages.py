@@ -52,7 +52,7 @@ def base(s: RunContext, task: StageContext) -> str:
         _write_result(task, measured)
         return f"{s.config.base.epochs} epochs, validation accuracy {accuracy:.2%}"
     seen = look(s.model, variables, s.dataset.train, s.config.data, s.config.evaluate.batch)
-    _write_result(task, {**measured, "training_accuracy": seen.accuracy, "warning": seen.warning})
+    _write_result(task, {**measured, "training_accuracy": seen.accuracy, "warning": seen.warning or None})
     warning = f"; warning: {seen.warning}" if seen.warning else ""
     on_training = f"accuracy {seen.accuracy:.2%} on {seen.images} training images"
     return f"from --init, validation accuracy {accuracy:.2%}, {on_training}{warning}"

@@ -29,7 +29,7 @@ def assemble(
         generate=config.generate.name,
         views=config.evaluate.views,
         validation=validation_of(config, validation, found["images"]),
-        warning=results["base"].get("warning", ""),
+        warning=results["base"].get("warning"),
     )
     own = {
         "task": config.task,
@@ -47,10 +47,10 @@ def assemble(
     return from_json(Report, {**found, **own})
 
 
-def validation_of(config: Config, validation: int, test: int) -> str:
-    """Where the validation images are from, if not from the training images."""
+def validation_of(config: Config, validation: int, test: int) -> str | None:
+    """Where the validation images are from, None for the training images."""
     if config.data.init_unseen != "test":
-        return ""
+        return None
     return (
         f"Validation images are {validation} of the {validation + test} test images, stratified, since the network has "
         f"seen every training image; test figures are of the other {test}."
