@@ -172,6 +172,7 @@ FILES = {
     "compiled by blocks": lambda state: {k.replace(".0.", ".0._orig_mod."): v for k, v in state.items()},
     "both": lambda state: {"model": {f"module._orig_mod.{k}": v for k, v in state.items()}},
     "a prefix": lambda state: {"state_dict": {f"student.trunk.{k}": v for k, v in state.items()}},
+    "scalars among the weights": lambda state: {**state, "epoch": 3, "scale": Tensor(np.array(0.5, np.float32))},
     "AveragedModel": lambda state: {"n_averaged": Tensor(np.array(5)), **{f"module.{k}": v for k, v in state.items()}},
     "a prefix beside other weights": lambda state: {
         "criterion.weight": Tensor(np.ones(4, np.float32)),

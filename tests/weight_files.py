@@ -7,7 +7,7 @@ import types
 from collections import OrderedDict
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,7 +43,7 @@ def tensors(state: dict[str, np.ndarray], version: str = "_v2") -> Any:
 
 def in_bfloat16(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same numbers, rounded."""
-    return {name: x.astype(ml_dtypes.bfloat16) for name, x in state.items()}
+    return {name: x.astype(jnp.bfloat16) for name, x in state.items()}
 
 
 def stream(content: Any, monkeypatch: pytest.MonkeyPatch) -> bytes:
