@@ -75,12 +75,25 @@ def _leaves(variables: Variables) -> list[tuple[tuple[str, ...], Any]]:
     return leaves
 
 
-def _is_match(words: Sequence[str], path: tuple[str, ...]) -> bool:
-    """Whether the pattern's words are a leading run of the path (after its collection)."""
+def _last_ones(leaves: list[tuple[tuple[str, ...], Any]]) -> set[tuple[str, ...]]:
+    """The branches whose number is the highest among their siblings."""
+    highest: dict[tuple[str, ...], int] = {}
+    for path, _ in leaves:
+        for i, component in enumerate(path):
+            if component.isdecimal():
+                highest[path[:i]] = max(highest.get(path[:i], 0), int(component))
+    return {(*parent, str(number)) for parent, number in highest.items()}
+
+
+def _is_match(words: Sequence[str], path: tuple[str, ...], last_ones: set[tuple[str, ...]]) -> bool:
+    """Whether the pattern's words are a leading run of the path after its collection."""
+    parent, path = path[:1], path[1:]
     if len(words) > len(path):
         return False
     for i, (word, component) in enumerate(zip(words, path, strict=False)):
         is_leaf = i == len(path) - 1
+        if word == "-1" and (*parent, *path[: i + 1]) in last_ones:
+            continue
         if word == "weight" and is_leaf and component in ("scale", "kernel"):
             continue
         if not re.fullmatch(re.escape(word).replace(r"\*", ".*"), component):
@@ -88,13 +101,13 @@ def _is_match(words: Sequence[str], path: tuple[str, ...]) -> bool:
     return True
 
 
-def _matches(pattern: str, path: tuple[str, ...], collections: set[str]) -> bool:
+def _matches(pattern: str, path: tuple[str, ...], collections: set[str], last_ones: set[tuple[str, ...]]) -> bool:
     words = pattern.split(".")
     if pattern == "*":
         return path[0] in ("params", "batch_stats")
     if words[0] in collections:
-        return path[0] == words[0] and _is_match(words[1:], path[1:])
-    return path[0] == "params" and _is_match(words, path[1:])
+        return path[0] == words[0] and _is_match(words[1:], path, last_ones)
+    return path[0] == "params" and _is_match(words, path, last_ones)
 
 
 def _nearest(pattern: str, leaves: list[tuple[tuple[str, ...], Any]]) -> str:
@@ -111,7 +124,8 @@ def select(variables: Variables, patterns: Sequence[str]) -> Subset:
 
     variables: arrays, or what `jax.eval_shape` gives. A pattern is a leading run of whole components
     after the collection ("layer4.1.bn2", "layer4.1.bn2.weight"); `*` stays inside one component; a lone
-    "*" is everything in params and batch_stats; a collection in front ("batch_stats.bn1") is allowed.
+    "*" is everything in params and batch_stats; a collection in front ("batch_stats.bn1") is allowed; -1 in the place
+    of a number is the last of the numbered ones ("layer3.-1.bn2": of the last block).
 
     Raises ValueError for a pattern that matches nothing, an integer leaf, or no pattern at all.
     """
@@ -126,11 +140,12 @@ def select(variables: Variables, patterns: Sequence[str]) -> Subset:
             "parameters under the key params"
         )
     leaves = _leaves(variables)
-    collections = {path[0] for path, _ in leaves if len(path) > 1}
-    for pattern in patterns:
-        if not any(_matches(pattern, path, collections) for path, _ in leaves):
+    collections, last_ones = {path[0] for path, _ in leaves if len(path) > 1}, _last_ones(leaves)
+    matched = [{p for p, _ in leaves if _matches(pattern, p, collections, last_ones)} for pattern in patterns]
+    for pattern, paths in zip(patterns, matched, strict=True):
+        if not paths:
             raise ValueError(f"subset pattern {pattern!r} matches nothing; {_nearest(pattern, leaves)}")
-    chosen = [(".".join(p), x) for p, x in leaves if any(_matches(pattern, p, collections) for pattern in patterns)]
+    chosen = [(".".join(path), leaf) for path, leaf in leaves if path in set().union(*matched)]
     for path, leaf in chosen:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"{path} has dtype {leaf.dtype}: only floating-point leaves can be part of a subset")

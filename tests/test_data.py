@@ -82,6 +82,9 @@ def test_a_trained_network_needs_unseen_validation_images(tmp_path: Path) -> Non
     dataset = splits.load(own(tmp_path / "own.npz"))
     with pytest.raises(SettingsError, match=r"--init: .*--config\.data\.init_unseen=validation .* or =test"):
         prepare(config.parse(raw), "", 0, tmp_path, dataset, "resnet18.pth")
+    raw["data"] |= {"init_unseen": "test"}
+    with pytest.raises(SettingsError, match=r"data\.init_unseen=test .* add --init=FILE; to train one instead"):
+        prepare(config.parse(raw), "", 0, tmp_path, dataset)
 
 
 def test_the_base_never_sees_the_unseen_images() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bend_jax import models
+from bend_jax.models.resnet import PaddedBlock
 from bend_jax.subset import select
 
 SMALL = {"widths": (4, 8), "blocks": (1, 1)}
@@ -36,7 +37,17 @@ def small(dtype: str = "float32") -> tuple[Any, Any, jax.Array]:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("resnet18", 11_173_962), ("resnet34", 21_282_122), ("resnet50", 23_520_842)]
+    ("name", "count"),
+    [
+        ("resnet18", 11_173_962),
+        ("resnet34", 21_282_122),
+        ("resnet50", 23_520_842),
+        ("resnet20", 269_722),  # those of He et al. 2016, section 4.2: 0.27, 0.46, 0.66, 0.85 and 1.7 million
+        ("resnet32", 464_154),
+        ("resnet44", 658_586),
+        ("resnet56", 853_018),
+        ("resnet110", 1_727_962),
+    ],
 )
 def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
     """CIFAR stem, 10 classes."""
@@ -46,6 +57,12 @@ def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("name", "patterns", "dim"),
     [
+        ("resnet20", ["layer3.-1.bn2"], 128),
+        ("resnet20", ["layer3.2.bn1", "layer3.2.bn2"], 256),
+        ("resnet56", ["layer3.-1.bn1", "layer3.-1.bn2"], 256),
+        ("resnet20", ["linear"], 650),
+        ("resnet20", ["layer3.-1"], 2 * 9 * 64 * 64 + 256),
+        ("resnet20", ["bn1", "layer*.*.bn*"], 2 * (16 + 6 * (16 + 32 + 64))),
         ("resnet50", ["layer4.0.bn2", "layer4.0.bn3"], 5120),
         ("resnet50", ["layer4.2.bn2", "layer4.2.bn3"], 5120),
         ("resnet50", ["layer3.5.bn2", "layer3.5.bn3"], 2560),
@@ -205,3 +222,23 @@ def test_an_unknown_name_or_unequal_settings_are_errors() -> None:
         models.build("resnet18", 10, widths=(4, 8), blocks=(1, 1, 1))
     with pytest.raises(ValueError, match="at most 4 stages"):
         models.build("resnet18", 10, widths=(4,) * 5, blocks=(1,) * 5)
+
+
+def test_a_padded_shortcut_is_every_second_pixel_between_zero_channels() -> None:
+    """Option A: where the block's own branch is zero, what comes out is its input, sliced and padded, rectified."""
+    block = PaddedBlock(width=9, stride=2, dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 4))
+    variables = block.init(jax.random.key(1), x, False)
+    assert set(variables["params"]) == {"conv1", "bn1", "conv2", "bn2"}
+    silent = jax.tree.map(jnp.zeros_like, variables["params"])
+    found = np.asarray(block.apply({**variables, "params": silent}, x, False))
+    assert found.shape == (2, 4, 3, 9)
+    np.testing.assert_array_equal(found[..., 2:6], np.maximum(x[:, ::2, ::2], 0))
+    np.testing.assert_array_equal(found[..., :2], 0)
+    np.testing.assert_array_equal(found[..., 6:], 0)
+
+
+def test_padded_shortcuts_cannot_drop_channels() -> None:
+    """One error before anything is built."""
+    with pytest.raises(ValueError, match=r"\(16, 8\) must not fall: the shortcuts of resnet20"):
+        models.build("resnet20", 10, widths=(16, 8), blocks=(1, 1))

@@ -1,7 +1,9 @@
 """Trained models in: parity with PyTorch, every name accounted for, and no code of a pickle executed."""
 
+import argparse
 import collections
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -15,7 +17,9 @@ import pytest
 
 from bend_jax import models, storage
 from bend_jax.checks import SettingsError
+from bend_jax.data import augment
 from bend_jax.models import pytorch
+from tests.weight_files import Tensor, in_bfloat16, stream, tensors
 
 SMALL = {"widths": (8, 16), "blocks": (1, 1)}
 
@@ -145,7 +149,201 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes) -> No
         pytorch.load_init(tmp_path / "absent.pth", None)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "regnety_400mf"])
+# what files of training scripts look like, as f(state dict) -> content
+FILES = {
+    "state": lambda state: state,
+    "state_dict with a score beside it": lambda state: {"best_prec1": 91.7, "state_dict": state},
+    "net, with scalars and an optimizer": lambda state: {
+        "epoch": 3,
+        "acc": Tensor(np.array(0.9, np.float32)),
+        "optimizer": {
+            "state": {0: {"momentum_buffer": Tensor(np.zeros(3, np.float32))}},
+            "param_groups": [{"lr": 0.1}],
+        },
+        "args": argparse.Namespace(lr=0.1, arch="resnet20"),
+        "rng": np.float64(3.5),
+        "net": state,
+    },
+    "ema": lambda state: {"ema": state, "steps": 5},
+    "an unheard-of name, twice": lambda state: {"checkpoint": {"my_network": state}},
+    "a list": lambda state: [3, state],
+    "DataParallel": lambda state: {f"module.{k}": v for k, v in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
+    "compiled by blocks": lambda state: {k.replace(".0.", ".0._orig_mod."): v for k, v in state.items()},
+    "both": lambda state: {"model": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+    "a prefix": lambda state: {"state_dict": {f"student.trunk.{k}": v for k, v in state.items()}},
+    "scalars among the weights": lambda state: {**state, "epoch": 3, "scale": Tensor(np.array(0.5, np.float32))},
+    "AveragedModel": lambda state: {"n_averaged": Tensor(np.array(5)), **{f"module.{k}": v for k, v in state.items()}},
+    "a prefix beside other weights": lambda state: {
+        "criterion.weight": Tensor(np.ones(4, np.float32)),
+        **{f"net.{k}": v for k, v in state.items()},
+    },
+}
+
+
+def cifar(name: str = "resnet20") -> tuple[Any, dict[str, np.ndarray]]:
+    """The shapes of a network of that family with two narrow stages, and a state dict of it as PyTorch names it."""
+    module = models.build(name, 10, **SMALL)
+    return shapes_of(module), torch_names(module)
+
+
+def as_variables(state: dict[str, np.ndarray], shapes: Any) -> Any:
+    """What they must come to."""
+    flat = pytorch.from_torch(state, shapes)
+    leaves = [flat[name].astype(np.float32) for name in pytorch.flat_names(shapes)]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_of_training_scripts_load_as_they_are(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams of torch.save before 1.6, the network wherever it lies; every number comes back."""
+    shapes, state = cifar()
+    for numbers, version in ((state, ""), (in_bfloat16(state), "_v2")):
+        (tmp_path / "net.th").write_bytes(stream(FILES[kind](tensors(numbers, version)), monkeypatch))
+        found = pytorch.load_init(tmp_path / "net.th", shapes)
+        jax.tree.map(np.testing.assert_array_equal, found, as_variables(numbers, shapes))
+
+
+def test_of_two_networks_the_one_that_is_no_average_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning names the other; one that does not fit is no candidate."""
+    shapes, state = cifar()
+    other = {name: x + 1 for name, x in state.items()}
+    content = {"ema": tensors(other), "teacher": tensors(cifar("resnet18")[1]), "net": tensors(state)}
+    (tmp_path / "net.th").write_bytes(stream(content, monkeypatch))
+    with pytest.warns(UserWarning, match="'net' is read; 'ema' would fit too"):
+        found = pytorch.load_init(tmp_path / "net.th", shapes)
+    jax.tree.map(np.testing.assert_array_equal, found, as_variables(state, shapes))
+
+
+def test_strides_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix that lies transposed in its storage."""
+    shapes, state = cifar()
+    turned = {**state, "linear.weight": np.asfortranarray(state["linear.weight"])}
+    (tmp_path / "net.th").write_bytes(stream(tensors(turned), monkeypatch))
+    found = pytorch.load_init(tmp_path / "net.th", shapes)
+    np.testing.assert_array_equal(found["params"]["linear"]["kernel"], state["linear.weight"].T)
+
+
+def test_bfloat16_safetensors(tmp_path: Path) -> None:
+    """NumPy has no such type of its own."""
+    shapes, state = cifar()
+    numbers, header, data = in_bfloat16(state), {"__metadata__": {"format": "pt"}}, b""
+    for name, x in numbers.items():
+        header[name] = {"dtype": "BF16", "shape": list(x.shape), "data_offsets": [len(data), len(data) + x.nbytes]}
+        data += x.tobytes()
+    encoded = json.dumps(header).encode()
+    (tmp_path / "net.safetensors").write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    found = pytorch.load_init(tmp_path / "net.safetensors", shapes)
+    jax.tree.map(np.testing.assert_array_equal, found, as_variables(numbers, shapes))
+
+
+def test_a_stream_with_code_in_it_is_refused_and_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a zip; so is a whole pickled module."""
+    (tmp_path / "net.th").write_bytes(stream({"net": Bomb(tmp_path / "made")}, monkeypatch))
+    with pytest.raises(SettingsError, match=r"mkdir, which is no part of a state dict: refused.*weights_only=False"):
+        pytorch.load_init(tmp_path / "net.th", cifar()[0])
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_stream_that_ends_early_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it ends: no weights of zeros are read."""
+    shapes, state = cifar()
+    whole = stream(tensors(state), monkeypatch)
+    for share in (0.01, 0.3, 0.9, 1):
+        (tmp_path / "net.th").write_bytes(whole[: int(share * len(whole)) - 1])
+        with pytest.raises(SettingsError, match=r"net\.th cannot be read: .* It takes a state dict"):
+            pytorch.load_init(tmp_path / "net.th", shapes)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "it is empty"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5 file, as Keras writes it"),
+        (b"<!DOCTYPE html><html>", "a web page.*download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "Git LFS pointer.*git lfs pull"),
+        (pickle.dumps({"a": np.zeros(3)}), r"it is a pickle, but not one of torch.save|_reconstruct"),
+        (zipped(), r"without a data\.pkl, such as an \.npz"),
+        (b"weights", "neither of torch.save nor safetensors"),
+    ],
+)
+def test_a_foreign_file_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+    """What was found, what is taken, and the line that makes one of it."""
+    (tmp_path / "net.pt").write_bytes(content)
+    with pytest.raises(SettingsError, match=says) as error:
+        pytorch.load_init(tmp_path / "net.pt", cifar()[0])
+    assert "It takes a state dict written by torch.save" in str(error.value)
+    assert "What makes one of it: " in str(error.value)
+
+
+def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
+    """With the line that makes a state dict of it."""
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as file:
+        file.writestr("net/data.pkl", pickle.dumps({}))
+        file.writestr("net/code/__torch__.py", "")
+    with pytest.raises(SettingsError, match=r"TorchScript.*torch\.save\(torch\.jit\.load\(\"net\.pt\"\)\.state_dict"):
+        pytorch.load_init(tmp_path / "net.pt", cifar()[0])
+
+
+def test_nan_and_inf_are_named_by_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file and in a folder; how many numbers of each."""
+    shapes, state = cifar()
+    state["layer1.0.bn1.running_var"][:3] = np.nan
+    state["linear.bias"][1] = np.inf
+    (tmp_path / "net.th").write_bytes(stream(tensors(state), monkeypatch))
+    storage.save_tree(tmp_path / "tree", as_variables(state, shapes))
+    for name in ("net.th", "tree"):
+        with pytest.raises(SettingsError) as error:
+            pytorch.load_init(tmp_path / name, shapes)
+        text = str(error.value)
+        assert "NaN or Inf in 2 of " in text
+        assert "batch_stats.layer1.0.bn1.var (3 of 8 numbers)" in text
+        assert "params.linear.bias (1 of 10 numbers)" in text
+
+
+def test_options_of_shortcuts_and_depths_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says which the file has and which the backbone. As it advises, ResNet-18's blocks with that family's
+    widths read a file of option B."""
+    padded, state = cifar()
+    projected, other = cifar("resnet18")
+    as_released = {name.replace("fc.", "linear."): x for name, x in other.items()}
+    (tmp_path / "a.th").write_bytes(stream(tensors(state), monkeypatch))
+    (tmp_path / "b.th").write_bytes(stream(tensors(as_released), monkeypatch))
+    with pytest.raises(SettingsError, match=r"Its shortcuts are 1x1 convolutions \(option B.*backbone\.name=resnet18"):
+        pytorch.load_init(tmp_path / "b.th", padded)
+    with pytest.raises(SettingsError, match=r"no parameters in its shortcuts \(option A.*resnet20 to resnet110"):
+        pytorch.load_init(tmp_path / "a.th", projected)
+    found = pytorch.load_init(tmp_path / "b.th", projected)
+    np.testing.assert_array_equal(found["params"]["fc"]["bias"], other["fc.bias"])
+    deeper = shapes_of(models.build("resnet20", 10, widths=(8, 16), blocks=(2, 3)))
+    with pytest.raises(SettingsError, match="It has 1, 1 blocks in its stages, the backbone has 2, 3"):
+        pytorch.load_init(tmp_path / "a.th", deeper)
+
+
+RELEASED = os.environ.get("BEND_JAX_TRAINED", "")
+CIFAR10 = os.environ.get("BEND_JAX_CIFAR10", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RELEASED, reason="BEND_JAX_TRAINED names no folder with the released resnet*.th files")
+@pytest.mark.parametrize(("name", "right"), [("resnet20", 9173), ("resnet32", 9263), ("resnet56", 9339)])
+def test_the_released_networks_have_their_accuracy(name: str, right: int) -> None:
+    """Every number of the files is read; on CIFAR-10's test images, where BEND_JAX_CIFAR10 names an .npz of them, as
+    many are right as PyTorch has."""
+    (path,) = Path(RELEASED).glob(f"{name}-*.th")
+    module = models.build(name, 10)
+    variables = pytorch.load_init(path, shapes_of(module))
+    if not CIFAR10:
+        pytest.skip("BEND_JAX_CIFAR10 names no .npz of CIFAR-10")
+    with np.load(CIFAR10) as file:
+        images, labels = file["x_test"], file["y_test"]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    label = jax.jit(lambda variables, x: jnp.argmax(module.apply(variables, augment.normalise(x, mean, std)), axis=1))
+    found = np.concatenate([label(variables, images[i : i + 1000]) for i in range(0, 10000, 1000)])
+    assert int((found == labels).sum()) == right
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnety_400mf", "resnet20"])
 def test_logits_are_pytorchs(name: str, tmp_path: Path) -> None:
     """A net written in PyTorch, with random weights and statistics, saved by torch.save: logits equal to 1e-4."""
     torch = pytest.importorskip("torch")
@@ -159,7 +357,9 @@ def test_logits_are_pytorchs(name: str, tmp_path: Path) -> None:
             torch.nn.init.uniform_(module.bias, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
-    torch.save({"net": net.state_dict(), "epoch": 3}, tmp_path / "net.pth")
+    is_zip = name != "resnet20"  # whose public weights are of the format before
+    content = {"net": net.state_dict(), "epoch": 3}
+    torch.save(content, tmp_path / "net.pth", _use_new_zipfile_serialization=is_zip)
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
     with torch.no_grad():
         expected = net(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()

@@ -1,6 +1,7 @@
 """The documents of runs, seeds and runs side by side: what is in them, by hand, with every figure drawn once."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,26 @@ import pytest
 from bend_jax import components, storage
 from bend_jax.checks import SettingsError
 from bend_jax.evaluate import memorisation
-from bend_jax.report import document, figures, latent_maps, plotting, run_report, side_by_side, tables
+from bend_jax.report import (
+    comparison,
+    document,
+    figures,
+    grid,
+    latent_maps,
+    papers,
+    plotting,
+    run_report,
+    side_by_side,
+    tables,
+)
 from bend_jax.report import memorisation as memorisation_section
-from bend_jax.report.content import Row
+from bend_jax.report.content import Comparison, Row
 from bend_jax.report.document import Document, Figure, Heading, Table, Text
 from bend_jax.report.papers import published
 from bend_jax.report.records import from_json, to_json
 from bend_jax.run import summary
 from tests.reported import row_json
-from tests.reports import DIM, K, M, check_page, combined, measured, report_of, settings
+from tests.reports import DIM, VALIDATION, K, M, N, check_page, combined, measured, report_of, settings
 
 NAMES = {"accuracies", "by_members", "reliability", "risk_coverage", "diversity", "novelty", "latents_pca"}
 ALONE = {"latents_pca", "nearest_distances", "heat", "boundaries", "plane"}  # not of several seeds
@@ -184,6 +196,36 @@ def test_what_z_u_is_said_to_mean(content: dict[str, Any], z: float | None, said
     line = memorisation_section.said(report_of(changed))[-1]
     assert said in line
     assert ("copies" in line) == (z == -3.5)
+
+
+def test_validation_on_test_images_is_said_in_every_table_of_test_figures(content: dict[str, Any]) -> None:
+    """Of a run, on the terminal, of a comparison, a sweep, a paper's table; of runs side by side with their names."""
+    said = "Validation images are 23 of the 60 test images, stratified"
+    raw = settings()
+    there = summary.validation_of(replace(raw, data=replace(raw.data, init_unseen="test")), VALIDATION, N)
+    assert there is not None
+    assert there.startswith(said)
+    assert summary.validation_of(raw, VALIDATION, N) is None
+    one = {**content, "setup": {**content["setup"], "validation": there, "warning": "Look here."}}
+    blocks = run_report.document(report_of(one)).blocks
+    end = blocks.index(Heading("Cost"))
+    notes = [block.note for block in blocks[:end] if isinstance(block, Table)]
+    assert len(notes) > 4
+    assert all(note.endswith(there) for note in notes)
+    assert isinstance(blocks[0], Text)
+    assert "Warning: Look here." in blocks[0].text
+    assert tables.terminal(report_of(one)).endswith(there)
+    row = row_json("res18") | {"settings": {"members": 4}}
+    row["setup"] |= {"validation": there}
+    rows = [from_json(Row, own) for own in (row, {**row, "name": "res50"})]
+    compared = Comparison(task="", config="", seed=[0], rows=[*rows])
+    theirs = papers.renderer("table3", "digits").document(compared)
+    for found in (comparison.document(compared), grid.document(compared), theirs):
+        assert tables_of(found)
+        assert all(table.note.endswith(there) for table in tables_of(found))
+    runs = {name: side_by_side.Finished(Path("."), report_of(own)) for name, own in (("a", one), ("b", content))}
+    (votes, *_) = tables_of(side_by_side.page(runs, Path(".")))
+    assert votes.note.endswith(f"a: {there}")
 
 
 def test_a_store_made_before_has_no_curves(content: dict[str, Any]) -> None:

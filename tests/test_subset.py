@@ -104,6 +104,9 @@ def test_the_vector_is_the_leaves_in_leaf_order_each_in_row_major_order() -> Non
         (["fc.weight", "fc.bias"], ["params.fc.bias", "params.fc.kernel"]),
         (["layer2.*.bn1.bias"], ["params.layer2.0.bn1.bias", "params.layer2.1.bn1.bias"]),
         (["layer*.0.conv*.kernel"], [f"params.layer{i}.0.conv{j}.kernel" for i in (1, 2) for j in (1, 2)]),
+        (["layer2.-1.bn2.bias"], ["params.layer2.1.bn2.bias"]),  # -1: the last one
+        (["layer*.-1.bn1.bias"], ["params.layer1.0.bn1.bias", "params.layer2.1.bn1.bias"]),
+        (["batch_stats.layer2.-1.bn2.mean"], ["batch_stats.layer2.1.bn2.mean"]),
         (["batch_stats.layer2.1.bn2"], ["batch_stats.layer2.1.bn2.mean", "batch_stats.layer2.1.bn2.var"]),
         (["batch_stats.bn1.mean", "bn1"], ["batch_stats.bn1.mean", "params.bn1.bias", "params.bn1.scale"]),
         (["params.fc"], ["params.fc.bias", "params.fc.kernel"]),
@@ -142,6 +145,8 @@ def test_a_pattern_of_a_branch_is_every_leaf_on_it(pattern: str, start: str) -> 
         "weight",
         "fc.scale",
         "nothing.fc",
+        "-1.bn2",  # there is no number in that place
+        "layer2.-2.bn2",
         "",
     ],
 )
@@ -291,3 +296,17 @@ def test_only_the_star_is_special_and_keys_may_hold_dots() -> None:
         select(tree, ["a?"])
     subset = select(tree, ["b.c"])
     assert insert(subset, tree, jnp.ones(3))["params"]["b.c"].tolist() == [1.0] * 3
+
+
+def test_the_last_one_is_the_highest_number_of_its_own_branch() -> None:
+    """10 comes after 9; stages of other depths have their own last block."""
+    blocks = {str(i): {"bn": np.zeros(i + 1)} for i in (0, 9, 10)}
+    variables = {
+        "params": {"layer1": blocks, "layer2": {"0": {"bn": np.zeros(2)}}, "layer3": [np.zeros(3), np.zeros(4)]}
+    }
+    found = select(variables, ["layer*.-1"])
+    assert dict(zip(found.paths, found.shapes, strict=True)) == {
+        "params.layer1.10.bn": (11,),
+        "params.layer2.0.bn": (2,),
+        "params.layer3.1": (4,),
+    }

@@ -1,4 +1,4 @@
-"""ResNet-18 and RegNetY-400MF with the CIFAR stem in PyTorch, for the parity test (named as kuangliu's nets)."""
+"""ResNet-18, ResNet-20 and RegNetY-400MF with the CIFAR stem in PyTorch, for the parity test (named as kuangliu's)."""
 
 from typing import Any
 
@@ -27,6 +27,26 @@ class Block(nn.Module):
         """Two convolutions and the skip."""
         y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
         return functional.relu(y + self.shortcut(x))
+
+
+class PlainShortcut(nn.Module):
+    """Every second pixel, a quarter of the new channels' zeros before and after: without parameters."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Any) -> Any:
+        """Sliced and padded."""
+        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.width // 4, self.width // 4))
+
+
+class PlainBlock(Block):
+    """A basic block with that shortcut."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__(inputs, width, stride)
+        self.shortcut = PlainShortcut(width) if stride > 1 else nn.Sequential()
 
 
 class Gate(nn.Module):
@@ -64,9 +84,12 @@ class RegBlock(nn.Module):
 class Net(nn.Module):
     """Stem, stages, mean over the image, linear."""
 
-    def __init__(self, block: Any, widths: tuple[int, ...], blocks: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, block: Any, widths: tuple[int, ...], blocks: tuple[int, ...], strides: tuple[int, ...], stem: int = 64
+    ) -> None:
         super().__init__()
-        self.conv1, self.bn1, inputs = conv(3, 64, 3), nn.BatchNorm2d(64), 64
+        self.stages = len(widths)
+        self.conv1, self.bn1, inputs = conv(3, stem, 3), nn.BatchNorm2d(stem), stem
         for i, (width, count, stride) in enumerate(zip(widths, blocks, strides, strict=True), start=1):
             layers = [block(inputs if j == 0 else width, width, stride if j == 0 else 1) for j in range(count)]
             setattr(self, f"layer{i}", nn.Sequential(*layers))
@@ -76,13 +99,15 @@ class Net(nn.Module):
     def forward(self, x: Any) -> Any:
         """Logits."""
         x = functional.relu(self.bn1(self.conv1(x)))
-        for i in range(1, 5):
+        for i in range(1, self.stages + 1):
             x = getattr(self, f"layer{i}")(x)
         return self.linear(x.mean((2, 3)))
 
 
 def build(name: str) -> nn.Module:
-    """ "resnet18" or "regnety_400mf"."""
+    """ "resnet18", "resnet20" or "regnety_400mf"."""
+    if name == "resnet20":
+        return Net(PlainBlock, (16, 32, 64), (3, 3, 3), (1, 2, 2), 16)
     if name == "resnet18":
         return Net(Block, (64, 128, 256, 512), (2, 2, 2, 2), (1, 2, 2, 2))
     return Net(RegBlock, (32, 64, 160, 384), (1, 2, 7, 12), (1, 1, 2, 2))

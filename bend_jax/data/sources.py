@@ -31,7 +31,12 @@ class Data(Settings):
     split_seed: int = setting(
         "of the split and of the noise; the same in every run, whatever --seed", default=0, least=0
     )
-    validation: float = setting("share of the training images held out, stratified", default=0.1, above=0, below=1)
+    validation: float = setting(
+        "share of the training images held out, stratified; with init_unseen=test of the test images",
+        default=0.1,
+        above=0,
+        below=1,
+    )
     validation_most: int = setting("images held out at most", default=5000, least=1)
     unseen: float = setting(
         "share of the training images, stratified, for the collector alone: the base never sees them",

@@ -51,7 +51,7 @@ class Diffusion(Settings):
     segment: int = setting("steps between two evaluations of the held-out loss", default=250, least=1)
     patience: int = setting("segments without a better held-out loss before it stops", default=4, least=1)
     folds: int = setting(
-        "parts of the checkpoints, for mlp: a denoiser is trained without each of them, and the steps of least held-out "
+        "parts of the checkpoints, for mlp: a denoiser is trained without each, and the steps of least held-out "
         "loss count, 0 steps among them; 0: no parts, and all steps count",
         default=5,
         least=0,

@@ -8,25 +8,31 @@ import flax.linen as nn
 
 from bend_jax.models.backbone import ResidualNet
 from bend_jax.models.regnet import RegNetBlock
-from bend_jax.models.resnet import BasicBlock, Bottleneck
+from bend_jax.models.resnet import BasicBlock, Bottleneck, PaddedBlock
 
 
 class Architecture(NamedTuple):
-    """A network as its paper gives it, with one number a stage."""
+    """A network as its paper gives it, with one number a stage; head: the name of its last layer."""
 
     block: Callable[..., nn.Module]
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
     strides: tuple[int, ...]
     stem: int = 64
+    head: str = "fc"
 
 
 RESNET_WIDTHS, RESNET_STRIDES = (64, 128, 256, 512), (1, 2, 2, 2)
+CIFAR_DEPTHS = (20, 32, 44, 56, 110)  # 6 n + 2 layers: n blocks of two convolutions in each of three stages
 REGNET = ((32, 64, 160, 384), (1, 2, 7, 12), (1, 1, 2, 2))  # of the 400MF nets
 BACKBONES = {
     "resnet18": Architecture(BasicBlock, RESNET_WIDTHS, (2, 2, 2, 2), RESNET_STRIDES),
     "resnet34": Architecture(BasicBlock, RESNET_WIDTHS, (3, 4, 6, 3), RESNET_STRIDES),
     "resnet50": Architecture(Bottleneck, RESNET_WIDTHS, (3, 4, 6, 3), RESNET_STRIDES),
+    **{
+        f"resnet{depth}": Architecture(PaddedBlock, (16, 32, 64), (depth // 6,) * 3, (1, 2, 2), 16, "linear")
+        for depth in CIFAR_DEPTHS
+    },
     "regnetx_400mf": Architecture(RegNetBlock, *REGNET),
     "regnety_400mf": Architecture(partial(RegNetBlock, se_ratio=0.25), *REGNET),
 }
@@ -52,7 +58,8 @@ def build(
             f"widths {channels} and blocks {depths} need one number for each stage, and {name} has at most "
             f"{len(published.strides)} stages"
         )
+    stem = widths[0] if widths else published.stem
+    if published.block is PaddedBlock and sorted(channels) != list(channels):
+        raise ValueError(f"widths {channels} must not fall: the shortcuts of {name} can only add channels")
     strides = published.strides[: len(depths)]
-    return ResidualNet(
-        published.block, num_classes, widths[0] if widths else published.stem, channels, depths, strides, dtype
-    )
+    return ResidualNet(published.block, num_classes, stem, channels, depths, strides, dtype, published.head)

@@ -1,4 +1,4 @@
-"""What the backbones share: the CIFAR stem (3x3, stride 1, no max-pool), stages of named blocks, pooling, `fc`."""
+"""What the backbones share: the CIFAR stem (3x3, stride 1, no max-pool), stages of named blocks, the last layer."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -46,10 +46,10 @@ class Stage(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """conv1, bn1, layer1 .. layerN, fc: named as BEND's Table 5 names layers.
+    """conv1, bn1, layer1 .. layerN, and the last layer: named as BEND's Table 5 names layers.
 
     block(width, stride, dtype, name=...) makes a block; widths, blocks, strides: one number a stage; stem: channels
-    of conv1; dtype: of the computation (parameters, BN statistics and logits are float32).
+    of conv1; dtype: of the computation (parameters, BN statistics and logits are float32); head: the last layer's name.
     """
 
     block: Callable[..., nn.Module]
@@ -59,6 +59,7 @@ class ResidualNet(nn.Module):
     blocks: Sequence[int]
     strides: Sequence[int]
     dtype: Any = jnp.float32
+    head: str = "fc"
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
@@ -69,4 +70,4 @@ class ResidualNet(nn.Module):
         for i, (width, blocks, stride) in enumerate(stages, start=1):
             x = Stage(self.block, blocks, width, stride, self.dtype, name=f"layer{i}")(x, train)
         x = jnp.mean(x, axis=(1, 2))
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(x).astype(jnp.float32)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name=self.head)(x).astype(jnp.float32)

@@ -1,15 +1,8 @@
-"""Trained models in, members out: PyTorch's names and layouts, safetensors, .pth without torch, orbax trees.
+"""Trained models in, members out: PyTorch's names and layouts, whole files of training scripts, orbax trees."""
 
-A `.pth` file is a zip of raw storages and one pickle that says how they make up tensors. The pickle is read by an
-unpickler that knows nine names (an ordered dict, how a tensor is rebuilt, the storage types) and refuses every other:
-nothing in the file is executed.
-"""
-
-import io
-import pickle
 import re
-import zipfile
-from collections import OrderedDict
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +11,16 @@ import numpy as np
 
 from bend_jax import storage
 from bend_jax.checks import SettingsError
+from bend_jax.models import torch_files
 
 State = dict[str, np.ndarray]  # PyTorch's dotted names
 
 
+HEAD = re.compile(r"^(.*?)(?:linear|fc|head\.fc|classifier)\.weight$")  # the last layer, and what is before it
 # from the names of torchvision, timm and kuangliu's pytorch-cifar to ours, which are kuangliu's with `fc`
 RENAMES = [
-    (r"^(module|model|backbone)\.", ""),
+    (r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module)\.", ""),  # DataParallel, torch.compile, FSDP
+    (r"^(model|backbone)\.", ""),
     (r"\.downsample\.conv\.", ".shortcut.0."),  # timm's RegNets
     (r"\.downsample\.bn\.", ".shortcut.1."),
     (r"\.downsample\.", ".shortcut."),
@@ -41,33 +37,71 @@ RENAMES = [
     (r"\.f\.([abc])\.1\.", lambda m: f".bn{'abc'.index(m[1]) + 1}."),
     (r"\.se\.fc([12])\.", r".se.se\1."),
 ]
-STORAGES = {
-    "FloatStorage": np.float32,
-    "DoubleStorage": np.float64,
-    "HalfStorage": np.float16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-}
 
 
 def load_init(path: Path, shapes: Any) -> Any:
-    """The variables of a trained model: a .safetensors or .pth file of PyTorch, or a folder with an orbax tree.
+    """The variables of a trained model: a file of PyTorch (see `torch_files`), or a folder with an orbax tree.
 
-    shapes: the variables tree that is expected, of arrays or `jax.eval_shape` results. Raises SettingsError where the
-    file cannot be read or a name is missing, unexpected or of another shape: all of them are listed.
+    shapes: the variables tree that is expected, of arrays or `jax.eval_shape` results. In a file the network may lie in
+    dicts or lists, its names may have a prefix, and other things may lie beside it. Where several networks fit, one
+    that is no moving average ("ema") is taken, with a warning. Raises SettingsError where the file cannot be read, a
+    name is missing, unexpected or of another shape (all of them are listed), or a number is NaN or Inf.
     """
+    expected = flat_names(shapes)
     if path.is_dir():
         try:
-            found = storage.load_tree(path)
+            state = flat_names(storage.load_tree(path))
         except Exception as error:  # noqa: BLE001  orbax raises many kinds for a folder that is not a checkpoint
             raise SettingsError(f"--init: {path} is not an orbax checkpoint ({str(error).splitlines()[0]})") from None
-        state = flat_names(found)
+    elif path.is_file():
+        state = _fitting(path, shapes, expected)
     else:
-        state = from_torch(read_torch(path), shapes)
-    expected = flat_names(shapes)
+        raise SettingsError(f"--init: there is no file or folder {path}")
     _check_names(path, state, expected)
-    leaves = [state[name].astype(leaf.dtype) for name, leaf in expected.items()]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    leaves = {name: np.asarray(state[name]).astype(leaf.dtype) for name, leaf in expected.items()}
+    _check_finite(path, leaves)
+    return jax.tree.unflatten(jax.tree.structure(shapes), list(leaves.values()))
+
+
+def _fitting(path: Path, shapes: Any, expected: dict[str, Any]) -> State:
+    """The network in the file that fits; where none does, the largest."""
+    found = {where: from_torch(state, shapes) for where, state in networks(torch_files.read(path))}
+    if not found:
+        raise SettingsError(f"--init: {path} holds no state dict of tensors. {torch_files.ACCEPTED}")
+    fitting = [where for where, state in found.items() if not any(_misfits(state, expected).values())]
+    if not fitting:
+        return max(found.values(), key=len)
+    fitting.sort(key=lambda where: "ema" in where)
+    if len(fitting) > 1:
+        others = ", ".join(map(repr, fitting[1:]))
+        warnings.warn(f"--init: {path}: {fitting[0]!r} is read; {others} would fit too", stacklevel=3)
+    return found[fitting[0]]
+
+
+def networks(content: Any, where: str = "") -> Iterator[tuple[str, State]]:
+    """Every dict in the content of a file that holds tensors by name, and where it was: without scalars, and without a
+    common prefix. Names that end like a last layer's tell several prefixes apart."""
+    if isinstance(content, dict | list | tuple):
+        items = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in items:
+            yield from networks(value, f"{where}{key}.")
+    if not isinstance(content, dict):
+        return
+    arrays = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, np.ndarray) and v.ndim}
+    prefixes = [match[1] for match in map(HEAD.match, arrays) if match] or [_common(list(arrays))]
+    for prefix in dict.fromkeys(prefixes):
+        state = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+        if state:
+            yield f"{where}{prefix}".rstrip("."), state
+
+
+def _common(names: list[str]) -> str:
+    """The leading components that all names share, but for their last one."""
+    parts = [name.split(".")[:-1] for name in names]
+    shared = 0
+    while parts and all(len(own) > shared and own[shared] == parts[0][shared] for own in parts):
+        shared += 1
+    return "".join(f"{part}." for part in parts[0][:shared]) if parts else ""
 
 
 def flat_names(tree: Any) -> dict[str, Any]:
@@ -76,100 +110,78 @@ def flat_names(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
 
 
-def _check_names(path: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
+def _misfits(state: State, expected: dict[str, Any]) -> dict[str, list[str]]:
+    """Names of what does not fit, by how."""
     misshapen = [
         f"{name} {list(state[name].shape)}, expected {list(expected[name].shape)}"
         for name in expected
         if name in state and tuple(state[name].shape) != tuple(expected[name].shape)
     ]
-    problems = {
+    return {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": misshapen,
     }
+
+
+def _check_names(path: Path, state: State, expected: dict[str, Any]) -> None:
     texts = [
         f"{len(names)} {kind}: {'; '.join(names[:4])}{'; ...' * (len(names) > 4)}"
-        for kind, names in problems.items()
+        for kind, names in _misfits(state, expected).items()
         if names
     ]
     if texts:
+        texts += _differences(list(state), list(expected))
         raise SettingsError(f"--init: {path} does not fit the backbone. {'. '.join(texts)}")
 
 
-def read_torch(path: Path) -> State:
-    """The tensors of a .safetensors or .pth file by their names. Raises SettingsError where it cannot be read."""
-    if not path.is_file():
-        raise SettingsError(f"--init: there is no file or folder {path}")
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.numpy import load_file
-        except ImportError:
-            raise SettingsError("--init: reading .safetensors needs safetensors: pip install safetensors") from None
-        try:
-            return load_file(path)
-        except Exception as error:  # noqa: BLE001  the library raises its own and others
-            raise SettingsError(f"--init: {path} cannot be read as safetensors ({error})") from None
-    try:
-        content = _read_pth(path)
-    except Exception as error:  # noqa: BLE001  a damaged zip or pickle can raise anything; nothing of it is executed
-        raise SettingsError(f"--init: {path} cannot be read as a checkpoint of torch.save >= 1.6 ({error})") from None
-    return _find_state(path, content)
+def _differences(found: list[str], expected: list[str]) -> list[str]:
+    """In words: another depth, other shortcuts."""
+    texts, theirs, ours = [], _blocks(found), _blocks(expected)
+    if theirs != ours:
+        texts.append(f"It has {_listed(theirs)} blocks in its stages, the backbone has {_listed(ours)}")
+    options = [any(".shortcut." in name for name in names) for names in (found, expected)]
+    if options == [True, False]:
+        texts.append(
+            "Its shortcuts are 1x1 convolutions (option B of He et al. 2016), the backbone's are strided slices with "
+            "zeros as new channels (option A): backbone.name=resnet18 with its widths and blocks has option B"
+        )
+    if options == [False, True]:
+        texts.append(
+            "It has no parameters in its shortcuts (option A of He et al. 2016: strided slices with zeros as new "
+            "channels), the backbone has 1x1 convolutions there (option B): resnet20 to resnet110 have option A"
+        )
+    return texts
 
 
-def _read_pth(path: Path) -> Any:
-    with zipfile.ZipFile(path) as file:
-        roots = [name.removesuffix("data.pkl") for name in file.namelist() if name.endswith("data.pkl")]
-        if not roots:
-            raise ValueError("there is no data.pkl in it")
-        root = roots[0]
-
-        def tensor(
-            storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-        ) -> np.ndarray:
-            steps = tuple(s * storage.itemsize for s in stride)
-            last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-            if min((*size, *stride, offset, 0)) < 0 or (np.prod(size) and last >= storage.size):
-                raise ValueError("a tensor reaches outside its storage")
-            return np.array(np.lib.stride_tricks.as_strided(storage[offset:], size, steps))
-
-        known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): tensor,
-        }
-        known[("torch._utils", "_rebuild_parameter")] = lambda data, *_: data
-        known |= {("torch", name): kind for name, kind in STORAGES.items()}
-
-        class Restricted(pickle.Unpickler):
-            def find_class(self, module: str, name: str) -> Any:
-                if (module, name) not in known:
-                    raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a state dict: refused")
-                return known[module, name]
-
-            def persistent_load(self, pid: Any) -> np.ndarray:
-                _, kind, key, _, _ = pid
-                return np.frombuffer(file.read(f"{root}data/{key}"), kind)
-
-        return Restricted(io.BytesIO(file.read(f"{root}data.pkl"))).load()
+def _blocks(names: list[str]) -> list[int]:
+    """How many blocks each stage has."""
+    found = {(int(m[1]), int(m[2])) for m in (re.search(r"\blayer(\d+)\.(\d+)\.", name) for name in names) if m}
+    return [sum(stage == s for s, _ in found) for stage in sorted({stage for stage, _ in found})]
 
 
-def _find_state(path: Path, content: Any) -> State:
-    """The state dict itself, or the one inside of a training checkpoint ("net", "state_dict", "model")."""
-    for key in ("state_dict", "net", "model", "model_state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, np.ndarray) for v in content.values()):
-        raise SettingsError(f"--init: {path} holds no state dict of tensors")
-    return dict(content)
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers)) or "no"
+
+
+def _check_finite(path: Path, leaves: dict[str, np.ndarray]) -> None:
+    bad = {name: int((~np.isfinite(x)).sum()) for name, x in leaves.items() if not np.isfinite(x).all()}
+    if bad:
+        named = "; ".join(f"{name} ({count} of {leaves[name].size} numbers)" for name, count in list(bad.items())[:4])
+        more = "; ..." * (len(bad) > 4)
+        raise SettingsError(f"--init: {path} has NaN or Inf in {len(bad)} of {len(leaves)} parameters: {named}{more}")
 
 
 def from_torch(state: State, shapes: Any) -> dict[str, np.ndarray]:
     """PyTorch's tensors under our names and in our layouts (HWIO kernels, [in, out] matrices)."""
     ours = set(flat_names(shapes))
+    head = "linear" if "params.linear.kernel" in ours else "fc"
     result = {}
     for torch_name, value in state.items():
         name = torch_name
         for pattern, replacement in RENAMES:
             name = re.sub(pattern, replacement, name)
+        name = re.sub(r"^fc\.", f"{head}.", name)
         *parents, leaf = name.split(".")
         if leaf == "num_batches_tracked":
             continue
@@ -195,7 +207,7 @@ def to_torch(variables: dict[str, np.ndarray]) -> State:
             leaf = "weight"
         elif leaf == "kernel":
             leaf = "weight"
-            is_dense = parents[-1] == "fc"
+            is_dense = value.ndim < 4
             value = np.swapaxes(value, -1, -2) if is_dense else np.moveaxis(value, (-1, -2), (-4, -3))
         result[".".join((*parents, leaf))] = np.ascontiguousarray(value)
     return result

@@ -3,7 +3,7 @@
 from bend_jax.metrics import Interval
 from bend_jax.report import figures
 from bend_jax.report.content import Comparison, Row, StoppedRow
-from bend_jax.report.document import Document, Figure, Heading, Lines, Renderer, Table, Text
+from bend_jax.report.document import Document, Figure, Heading, Lines, Renderer, Table, Text, noted
 from bend_jax.report.records import at
 from bend_jax.report.text import number, percent
 
@@ -78,7 +78,7 @@ def document(content: Comparison) -> Document:
     against = against_rows(content)
     if against:
         blocks += [Heading("Against another row"), Text("\n".join(f"- {line}" for line in against))]
-    return Document(content.task, tuple(blocks))
+    return Document(content.task, tuple(noted(blocks, [row.setup.validation for row in content.finished])))
 
 
 def rows_csv(content: Comparison) -> Lines:

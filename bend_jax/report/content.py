@@ -41,7 +41,11 @@ class Table3:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What was run: the data and its pixel noise, the network, the algorithms."""
+    """What was run: the data and its pixel noise, the network, the algorithms.
+
+    validation: a sentence on where the validation images are from, None for the training images; warning: of a network
+    that was brought along.
+    """
 
     data: str
     noise: float
@@ -51,6 +55,8 @@ class Setup:
     subset: str
     generate: str
     views: str
+    validation: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A report as headings, texts, tables and figures; and its faces: HTML, Markdown, plain text, JSON, CSV, PNG, SVG."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,11 +47,20 @@ class Figure(NamedTuple):
     draw: Callable[[Any], None]
 
 
+Block = Heading | Text | Table | Figure
+
+
 class Document(NamedTuple):
     """What a report says, in order."""
 
     title: str
-    blocks: tuple[Heading | Text | Table | Figure, ...]
+    blocks: tuple[Block, ...]
+
+
+def noted(blocks: Iterable[Block], sentences: Iterable[str | None]) -> list[Block]:
+    """The blocks with these sentences, each once, at the end of every table's note."""
+    more = " ".join(dict.fromkeys(sentence for sentence in sentences if sentence))
+    return [b._replace(note=f"{b.note} {more}".strip()) if isinstance(b, Table) else b for b in blocks]
 
 
 Lines = tuple[list[str], list[list[str]]]  # header and lines of results.csv

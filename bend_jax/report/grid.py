@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from bend_jax.report.content import Comparison, Row, StoppedRow
-from bend_jax.report.document import Document, Figure, Heading, Lines, Renderer, Table, Text
+from bend_jax.report.document import Document, Figure, Heading, Lines, Renderer, Table, Text, noted
 from bend_jax.report.plotting import COLOURS, MARKERS, label, legend, widen
 from bend_jax.report.records import at, defined
 from bend_jax.report.text import number
@@ -95,6 +95,7 @@ def document(content: Comparison) -> Document:
         Text("\n".join(f"- {line}" for line in says(content))),
     ]
     blocks += figures(content.finished) if content.finished else []
+    blocks = noted(blocks, [row.setup.validation for row in content.finished])
     return Document(f"{content.task}: {', '.join(paths)}", tuple(blocks))
 
 

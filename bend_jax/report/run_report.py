@@ -5,13 +5,12 @@ from typing import Any
 
 from bend_jax.report import figures, latent_maps, memorisation, tables
 from bend_jax.report.content import Report, Shift
-from bend_jax.report.document import Document, Figure, Heading, Lines, Table, Text
+from bend_jax.report.document import Block, Document, Figure, Heading, Lines, Table, Text, noted
 from bend_jax.report.document import rendering as rendered_by
 from bend_jax.report.papers import published
 from bend_jax.report.records import at, defined
 from bend_jax.report.text import number, percent
 
-Block = Heading | Text | Table | Figure
 WHAT = {  # of the measures and costs
     "members": "pairs of members: share of images labelled differently",
     "checkpoints": "pairs of checkpoints: the same",
@@ -54,10 +53,10 @@ def document(report: Report, latents: dict[str, Any] | None = None, arrays: dict
     parts = [
         [Text(_setup(report)), *_where(report)],
         [Heading("What it says"), Text("\n".join(f"- {line}" for line in tables.verdict(report)))],
-        _table3(report),
-        _votes(report),
-        _shift(report),
-        _diversity(report, latents),
+        *(
+            noted(part, [report.setup.validation])
+            for part in (_table3(report), _votes(report), _shift(report), _diversity(report, latents))
+        ),
         memorisation.section(report, arrays),
         _cost(report),
         _training(report),
@@ -78,7 +77,7 @@ def _setup(report: Report) -> str:
         f"`{report.config}`, seed {', '.join(map(str, report.seeds))}: {setup.backbone} on {setup.data}{noise}; "
         f"{setup.test_images} test images. k = {report.k} checkpoints of {setup.subset} "
         f"({report.dim} numbers) by `{setup.collect}`; m = {report.m} members by `{setup.generate}`. "
-        f"Views of each image in every vote: {setup.views}."
+        f"Views of each image in every vote: {setup.views}." + (f" Warning: {setup.warning}" if setup.warning else "")
     )
 
 

@@ -13,6 +13,8 @@ from bend_jax.report.content import Cost, Report
 from bend_jax.report.records import at, from_json, to_json
 from bend_jax.report.text import number
 
+NOTE = "Mean ± sd where a run has several seeds. Runs of other data, splits or noise have other test images."
+
 
 class Finished(NamedTuple):
     """A finished run: the folder of its report, and the report."""
@@ -78,7 +80,7 @@ def page(runs: Runs, workdir: Path) -> document.Document:
         document.Table(
             ["run", "vote", "accuracy %", *(tables.COLUMNS[key] for key in keys)],
             [[name, *row] for name, one in reports.items() for row in _votes(one, keys)],
-            "Mean ± sd where a run has several seeds. Runs of other data, splits or noise have other test images.",
+            " ".join([NOTE, *_validation(reports)]),
         ),
         figures.beside(reports, "accuracy", 100, "test accuracy, %"),
         figures.beside(reports, "nll_ts", 1, "test NLL after temperature scaling, nats"),
@@ -88,6 +90,11 @@ def page(runs: Runs, workdir: Path) -> document.Document:
         document.Table(["", *runs], _costs(reports), "Seconds; break_even_m: members. Machines may differ."),
     ]
     return document.Document(f"{len(runs)} runs side by side", tuple(blocks))
+
+
+def _validation(reports: dict[str, Report]) -> list[str]:
+    """Where validation images are from, with the runs whose are not from the training images."""
+    return [f"{name}: {one.setup.validation}" for name, one in reports.items() if one.setup.validation]
 
 
 def _link(name: str, folder: Path, workdir: Path) -> str:

@@ -133,4 +133,5 @@ def terminal(report: Report) -> str:
     """Table 3's rows, the votes, and what they say."""
     parts = [f"Test accuracy % (k = {report.k}, m = {report.m}, {report.setup.collect})"]
     parts += [text_table(*rows_table(report)), "", text_table(*rows_votes(report)), "", *verdict(report)]
+    parts += [report.setup.validation] if report.setup.validation else []
     return "\n".join(parts)

@@ -86,6 +86,11 @@ def prepare(
     except SettingsError as error:
         raise SettingsError(f"collect: {error}") from None
     ood = out_of_distribution.load_others(config.data, config.evaluate.ood, dataset.test.images)
+    if config.data.init_unseen and not init:
+        raise SettingsError(
+            f"data.init_unseen={config.data.init_unseen} says what a trained network has not seen, and none was given: "
+            "add --init=FILE; to train one instead, --config.data.init_unseen="
+        )
     if init and not config.data.init_unseen:
         raise SettingsError(
             "--init: temperatures, tuning and choices are made on validation images, which must not be among those "

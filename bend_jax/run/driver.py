@@ -150,7 +150,7 @@ def say(line: str) -> None:
 def run_rows(own: flags.FlagValues, file: ConfigFile, rows: list[table.Row], workdir: Path, seeds: list[int]) -> None:
     """Every row of a sweep, of a paper's table or of a comparison with every seed, or only what each would cost."""
     if own.dry_run:
-        print(table.plan(rows, file.name, workdir))
+        print(table.plan(rows, file.name, workdir, own.init))
         return
     if own.sweep:
         renderer = grid.RENDERER

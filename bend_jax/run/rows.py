@@ -197,9 +197,9 @@ def _prepare(
         raise SettingsError(f"row {row.name!r}: {error}") from None
 
 
-def plan(rows: list[Row], config_name: str, workdir: Path) -> str:
+def plan(rows: list[Row], config_name: str, workdir: Path, init: str = "") -> str:
     """The rows with what each costs, before anything runs."""
-    prepared = preparing(rows, config_name, workdir)
+    prepared = preparing(rows, config_name, workdir, init)
     lines = []
     for row in rows:
         price = cost_of(row, prepared(row, 0))
@@ -230,7 +230,7 @@ def measure(row: Row, s: RunContext, jobs: dict[str, pipeline.Job]) -> Measured:
     path = jobs["evaluate"].path
     tree = storage.load_tree(path / "predictions")
     results = {name: storage.read_json(job.path / "result.json") for name, job in jobs.items() if job.stage in STAGES}
-    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
+    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results, len(s.dataset.validation.labels))
     place, vote = _place(row, report.setup.generate)
     if row.vote != "single" and vote not in tree["votes"][place]:
         raise SettingsError(

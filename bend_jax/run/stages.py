@@ -23,6 +23,7 @@ from bend_jax.rng import stream
 from bend_jax.run import summary
 from bend_jax.run.context import RunContext
 from bend_jax.run.export import export_ensemble, latency, save_members
+from bend_jax.run.given_network import look
 from bend_jax.run.progress import TrainingLog, loss_curves
 
 IMAGES = 1000  # test images, at most, that the evaluate stage writes beside its predictions, for whoever loads them
@@ -48,9 +49,15 @@ def base(s: RunContext, task: StageContext) -> str:
     accuracy = _accuracy(s, variables, s.dataset.validation)
     seconds = task.log.seconds.get("base")
     t_epoch = seconds / s.config.base.epochs if seconds else None
-    _write_result(task, {"validation_accuracy": accuracy, "t_pre": seconds, "t_epoch": t_epoch})
-    how = f"{s.config.base.epochs} epochs" if s.initial is None else "from --init"
-    return f"{how}, validation accuracy {accuracy:.2%}"
+    measured = {"validation_accuracy": accuracy, "t_pre": seconds, "t_epoch": t_epoch}
+    if s.initial is None:
+        _write_result(task, measured)
+        return f"{s.config.base.epochs} epochs, validation accuracy {accuracy:.2%}"
+    seen = look(s.model, variables, s.dataset.train, s.config.data, s.config.evaluate.batch)
+    _write_result(task, {**measured, "training_accuracy": seen.accuracy, "warning": seen.warning or None})
+    warning = f"; warning: {seen.warning}" if seen.warning else ""
+    on_training = f"accuracy {seen.accuracy:.2%} on {seen.images} training images"
+    return f"from --init, validation accuracy {accuracy:.2%}, {on_training}{warning}"
 
 
 def _accuracy(s: RunContext, variables: Any, split: sources.Split) -> float:
@@ -368,7 +375,7 @@ def export(s: RunContext, task: StageContext) -> str:
 def render(s: RunContext, task: StageContext) -> str:
     """Assemble report.json from what the stages measured, and write it with all its faces."""
     results = {name: storage.read_json(path / "result.json") for name, path in task.inputs.items()}
-    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results)
+    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results, len(s.dataset.validation.labels))
     manifests = {name: storage.read_manifest(path) for name, path in task.inputs.items()}
     report = summary.with_stages(report, manifests, {name: path.name for name, path in task.inputs.items()})
     encoded = task.inputs[f"generate {s.config.generate.name}"] / "latents"

@@ -13,8 +13,10 @@ from bend_jax.report.records import from_json, to_json
 from bend_jax.run.config import SHARED, Config
 
 
-def assemble(config: Config, config_name: str, seed: int, dim: int, results: dict[str, dict[str, Any]]) -> Report:
-    """The report of one run. results: each stage's result.json by its name."""
+def assemble(
+    config: Config, config_name: str, seed: int, dim: int, results: dict[str, dict[str, Any]], validation: int = 0
+) -> Report:
+    """The report of one run. results: each stage's result.json by its name; validation: how many such images."""
     found = results["evaluate"]
     tuned = {n.removeprefix("generate "): r["knob"] for n, r in results.items() if n.startswith("generate ")}
     setup = Setup(
@@ -26,6 +28,8 @@ def assemble(config: Config, config_name: str, seed: int, dim: int, results: dic
         subset=",".join(config.collect.subset),
         generate=config.generate.name,
         views=config.evaluate.views,
+        validation=validation_of(config, validation, found["images"]),
+        warning=results["base"].get("warning"),
     )
     own = {
         "task": config.task,
@@ -42,6 +46,16 @@ def assemble(config: Config, config_name: str, seed: int, dim: int, results: dic
         "memorisation": results.get("memorisation"),  # rows of a comparison have none
     }
     return from_json(Report, {**found, **own})
+
+
+def validation_of(config: Config, validation: int, test: int) -> str | None:
+    """Where the validation images are from, None for the training images."""
+    if config.data.init_unseen != "test":
+        return None
+    return (
+        f"Validation images are {validation} of the {validation + test} test images, stratified, since the network has "
+        f"seen every training image; test figures are of the other {test}."
+    )
 
 
 def trainings(main: str, results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from bend_jax.report import grid
 from bend_jax.report.content import Comparison
-from bend_jax.report.document import Document, Heading, Renderer, Text
+from bend_jax.report.document import Document, Heading, Renderer, Text, noted
 from bend_jax.report.papers import bend, pdiff_cbnn, published
 from bend_jax.report.papers.cells import Blocks, Published, Rows
 
@@ -56,7 +56,7 @@ def document(paper: str, scale: str, content: Comparison) -> Document:
         )
     lines.append("Differences are ours minus published." + (" ±: sd over seeds." if len(content.seed) > 1 else ""))
     blocks += [Heading("Notes"), Text("\n".join(f"- {line}" for line in lines))]
-    return Document(title, tuple(blocks))
+    return Document(title, tuple(noted(blocks, [row.setup.validation for row in rows])))
 
 
 def renderer(paper: str, scale: str) -> Renderer:
