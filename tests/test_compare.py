@@ -23,6 +23,7 @@ from bend_jax.run import rows as run_rows
 from bend_jax.run.config import parse
 from bend_jax.run.context import RunContext, prepare
 from bend_jax.run.progress import TrainingLog
+from bend_jax.run.stage import StageContext
 from bend_jax.training import SILENT
 from tests.problems import write_images
 
@@ -152,7 +153,7 @@ def test_the_collector_alone_sees_the_unseen_images(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(stages.storage, "load_tree", lambda _: {})
     for stage, expected in ((stages.base, s.dataset.train), (stages.collect, s.dataset.unseen)):
         with pytest.raises(SeenError) as error:
-            stage(s, stages.StageContext({"base": tmp_path}, tmp_path, SILENT, TrainingLog({}, {}, {}, {})))
+            stage(s, StageContext({"base": tmp_path}, tmp_path, SILENT, TrainingLog({}, {}, {}, {})))
         assert expected is not None
         np.testing.assert_array_equal(error.value.args[0].images, expected.images)
     with pytest.raises(SettingsError, match="share no base"):

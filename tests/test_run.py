@@ -25,9 +25,10 @@ from bend_jax.data import splits
 from bend_jax.evaluate import memorisation
 from bend_jax.evaluate.memorisation import IMAGES, NOISES, landscape
 from bend_jax.rng import stream
-from bend_jax.run import context, pipeline, stages
+from bend_jax.run import context, memorisation_stage, pipeline
 from bend_jax.run.config import parse
 from bend_jax.run.progress import TrainingLog
+from bend_jax.run.stage import StageContext
 from bend_jax.training import SILENT
 from tests import launching
 from tests.problems import write_images
@@ -444,8 +445,8 @@ def test_a_held_out_fit_has_the_knob_that_was_tuned_and_enough_checkpoints(tmp_p
     for scale in (0.0, 1.0):
         storage.write_json(tmp_path / "result.json", {"knob": scale})
         inputs = dict.fromkeys(("base", "generate gaussian", "generate average16"), tmp_path)
-        task = stages.StageContext(inputs, tmp_path, SILENT, TrainingLog({}, {}, {}, {}))
-        found[scale] = stages._copying(s, task, {"checkpoints": vectors, "base": vectors[:1]})
+        task = StageContext(inputs, tmp_path, SILENT, TrainingLog({}, {}, {}, {}))
+        found[scale] = memorisation_stage._copying(s, task, {"checkpoints": vectors, "base": vectors[:1]})
         assert (found[scale]["fitted_to"], found[scale]["held_out"]) == (10, 10)
         assert set(found[scale]["copying"]["average16"].values()) == {None}
     split = memorisation.split(vectors, 0.5, stream(0, "memorisation"))

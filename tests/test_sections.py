@@ -193,7 +193,7 @@ def test_what_z_u_is_said_to_mean(content: dict[str, Any], z: float | None, said
     """Beyond three standard deviations it is told."""
     changed = copy.deepcopy(content)
     changed["memorisation"]["copying"]["bend"]["z_u"] = z
-    line = memorisation_section.said(report_of(changed))[-1]
+    (line,) = [line for line in memorisation_section.said(report_of(changed))[1:] if "Z_U" in line]
     assert said in line
     assert ("copies" in line) == (z == -3.5)
 
@@ -388,3 +388,30 @@ def test_a_folder_that_is_no_finished_run_is_named(content: dict[str, Any], tmp_
         assert "\n" not in str(error.value)
     assert sweep
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "held_out", "said"),
+    [
+        (0, 2.0, "The diffusion kept its Gaussian start"),
+        (
+            750,
+            1.9,
+            "after 750 steps it explains 5.0 ± 0.5% of what the Gaussian leaves open in 2",
+        ),
+        (750, None, None),
+    ],
+)
+def test_what_the_diffusion_learnt_is_said(
+    content: dict[str, Any], step: int, held_out: float | None, said: str | None
+) -> None:
+    """In the verdict: its held-out loss against that of a denoiser which is zero; nothing without folds."""
+    found = {"step": step, "latents": 2, "held_out": held_out, "held_out_se": 0.01, "zero": 2.0, "seen": 1.8}
+    report = report_of({**content, "learnt": found})
+    text = "\n".join(tables.verdict(report))
+    assert ("Gaussian start" in text) == (said is not None)
+    assert (said or "") in text
+    assert ("(10.0% of its own)" in text) == (step > 0 and held_out is not None)
+    both = report_of(combined([{**content, "learnt": found}, {**content, "learnt": None, "seed": 1}]))
+    assert both.learnt is None
+    assert (": the diffusion" in "\n".join(tables.verdict(both))) == (said is not None)

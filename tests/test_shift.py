@@ -17,6 +17,7 @@ from bend_jax.evaluate import predict, scores
 from bend_jax.run import config, pipeline, stages
 from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog
+from bend_jax.run.stage import StageContext, predict_split
 from bend_jax.subset import Subset
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +161,7 @@ def apply(variables: Any, images: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def asked() -> tuple[RunContext, stages.StageContext, dict[str, Any]]:
+def asked() -> tuple[RunContext, StageContext, dict[str, Any]]:
     """A run about 90 test images that the first member labels, asked about two sets and two corruptions."""
     raw = run_path(str(ROOT / "configs" / "digits.py"))["get_config"]()
     raw.evaluate.corruptions, raw.evaluate.batch = "contrast,noise", 32
@@ -175,17 +176,17 @@ def asked() -> tuple[RunContext, stages.StageContext, dict[str, Any]]:
     setting = RunContext(
         config.parse(raw), "digits", 0, Path("/nowhere"), dataset, examples, examples, model, SUBSET, others
     )
-    task = stages.StageContext({}, Path("/nowhere"), training.SILENT, TrainingLog({}, {}, {}, {}))
+    task = StageContext({}, Path("/nowhere"), training.SILENT, TrainingLog({}, {}, {}, {}))
     sets = {"base": VECTORS[:1], "bend": VECTORS}
     return setting, task, sets
 
 
 @pytest.fixture(scope="module")
-def shifted(asked: tuple[RunContext, stages.StageContext, dict[str, Any]]) -> dict[str, Any]:
+def shifted(asked: tuple[RunContext, StageContext, dict[str, Any]]) -> dict[str, Any]:
     """What the stage writes."""
     s, task, sets = asked
     variables = {"params": {"w": jnp.zeros((SIDE * SIDE, CLASSES))}}
-    test = stages._predict(s, task, variables, sets, s.dataset.test)
+    test = predict_split(s, task, variables, sets, s.dataset.test)
     scale = {"base": {"mean": 2.0}, "bend": {"mean": 1.5, "sbend": 3.0}}
     clean = scores.Evaluated("bend", s.dataset.test.labels, CLASSES, sets, test, {}, scale)
     found = stages._shift(s, task, variables, clean)
@@ -213,7 +214,7 @@ def test_every_score_of_every_vote_tells_other_sets_apart(shifted: dict[str, Any
 
 
 def test_the_rows_of_corrupted_images_are_those_of_the_corrupted_images(
-    shifted: dict[str, Any], asked: tuple[RunContext, stages.StageContext, dict[str, Any]]
+    shifted: dict[str, Any], asked: tuple[RunContext, StageContext, dict[str, Any]]
 ) -> None:
     """Base and mean vote by a matrix product, at their own temperatures; the base is right on clean images only."""
     s, _, sets = asked
@@ -236,7 +237,7 @@ def test_the_rows_of_corrupted_images_are_those_of_the_corrupted_images(
 
 
 def test_only_the_evaluation_depends_on_what_is_in_the_other_sets(
-    asked: tuple[RunContext, stages.StageContext, dict[str, Any]],
+    asked: tuple[RunContext, StageContext, dict[str, Any]],
 ) -> None:
     """Its digest covers their content."""
     s, _, _ = asked

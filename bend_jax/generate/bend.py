@@ -141,6 +141,15 @@ def noised(fitted: Fitted, key: Key[Array, ""], vectors: Float[Array, "n dim"]) 
     return coding.noised(fitted.latents, key, vectors)
 
 
+def learnt(fitted: Fitted) -> dict[str, float | None] | None:
+    """The evidence as plain numbers; None of the convolutional denoiser. Losses are None without folds."""
+    if fitted.evidence is None:
+        return None
+    found = {name: float(x) for name, x in fitted.evidence._asdict().items()}
+    losses = {name: x if np.isfinite(x) else None for name, x in found.items()}
+    return {**losses, "step": int(found["step"]), "latents": int(found["latents"])}
+
+
 def cost(settings: Bend, size: Size) -> float:
     """Floating-point operations of both trainings and of the samples."""
     latent = coder.width(settings.autoencoder, size.k, size.dim)
@@ -165,5 +174,6 @@ GENERATOR = Generator(
     knob="temperature",
     encode=encode,
     noised=noised,
+    learnt=learnt,
     presets={"published": PUBLISHED},
 )

@@ -38,6 +38,7 @@ class Generator:
     - encode(fitted, vectors): the latents of vectors; None where there are none.
     - presets: named values of all settings, which a run's `preset` fills in.
     - noised(fitted, key, vectors): latents of vectors with the noise that an autoencoder is trained with.
+    - learnt(fitted): what its diffusion learnt beyond a Gaussian (`Learnt` in report/content.py), or None.
     - draws_checkpoints: whether every member is one of the checkpoints.
     - is_all_checkpoints: whether the members are the checkpoints in their order, so that weights of the checkpoints
       are the members'.
@@ -53,6 +54,7 @@ class Generator:
     knob: str = ""
     encode: Callable[..., Any] | None = None
     noised: Callable[..., Any] | None = None
+    learnt: Callable[[Any], dict[str, float | None] | None] = lambda fitted: None
     draws_checkpoints: bool = False
     is_all_checkpoints: bool = False
     presets: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from bend_jax.report import figures
-from bend_jax.report.content import Memorisation, Novelty, Report
+from bend_jax.report.content import Novelty, Report
 from bend_jax.report.document import Figure, Heading, Table, Text
+from bend_jax.report.learning import Memorisation
 from bend_jax.report.plotting import COLOURS, INK, PAPER, label, legend
 from bend_jax.report.records import at
 from bend_jax.report.text import number, percent
@@ -92,7 +93,18 @@ def said(report: Report) -> list[str]:
     if z > FAR:
         meaning = "farther from those than unseen checkpoints are: they lie where no checkpoint does"
     fitted = f"of {main} fitted to {found.fitted_to:g} checkpoints"
-    return [*lines, f"Z_U {fitted} is {z:+.1f}: its members are {meaning}{beside}."]
+    lines.append(f"Z_U {fitted} is {z:+.1f}: its members are {meaning}{beside}.")
+    return [*lines, *_distances(found, main)]
+
+
+def _distances(found: Memorisation, main: str) -> list[str]:
+    """Energy distances with their intervals: of the generator, and of the Gaussian that it has to be better than."""
+    told = []
+    for name in dict.fromkeys((main, "low_rank_gaussian")):
+        own = found.copying.get(name)
+        if own and own.energy is not None and own.energy_low is not None and own.energy_high is not None:
+            told.append(f"{name} {own.energy:.3g} ({own.energy_low:.3g} to {own.energy_high:.3g})")
+    return [f"Energy distance to the held-out checkpoints, with 95% intervals: {', '.join(told)}."] if told else []
 
 
 def _novelty(report: Report) -> dict[str, Novelty]:

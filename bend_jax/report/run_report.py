@@ -55,9 +55,14 @@ def document(report: Report, latents: dict[str, Any] | None = None, arrays: dict
         [Heading("What it says"), Text("\n".join(f"- {line}" for line in tables.verdict(report)))],
         *(
             noted(part, [report.setup.validation])
-            for part in (_table3(report), _votes(report), _shift(report), _diversity(report, latents))
+            for part in (
+                _table3(report),
+                _votes(report),
+                _shift(report),
+                _diversity(report, latents),
+                memorisation.section(report, arrays),
+            )
         ),
-        memorisation.section(report, arrays),
         _cost(report),
         _training(report),
         _settings(report),

@@ -94,7 +94,7 @@ def verdict(report: Report) -> list[str]:
     for name in report.generators:
         other = [run.generators[name].votes["sbend"].accuracy for run in runs]
         lines.append(_difference(own, f"sBEND over {name}", sbend, other))
-    lines.append(_mcnemar(runs))
+    lines += [_mcnemar(runs), *_learnt(runs)]
     novelty = report.novelty
     if novelty.spread is not None:
         null = report.generators.get("low_rank_gaussian")  # what a share is to be read beside: few axes make "copies"
@@ -107,6 +107,28 @@ def verdict(report: Report) -> list[str]:
         )
     change = 100 * (report.votes["mean"].nll_ts / report.votes["base"].nll_ts - 1)
     return [*lines, f"The members' mean vote has an NLL {change:+.1f}% from the base's, both temperature-scaled."]
+
+
+def _learnt(runs: list[Report]) -> list[str]:
+    """Whether the diffusion is more than the Gaussian that it starts from."""
+    lines = []
+    for run in runs:
+        found, seed = run.learnt, f"Seed {run.seeds[0]}: the" if len(runs) > 1 else "The"
+        if found is None or found.held_out is None or not found.zero or found.held_out_se is None:
+            continue
+        if found.step == 0:
+            lines.append(
+                f"{seed} diffusion kept its Gaussian start: no number of steps lowered its loss on checkpoints that it "
+                "had not seen, so that its members are draws of a Gaussian."
+            )
+            continue
+        gain, error = (100 * x / found.zero for x in (found.zero - found.held_out, found.held_out_se))
+        seen = "" if found.seen is None else f" ({100 * (1 - found.seen / found.zero):.1f}% of its own)"
+        lines.append(
+            f"{seed} diffusion left its Gaussian start: after {found.step} steps it explains {gain:.1f} ± {error:.1f}% "
+            f"of what the Gaussian leaves open in {found.latents} latents of checkpoints that it had not seen{seen}."
+        )
+    return lines
 
 
 def _difference(own: str, other: str, a: list[float], b: list[float]) -> str:

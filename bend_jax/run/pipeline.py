@@ -21,7 +21,8 @@ from bend_jax.report.records import from_json
 from bend_jax.run import summary
 from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog, replay, watching
-from bend_jax.run.stages import WORK, StageContext
+from bend_jax.run.stage import StageContext
+from bend_jax.run.stages import WORK
 from bend_jax.training import NonFiniteError
 
 Say = Callable[[str], None]

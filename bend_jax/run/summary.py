@@ -43,6 +43,7 @@ def assemble(
         "knobs": {name: algorithm.knob for name, algorithm in config.generate.algorithms.items()},
         "training": trainings(config.generate.name, results),
         "settings": settings_of(config),
+        "learnt": results[f"generate {config.generate.name}"].get("learnt"),  # not of stores that are older
         "memorisation": results.get("memorisation"),  # rows of a comparison have none
     }
     return from_json(Report, {**found, **own})
@@ -134,6 +135,7 @@ def combine(reports: list[Report]) -> Report:
         curves=None,
         training=None,
         stages=None,
+        learnt=None,
     )
 
 
