@@ -76,7 +76,7 @@ def test_the_reference_of_settings_has_every_setting() -> None:
 
 def test_every_public_name_is_on_a_page_of_the_api_and_every_name_there_exists() -> None:
     """Where the page says it is."""
-    directive = re.compile(r"^\.\. auto(?:function|class|exception):: (\S+)$", re.MULTILINE)
+    directive = re.compile(r"^\.\. auto(?:function|class|exception|data):: (\S+)$", re.MULTILINE)
     names = [name for path in API for name in directive.findall(path.read_text())]
     assert {f"bend_jax.{name}" for name in bend_jax.__all__} <= set(names)
     assert len(names) == len(set(names))
