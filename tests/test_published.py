@@ -293,7 +293,9 @@ def test_the_rate_is_constant_or_half_a_cosine() -> None:
     x = 100.0 + jnp.arange(8.0)[None].repeat(3, axis=0)
     moved = {}
     for schedule in autoencoder.RATES:
-        settings = Autoencoder(kind="mlp", latent=2, hidden=4, segment=1, steps=10, schedule=schedule, lr=1e-3, standardise=False)
+        settings = Autoencoder(
+            kind="mlp", latent=2, hidden=4, segment=1, steps=10, schedule=schedule, lr=1e-3, standardise=False
+        )
         biases = []
         keep = Callbacks(
             segment=lambda name, state, losses, b=biases: b.append(
