@@ -3,6 +3,7 @@
 python tools/mutants.py                       # the sample and the list by hand, all modules; about half an hour
 python tools/mutants.py split batch_norm      # of these modules
 python tools/mutants.py --only survived       # those that tests/mutants.json has as survivors, again
+python tools/mutants.py --only untested       # those that it does not have: goes on where a run was stopped
 python tools/mutants.py --only ID             # one of them, by its id in tests/mutants.json
 
 A fault is planted in a copy of the tree. Faults by hand stand in tools/planted.py. The others are a random sample of
@@ -304,7 +305,7 @@ def main() -> None:
     """Run them one by one; results are written as they come."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help=f"some of {', '.join(modules())}")
-    parser.add_argument("--only", help='an id, or "survived"')
+    parser.add_argument("--only", help='an id, "survived" or "untested"')
     parser.add_argument("--share", type=float, default=0.035, help="of the mutants by rule that are tested")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--list", action="store_true", help="print the sample; test nothing")
@@ -316,6 +317,8 @@ def main() -> None:
     todo = [mutant for module in given.modules or modules() for mutant in sample(module, given.share, given.seed)]
     if given.only == "survived":
         todo = [mutant for mutant in todo if old.get(mutant.id, {}).get("result") == "survived"]
+    elif given.only == "untested":
+        todo = [mutant for mutant in todo if mutant.id not in old]
     elif given.only:
         todo = [mutant for mutant in todo if mutant.id == given.only]
     todo = [mutant for mutant in todo if old.get(mutant.id, {}).get("result") != "equivalent"]

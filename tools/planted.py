@@ -13,20 +13,57 @@ STRUCTURE = (
 )
 LEARNT = (
     f"{LEARNING}::test_the_evidence_of_a_fold_is_from_denoisers_that_have_not_seen_it",
+    "tests/test_evidence.py",
     f"{SHAPE}[clusters-4]",
     f"{LEARNING}::test_a_memorised_set_shows_in_the_loss_of_the_unseen",
     f"{SHAPE}[circle-2]",
 )
 NULLS = (
-    GENERATE,
-    f"--deselect={GENERATE}::test_convolutions_train",
-    f"--deselect={GENERATE}::test_convolutions_bring_any_length_back_and_see_its_end",
-    f"--deselect={GENERATE}::test_sampling_is_a_function_of_its_key",
-    f"--deselect={GENERATE}::test_autoencoder_training_beats_principal_components_on_a_curve",
-    f"--deselect={MOMENTS}[bend]",
-    f"--deselect={GENERATE}::test_two_checkpoints_are_enough[False-bend]",
-    f"--deselect={GENERATE}::test_two_checkpoints_are_enough[True-bend]",
+    f"{GENERATE}::test_gaussian_has_the_moments_of_its_coordinates",
+    MOMENTS,
+    KNOB,
+    *(
+        f"{GENERATE}::test_{name}"
+        for name in (
+            "average_is_one_member_whatever_was_asked_for",
+            "average16_says_what_it_needs",
+            "resampled_members_are_checkpoints",
+            "reconstruction_goes_through_the_autoencoder",
+            "two_checkpoints_are_enough",
+            "identity_gives_evenly_spaced_checkpoints",
+        )
+    ),
+    f"{PUBLISHED}::test_a_single_checkpoint_is_enough_or_refused_before_any_compute",
+    "tests/test_generator.py",
     COSTS,
+    "-k=not bend and not published_denoiser",
+)
+CODER = (
+    *(
+        f"{GENERATE}::test_{name}"
+        for name in (
+            "pca_is_exact_where_the_latents_span_the_vectors",
+            "the_autoencoder_starts_as_principal_components",
+            "noised_latents_have_the_noise_of_the_training",
+            "reconstruction_goes_through_the_autoencoder",
+            "two_checkpoints_are_enough",
+            "autoencoder_training_beats_principal_components_on_a_curve",
+            "nan_in_the_vectors_stops_with_the_name_of_the_training",
+        )
+    ),
+    f"{MOMENTS}[random_latent]",
+    *(
+        f"{PUBLISHED}::test_{name}"
+        for name in (
+            "the_autoencoder_clamps_latents_and_leaves_their_scale",
+            "the_rate_is_constant_or_half_a_cosine",
+            "the_autoencoder_is_the_published_one",
+            "a_single_checkpoint_is_enough_or_refused_before_any_compute",
+            "the_preset_works_on_any_number_of_checkpoints",
+        )
+    ),
+    COSTS,
+    "-k=not published_denoiser",
 )
 
 TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
@@ -44,18 +81,50 @@ TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
         f"{DIFFUSION}::test_the_first_loss_of_each_prediction_is_the_expected_one",
         *LEARNT,
     ),
-    "generate/diffusion": (DIFFUSION, COSTS, f"{SHAPE}[clusters-4]"),
+    "generate/diffusion": (
+        "tests/test_evidence.py::test_a_latent_outside_the_mask_is_neither_seen_nor_answered",
+        DIFFUSION,
+        COSTS,
+        f"{SHAPE}[clusters-4]",
+    ),
     "generate/structure": (*STRUCTURE, f"{SHAPE}[clusters-4]"),
     "generate/bend": (
         f"{LEARNING}::test_the_gaussian_beside_the_diffusion_fills_what_few_latents_leave_out",
         KNOB,
+        "tests/test_evidence.py::test_evidence_as_plain_numbers",
         f"{GENERATE}::test_noised_latents_have_the_noise_of_the_training",
         COSTS,
-        PUBLISHED,
+        f"{PUBLISHED}::test_the_preset_works_on_any_number_of_checkpoints",
+        f"{MOMENTS}[bend]",
         f"{SHAPE}[clusters-4]",
     ),
-    "generate/(published|convolutional_denoiser)": (PUBLISHED, COSTS),
-    "generate/(autoencoder|convolutional|latents)": (GENERATE, PUBLISHED, COSTS, f"--deselect={MOMENTS}[bend]"),
+    "generate/published": (
+        f"{PUBLISHED}::test_the_loss_is_the_error_of_the_noise_at_the_first_rows_timestep",
+        f"{PUBLISHED}::test_without_clamps_the_sampler_is_the_ancestral_one",
+        f"{PUBLISHED}::test_the_clamps_cut_what_they_name",
+        f"{PUBLISHED}::test_a_step_moves_every_weight_by_the_rate",
+        f"{PUBLISHED}::test_the_kept_step_is_that_of_the_best_single_sample",
+        f"{PUBLISHED}::test_without_validation_images_the_last_step_is_kept_and_said",
+        f"{PUBLISHED}::test_the_preset_works_on_any_number_of_checkpoints",
+        COSTS,
+    ),
+    "generate/convolutional_denoiser": (
+        f"{PUBLISHED}::test_the_denoiser_has_the_published_number_of_parameters",
+        f"{PUBLISHED}::test_the_denoiser_is_the_published_one",
+        COSTS,
+    ),
+    "generate/convolutional": (
+        f"{GENERATE}::test_the_convolutional_latents_have_the_published_sizes",
+        f"{GENERATE}::test_convolutions_as_matrix_products_are_flax_s",
+        f"{GENERATE}::test_convolutions_bring_any_length_back_and_see_its_end",
+        f"{GENERATE}::test_convolutions_train",
+        f"{PUBLISHED}::test_the_autoencoder_has_the_published_number_of_parameters",
+        f"{PUBLISHED}::test_the_autoencoder_is_the_published_one",
+        f"{PUBLISHED}::test_instance_norm_loses_a_vectors_own_mean_and_scale",
+        f"{PUBLISHED}::test_parameters_start_as_in_pytorch",
+        f"{COSTS}::test_the_width_of_a_latent",
+    ),
+    "generate/(autoencoder|latents)": CODER,
     "generate/whitening": (
         *(
             f"{GENERATE}::test_{name}"
@@ -67,13 +136,9 @@ TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
         ),
         f"{LEARNING}::test_latents_of_an_encoder_are_put_in_the_order_of_what_they_carry",
         *NULLS,
-        f"{PUBLISHED}::test_the_preset_works_on_any_number_of_checkpoints",
     ),
     "generate/noised": (f"{PUBLISHED}::test_checkpoints_with_noise_have_each_tensors_own_sd", *NULLS),
-    "generate/generator": (
-        "tests/test_open_registry.py",
-        f"{PUBLISHED}::test_a_single_checkpoint_is_enough_or_refused_before_any_compute",
-    ),
+    "generate/generator": ("tests/test_generator.py", "tests/test_open_registry.py"),
     "generate/(average|average16|gaussian|identity|interpolate|low_rank_gaussian|noise)": NULLS,
     "generate/(random_latent|reconstruction|resample)": NULLS,
 }

@@ -1,0 +1,119 @@
+"""What a denoiser's training chooses, and what it says of it: candidates, folds, steps, the start."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bend_jax.generate import bend, denoiser_training, diffusion
+from bend_jax.generate.autoencoder import Autoencoder
+from bend_jax.generate.bend import Bend
+from bend_jax.generate.denoiser_training import Evidence
+from bend_jax.generate.diffusion import Diffusion
+from bend_jax.training import SILENT
+
+K = 120
+RNG = np.random.default_rng(0)
+SIGNS = np.sign(RNG.normal(size=K))
+HIDDEN = jnp.asarray(np.stack([RNG.normal(size=K), SIGNS + 0.1 * RNG.normal(size=K)], axis=1), jnp.float32)
+HIDDEN = (HIDDEN - HIDDEN.mean(0)[None]) / HIDDEN.std(0)[None]  # a Gaussian, and then two points
+
+
+def loss(learnt: diffusion.Learnt, settings: Diffusion, x: jax.Array, draws: int = 200) -> float:
+    """Of v, summed over the diffused latents: by hand, with noise of its own."""
+    table, net = diffusion.tables(settings), diffusion.Denoiser(settings.width, settings.blocks)
+    rng, many = np.random.default_rng(1), np.repeat(np.asarray(x), draws, axis=0)
+    t = rng.integers(0, settings.timesteps, len(many))
+    eps, bar = rng.normal(size=many.shape), np.asarray(table.alpha_bar)[t][:, None]
+    noisy = np.sqrt(bar) * many + np.sqrt(1 - bar) * eps
+    own = np.asarray(learnt.mask)
+    found = np.asarray(net.apply(learnt.params, jnp.asarray(noisy * own, jnp.float32), jnp.asarray(t)))
+    return float((own * (found - (np.sqrt(bar) * eps - np.sqrt(1 - bar) * many)) ** 2).sum(axis=1).mean())
+
+
+def test_the_candidate_that_learns_is_chosen_and_its_losses_are_told() -> None:
+    """The first latent is Gaussian, so that one alone learns nothing, and two learn the points of the second. A loss of
+    v_hat = 0 is the number of latents; the loss of those that were seen is that of the denoiser that is returned."""
+    settings = Diffusion(steps=400, segment=100, width=24, blocks=1, lr=1e-2, folds=3, batch=128)
+    learnt, evidence = denoiser_training.fit(HIDDEN, [1, 2], jax.random.key(0), settings, SILENT)
+    assert float(evidence.latents) == 2
+    np.testing.assert_array_equal(learnt.mask, [1, 1])
+    assert float(evidence.zero) == pytest.approx(2, abs=0.1)
+    assert float(evidence.held_out) < 1.9
+    assert int(evidence.step) in (100, 200, 300, 400)
+    assert loss(learnt, settings, HIDDEN) == pytest.approx(float(evidence.seen), abs=0.06)
+
+
+def test_what_has_just_begun_is_told_of_the_average() -> None:
+    """One step of a large rate: the average, which samples, has not gone all its way."""
+    settings = Diffusion(steps=1, segment=1, width=24, blocks=1, lr=0.1, folds=3)
+    states: list[Any] = []
+    callbacks = SILENT._replace(segment=lambda name, state, losses: states.append(state))
+    denoiser_training.fit(HIDDEN, [2], jax.random.key(0), settings, callbacks)
+    seen = float(states[0].best["evidence"].seen[0])
+    own, other = (
+        loss(diffusion.Learnt(jax.tree.map(lambda x: x[0, -1], tree), jnp.ones(2)), settings, HIDDEN)
+        for tree in (states[0].ema, states[0].params)
+    )
+    assert seen == pytest.approx(own, rel=0.03)
+    assert abs(other - own) > 0.1 * own
+
+
+@pytest.mark.parametrize(("seed", "gains"), [(0, False), (1, True)])
+def test_the_start_is_left_for_more_than_a_standard_error_alone(seed: int, gains: bool) -> None:
+    """After a few steps on Gaussian latents a gain is chance: it does not count, whether there is one or not."""
+    latents = jax.random.normal(jax.random.key(10 + seed), (40, 2))
+    best: list[Any] = []
+    callbacks = SILENT._replace(segment=lambda name, state, losses: best.append(state.best))
+    settings = Diffusion(steps=20, segment=20, width=8, blocks=1, folds=4)
+    learnt, evidence = denoiser_training.fit(latents, [2], jax.random.key(seed), settings, callbacks)
+    found: Evidence = jax.tree.map(lambda x: float(x[0]), best[-1]["evidence"])
+    assert (found.held_out < found.zero) == gains
+    assert found.held_out + found.held_out_se > found.zero
+    assert int(evidence.step) == 0
+    assert float(evidence.zero) == float(evidence.held_out) == float(evidence.seen) == pytest.approx(found.zero)
+    assert float(jnp.abs(diffusion.Denoiser(8, 1).apply(learnt.params, latents, jnp.full(40, 500))).max()) == 0
+
+
+def test_it_stops_after_so_many_looks_without_a_better_one() -> None:
+    """A denoiser that does not move is as good at its first look as ever after."""
+    looks: list[int] = []
+    callbacks = SILENT._replace(segment=lambda name, state, losses: looks.append(int(state.step)))
+    settings = Diffusion(steps=20, segment=2, width=8, blocks=1, lr=1e-30, patience=3)
+    denoiser_training.fit(HIDDEN, [2], jax.random.key(0), settings, callbacks)
+    assert looks == [2, 4, 6, 8]
+
+
+def test_a_latent_outside_the_mask_is_neither_seen_nor_answered() -> None:
+    """Whatever stands there."""
+    net = diffusion.Denoiser(8, 1)
+    x, t = jax.random.normal(jax.random.key(0), (5, 3)), jnp.arange(5)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, t)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
+    mask = jnp.array([1.0, 1.0, 0.0])
+    found = np.asarray(diffusion.masked(net, params, mask, x, t))
+    assert np.abs(found[:, :2]).min() > 0
+    np.testing.assert_array_equal(found[:, 2], 0)
+    np.testing.assert_allclose(diffusion.masked(net, params, mask, x.at[:, 2].set(9.0), t), found)
+
+
+def test_evidence_as_plain_numbers() -> None:
+    """Whole steps and latents; what is infinite, for want of folds, is None."""
+    known = Evidence(jnp.int32(250), *(jnp.float32(x) for x in (3, 2.5, 0.25, 3.125, 2.0)))
+    untrained = Bend(autoencoder=Autoencoder(kind="pca"), diffusion=Diffusion(steps=1, folds=0, width=8, blocks=1))
+    fitted = bend.fit(HIDDEN, jax.random.key(0), untrained).replace(evidence=known)
+    assert bend.learnt(fitted) == {
+        "step": 250,
+        "latents": 3,
+        "held_out": 2.5,
+        "held_out_se": 0.25,
+        "zero": 3.125,
+        "seen": 2.0,
+    }
+    told = bend.learnt(fitted.replace(evidence=known._replace(held_out=jnp.float32(jnp.inf))))
+    assert told is not None
+    assert (told["held_out"], told["zero"]) == (None, 3.125)
+    assert bend.learnt(fitted.replace(evidence=None)) is None
