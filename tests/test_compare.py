@@ -53,7 +53,7 @@ WHOLE = {"collect__name": "boosting", "collect__subset": "*", "generate__name": 
 MISTAKES = {
     "vote": ([row(vote="majority")], "row 'base': unknown vote 'majority'"),
     "setting": ([row(collect__boostrap__lr=1.0)], "row 'base': unknown setting collect.boostrap.lr"),
-    "value": ([row(collect__k=1)], "row 'base': collect"),
+    "value": ([row(collect__k=0)], "row 'base': collect"),
     "twice": ([row(), row()], "row 'base': there are two rows of this name"),
     "against": ([row(against="longer")], "against='longer' is no row above it; there are none"),
     "greedy": ([row(vote="greedy")], "chooses on validation data and needs evaluate.greedy"),

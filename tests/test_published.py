@@ -293,7 +293,9 @@ def test_the_rate_is_constant_or_half_a_cosine() -> None:
     x = 100.0 + jnp.arange(8.0)[None].repeat(3, axis=0)
     moved = {}
     for schedule in autoencoder.RATES:
-        settings = Autoencoder(latent=2, hidden=4, segment=1, steps=10, schedule=schedule, lr=1e-3, standardise=False)
+        settings = Autoencoder(
+            kind="mlp", latent=2, hidden=4, segment=1, steps=10, schedule=schedule, lr=1e-3, standardise=False
+        )
         biases = []
         keep = Callbacks(
             segment=lambda name, state, losses, b=biases: b.append(
@@ -462,7 +464,7 @@ def test_mistakes_about_a_preset_are_one_line() -> None:
         config.parse(values(generate__bend__preset="publishd"))
     with pytest.raises(SettingsError, match=r"shared_timestep=True, .*select=accuracy: only denoiser=conv"):
         config.parse(values(**PRESET), ("generate.bend.diffusion.denoiser",))
-    with pytest.raises(SettingsError, match="kind=mlp has no instance_norm"):
+    with pytest.raises(SettingsError, match="kind=pca has no instance_norm"):
         Autoencoder(instance_norm=True)
 
 

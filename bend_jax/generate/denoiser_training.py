@@ -68,6 +68,53 @@ def masks_of(counts: list[int]) -> Float[Array, "candidates n"]:
     return jnp.asarray(np.arange(max(counts))[None] < np.array(counts)[:, None], jnp.float32)
 
 
+class Problem(NamedTuple):
+    """Denoisers to train side by side: for each mask, one for each fold and one for all checkpoints."""
+
+    settings: Diffusion
+    masks: Float[Array, "candidates n"]
+    parts: Parts
+
+    def errors(self, params: Any, mask: Any, x: Any, t: Any, eps: Any) -> Float[Array, "rows n"]:
+        """Squared errors of v or eps at each row's own timestep (the published code used the first row's for all)."""
+        table = tables(self.settings)
+        noisy, bar = q_sample(table, x, t, eps), table.alpha_bar[t]
+        v = masked(Denoiser(self.settings.width, self.settings.blocks), params, mask, noisy, t)
+        if self.settings.prediction == "v":
+            return mask[None] * (v - v_from_eps(x, eps, bar)) ** 2
+        return mask[None] * (eps_from_v(noisy, v, bar) - eps) ** 2
+
+    def loss(self, params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
+        """The mean over all denoisers, on the same timesteps and noise; each draws among its own checkpoints."""
+        batch, (key_x, key_t, key_eps) = self.settings.batch, jax.random.split(key, 3)
+        t = jax.random.randint(key_t, (batch,), 0, self.settings.timesteps)
+        eps = jax.random.normal(key_eps, (batch, self.masks.shape[1]))
+        place = jax.random.uniform(key_x, (batch,))
+
+        def one(params: Any, mask: Any, rows: Any, own: Any) -> Float[Array, ""]:
+            x = data["latents"][rows[(place * own).astype(jnp.int32)]]
+            return jnp.sum(self.errors(params, mask, x, t, eps)) / (batch * jnp.sum(mask))
+
+        each = jax.vmap(jax.vmap(one, (0, None, 0, 0)), (0, 0, None, None))
+        return jnp.mean(each(params, self.masks, self.parts.rows, self.parts.own)), extra
+
+    def look(self, state: State, data: Any) -> State:
+        """Losses of every checkpoint at evenly spaced timesteps: of the denoiser that has not seen it, of a zero one,
+        and of the one that has seen all."""
+        k = data["latents"].shape[0]
+        draws = int(np.clip(LOOK_ROWS // k, 1, LOOK_DRAWS))
+        x = jnp.repeat(data["latents"], draws, axis=0)
+        t = jnp.tile(jnp.linspace(0, self.settings.timesteps - 1, draws).astype(jnp.int32), k)
+        eps = jax.random.normal(data["look"], x.shape)
+
+        def of_vectors(params: Any, mask: Any) -> Float[Array, " k"]:
+            return jnp.sum(self.errors(params, mask, x, t, eps).reshape(k, -1), axis=1) / draws
+
+        every = jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, self.masks)  # [candidates, denoisers, k]
+        zero = jax.vmap(of_vectors)(data["first"], self.masks)  # [candidates, k]
+        return _keep_best(state, every[:, self.parts.fold, jnp.arange(k)], zero, every[:, -1])
+
+
 def fit(
     latents: Float[Array, "k latent"],
     counts: list[int],
@@ -78,52 +125,14 @@ def fit(
     """Train a denoiser for each number of leading latents; returns the one of least held-out loss, at its step of least
     held-out loss, trained on all checkpoints, and what it learnt.
 
-    A denoiser for each fold is trained beside it, without that fold, on the same timesteps and noise; the held-out loss
-    is the mean over all k. Step 0, the Gaussian, counts as well: it is left only where the held-out loss is below its
-    own by more than a standard error. The error is that of v, or of eps; as eps_hat - eps = sqrt(abar_t) (v_hat - v), v
-    gives noisy timesteps more weight. Every row of a minibatch has a timestep of its own (the published code used the
-    first row's for all).
+    A denoiser for each fold is trained beside it, without that fold; the held-out loss is the mean over all k. Step 0,
+    the Gaussian, counts as well: it is left only where the held-out loss is below its own by more than a standard
+    error. The error is that of v, or of eps; as eps_hat - eps = sqrt(abar_t) (v_hat - v), v gives noisy timesteps more
+    weight.
     """
-    table, net = tables(settings), Denoiser(settings.width, settings.blocks)
     masks = masks_of(counts)
     params, data, parts = _start(latents, masks, key, settings)
-    last = parts.own.shape[0] - 1
-
-    def errors(params: Any, mask: Any, x: Any, t: Any, eps: Any) -> Float[Array, "rows n"]:
-        noisy, bar = q_sample(table, x, t, eps), table.alpha_bar[t]
-        v = masked(net, params, mask, noisy, t)
-        if settings.prediction == "v":
-            return mask[None] * (v - v_from_eps(x, eps, bar)) ** 2
-        return mask[None] * (eps_from_v(noisy, v, bar) - eps) ** 2
-
-    def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
-        key_x, key_t, key_eps = jax.random.split(key, 3)
-        t = jax.random.randint(key_t, (settings.batch,), 0, settings.timesteps)
-        eps = jax.random.normal(key_eps, (settings.batch, masks.shape[1]))
-        place = jax.random.uniform(key_x, (settings.batch,))
-
-        def one(params: Any, mask: Any, rows: Any, count: Any) -> Float[Array, ""]:
-            x = data["latents"][rows[(place * count).astype(jnp.int32)]]
-            return jnp.sum(errors(params, mask, x, t, eps)) / (settings.batch * jnp.sum(mask))
-
-        each = jax.vmap(jax.vmap(one, (0, None, 0, 0)), (0, 0, None, None))
-        return jnp.mean(each(params, masks, parts.rows, parts.own)), extra
-
-    def look(state: State, data: Any) -> State:
-        k = data["latents"].shape[0]
-        draws = int(np.clip(LOOK_ROWS // k, 1, LOOK_DRAWS))
-        x = jnp.repeat(data["latents"], draws, axis=0)
-        t = jnp.tile(jnp.linspace(0, settings.timesteps - 1, draws).astype(jnp.int32), k)
-        eps = jax.random.normal(data["look"], x.shape)
-
-        def of_vectors(params: Any, mask: Any) -> Float[Array, " k"]:
-            return jnp.sum(errors(params, mask, x, t, eps).reshape(k, -1), axis=1) / draws
-
-        every = jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, masks)  # [candidates, denoisers, k]
-        zero = jax.vmap(of_vectors)(data["first"], masks)  # [candidates, k]
-        return _keep_best(state, every[:, parts.fold, jnp.arange(k)], zero, every[:, last])
-
-    has_folds = last > 0
+    problem, has_folds = Problem(settings, masks, parts), parts.own.shape[0] > 1
     optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
     unknown = jnp.full(len(masks), jnp.inf)
     evidence = Evidence(jnp.zeros(len(masks), jnp.int32), masks.sum(axis=1), *[unknown] * 4)
@@ -134,24 +143,29 @@ def fit(
     )
     state = train(
         "diffusion",
-        make_step(loss, optimizer, settings.ema),
+        make_step(problem.loss, optimizer, settings.ema),
         state,
         data,
         steps=settings.steps,
         segment=settings.segment,
         callbacks=callbacks,
-        after=look if has_folds else None,
+        after=problem.look if has_folds else None,
         stopped=lambda state: has_folds and int(np.min(state.since)) >= settings.patience,
     )
     if not has_folds:
         only = evidence._replace(step=evidence.step + state.step)
-        return Learnt(_at(state.ema, (0, last)), masks[0]), _at(only, 0)
+        return Learnt(_at(state.ema, (0, -1)), masks[0]), _at(only, 0)
+    return _chosen(state, data["first"], masks)
+
+
+def _chosen(state: State, first: Any, masks: Float[Array, "candidates n"]) -> tuple[Learnt, Evidence]:
+    """The best denoiser; its start, where that is not better by more than a standard error."""
     chosen = int(np.argmin(state.best_loss))
     found, mask = _at(state.best["evidence"], chosen), masks[chosen]
     if float(found.held_out + found.held_out_se) < float(found.zero):
         return Learnt(_at(state.best["params"], chosen), mask), found
     same = {"step": jnp.zeros_like(found.step), "held_out": found.zero, "seen": found.zero}
-    return Learnt(_at(data["first"], chosen), mask), found._replace(**same)
+    return Learnt(_at(first, chosen), mask), found._replace(**same)
 
 
 def _at(tree: Any, index: Any) -> Any:
