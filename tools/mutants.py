@@ -325,9 +325,8 @@ def main() -> None:
     if given.list:
         print("\n".join(f"{mutant.id}:{mutant.line}" for mutant in todo))
         return
-    if not given.modules and not given.only:  # what is no longer in the sample goes
-        known = {mutant.id for module in modules() for mutant in sample(module, given.share, given.seed)}
-        old = {name: row for name, row in old.items() if name in known}
+    known = {mutant.id for module in modules() for mutant in (*by_hand(module), *mutants_of(module))}
+    old = {name: row for name, row in old.items() if name in known}  # what the source no longer has goes
     with tempfile.TemporaryDirectory() as folder:
         tree = Copy(Path(folder))
         for mutant in todo:
