@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax.generate import bend, denoiser_training, diffusion
+from bend_jax.generate import bend, denoiser_training, diffusion, structure
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.denoiser_training import Evidence
 from bend_jax.generate.diffusion import Diffusion
+from bend_jax.generate.latents import decode, fit_latents
 from bend_jax.training import SILENT
 
 K = 120
@@ -117,3 +118,56 @@ def test_evidence_as_plain_numbers() -> None:
     assert told is not None
     assert (told["held_out"], told["zero"]) == (None, 3.125)
     assert bend.learnt(fitted.replace(evidence=None)) is None
+
+
+PCA = Autoencoder(kind="pca")
+UNTRAINED = Diffusion(timesteps=100, steps=1, lr=1e-30, width=8, blocks=1, axes=0)
+
+
+def test_latents_are_turned_with_the_maps_to_and_fro() -> None:
+    """Two points in a direction across six equally strong ones: the first latent has them, and vectors come back."""
+    rng = np.random.default_rng(0)
+    plain = np.concatenate([np.sign(rng.normal(size=(300, 1))), rng.normal(size=(300, 5))], axis=1)
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    vectors = jnp.asarray(5 + plain @ turn, jnp.float32)
+    settings = Autoencoder(kind="pca", standardise=False)
+    codec, white = fit_latents(vectors, jax.random.key(0), settings, SILENT)
+    turned, found, counts = bend.turned(codec, white, 16, vectors)
+    assert counts[0] == 1
+    assert np.abs(np.corrcoef(found[:, 0], plain[:, 0])[0, 1]) > 0.95
+    assert np.abs(np.corrcoef(white[:, 0], plain[:, 0])[0, 1]) < 0.9
+    np.testing.assert_allclose(decode(turned, found), vectors, atol=1e-3)
+    same = bend.turned(codec, white, 0, vectors)
+    assert same[0] is codec
+    assert same[1] is white
+    assert same[2] == [6]
+
+
+@pytest.mark.parametrize(("k", "axes", "most"), [(45, 16, 4), (45, 2, 2), (9, 16, 1), (300, 16, 6)])
+def test_structure_is_looked_for_in_a_tenth_of_the_checkpoints_number(
+    k: int, axes: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And in no more latents than there are, or than the setting says; one at least."""
+    seen: list[int] = []
+    turns = structure.Structure(np.eye(6), [1], 0.0)
+    monkeypatch.setattr(bend.structure, "find", lambda latents, most: seen.append(most) or turns)
+    vectors = jax.random.normal(jax.random.key(0), (k, 6))
+    codec, white = fit_latents(vectors, jax.random.key(0), PCA, SILENT)
+    bend.turned(codec, white, axes, vectors)
+    assert seen == [most]
+
+
+def test_the_temperature_is_that_of_the_rest_too() -> None:
+    """One latent of three: members at 0 are the mean, at 1/2 half as far from it."""
+    vectors = jax.random.normal(jax.random.key(0), (30, 3)) * jnp.array([3.0, 2.0, 1.0])[None] + 4
+    settings = Bend(autoencoder=Autoencoder(kind="pca", latent=1), diffusion=UNTRAINED, temperature=0.5)
+    fitted = bend.fit(vectors, jax.random.key(0), settings)
+    half, whole, none = (
+        np.asarray(bend.sample(fitted.replace(temperature=jnp.float32(t)), jax.random.key(1), 50))
+        for t in (0.5, 1.0, 0.0)
+    )
+    mean = np.asarray(vectors.mean(0))[None]
+    np.testing.assert_array_equal(bend.sample(fitted, jax.random.key(1), 50), half)
+    np.testing.assert_allclose(half - mean, (whole - mean) / 2, atol=1e-3)
+    np.testing.assert_allclose(none, np.broadcast_to(mean, (50, 3)), atol=1e-3)
+    assert np.linalg.matrix_rank(whole - mean, tol=0.1) == 3
