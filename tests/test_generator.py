@@ -64,8 +64,12 @@ def test_a_knob_is_turned_without_a_fit() -> None:
 
 def test_too_few_checkpoints_and_members_that_are_not_finite_are_refused() -> None:
     """By the generator's name."""
-    with pytest.raises(SettingsError, match="there are k=5"):
-        fit_generator(GENERATORS["average16"], VECTORS)
+
+    def needs(settings: Any, k: int) -> None:
+        raise SettingsError(f"own: {settings}, {k}")
+
+    with pytest.raises(SettingsError, match="own: given, 5"):
+        fit_generator(Generator("own", "given", fit, sample, needs=needs), VECTORS)
     check_finite("gaussian", np.zeros((2, 3)))
     with pytest.raises(NonFiniteError, match="gaussian"):
         check_finite("gaussian", np.array([[0.0, np.inf]]))
