@@ -171,3 +171,19 @@ def test_the_temperature_is_that_of_the_rest_too() -> None:
     np.testing.assert_allclose(half - mean, (whole - mean) / 2, atol=1e-3)
     np.testing.assert_allclose(none, np.broadcast_to(mean, (50, 3)), atol=1e-3)
     assert np.linalg.matrix_rank(whole - mean, tol=0.1) == 3
+
+
+def test_samples_are_the_nets_where_it_answers() -> None:
+    """One step of DDIM from x_T: sqrt(abar) x_T - sqrt(1 - abar) v_hat(x_T, T), and v_hat = 0 beside the mask."""
+    settings = Diffusion(timesteps=100, sampler="ddim", ddim_steps=1, width=8, blocks=1)
+    net, n, key = diffusion.Denoiser(8, 1), 2, jax.random.key(3)
+    shapes = jax.eval_shape(net.init, key, jnp.zeros((1, n)), jnp.zeros(1, jnp.int32))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
+    learnt = diffusion.Learnt(params, jnp.array([1.0, 0.0]))
+    found = diffusion.sample(learnt, key, 7, 4, settings, jnp.float32(1))
+    start, bar = jax.random.normal(key, (7, 4)), float(diffusion.tables(settings).alpha_bar[-1])
+    v = np.zeros((7, 4))
+    v[:, 0] = np.asarray(net.apply(params, start[:, :n] * learnt.mask[None], jnp.full(7, 99)))[:, 0]
+    assert np.abs(v[:, 0]).min() > 0.01
+    np.testing.assert_allclose(found, np.sqrt(bar) * np.asarray(start) - np.sqrt(1 - bar) * v, atol=5e-3)
