@@ -34,6 +34,7 @@ PAGES = {
     "First": ("docs/tutorial", "docs/results", "docs/findings", "docs/systems"),
     "Your own": ("docs/extending", "docs/split", "docs/api/index"),
     "Runs": ("docs/runs", "docs/settings", "docs/data", "docs/devices", "docs/watching"),
+    "Comparisons": ("docs/comparison_digits", "docs/comparison_cifar10"),
     "The project": ("docs/README", "benchmarks/README", "CONTRIBUTING", "CHANGELOG"),
 }
 REPORTS = ("/docs/examples/*/report", "/docs/examples/paper/*/report", "/benchmarks/results/*/report")

@@ -61,7 +61,7 @@ class Diffusion(Settings):
         default=16,
         least=0,
     )
-    batch: int = setting("(checkpoint, timestep, noise) triples a step", default=256, least=1)
+    batch: int = setting("(checkpoint, timestep, noise) triples a step, for each fold", default=64, least=1)
     lr: float = setting("of AdamW", default=1e-3, above=0)
     weight_decay: float = setting("of AdamW", default=0.0, least=0)
     ema: float = setting(

@@ -262,5 +262,6 @@ def _draw_plane(plane: dict[str, Any], figure: Any) -> None:
         edges = {"edgecolors": PAPER if name != "base" else INK, "linewidths": 0.4}
         axes.scatter(points[:, 0], points[:, 1], label=name, color=colour, marker=marker, s=size, **edges)
     axes.grid(visible=False)
+    axes.locator_params(axis="x", nbins=5)
     label(axes, *(f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(plane["shares"])))
     legend(figure, axes)
