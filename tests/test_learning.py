@@ -102,7 +102,7 @@ def test_a_memorised_set_shows_in_the_loss_of_the_unseen() -> None:
     """On few Gaussian checkpoints a long training raises the held-out loss, so that the start is kept; without folds
     all steps count."""
     latents = jax.random.normal(jax.random.key(0), (24, 3))
-    settings = Diffusion(steps=600, segment=200, patience=9, width=64)
+    settings = Diffusion(steps=600, segment=200, patience=9, width=64, batch=256)
     looks: list[float] = []
     callbacks = bend.SILENT._replace(segment=lambda name, state, losses: looks.append(float(state.held_loss)))
     learnt, evidence = denoiser_training.fit(latents, [3], jax.random.key(1), settings, callbacks)
