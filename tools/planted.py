@@ -6,6 +6,7 @@ GENERATE, DIFFUSION, LEARNING, PUBLISHED, COSTS = (
 MOMENTS = f"{GENERATE}::test_members_have_the_moments_of_the_formula"
 KNOB = f"{GENERATE}::test_the_knob_is_a_leaf_and_needs_neither_a_fit_nor_a_trace"
 STRUCTURE = (
+    f"{LEARNING}::test_the_statistic_is_the_integral_that_it_stands_for",
     f"{LEARNING}::test_the_statistic_has_mean_0_and_sd_1_on_gaussian_latents",
     f"{LEARNING}::test_structure_across_equally_strong_latents_is_turned_to_the_front",
     f"{LEARNING}::test_nothing_is_turned_in_gaussian_latents",
@@ -87,7 +88,7 @@ TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
     "generate/structure": STRUCTURE,
     "generate/bend": (
         f"{LEARNING}::test_the_gaussian_beside_the_diffusion_fills_what_few_latents_leave_out",
-        KNOB,
+        f"{PUBLISHED}::test_the_preset_is_the_release",
         "tests/test_evidence.py::test_evidence_as_plain_numbers",
         "tests/test_evidence.py::test_latents_are_turned_with_the_maps_to_and_fro",
         "tests/test_evidence.py::test_structure_is_looked_for_in_a_tenth_of_the_checkpoints_number",
