@@ -37,6 +37,7 @@ NULLS = (
     "-k=not bend and not published_denoiser",
 )
 CODER = (
+    "tests/test_autoencoder.py",
     *(
         f"{GENERATE}::test_{name}"
         for name in (
