@@ -102,7 +102,7 @@ def test_a_memorised_set_shows_in_the_loss_of_the_unseen() -> None:
     """On few Gaussian checkpoints a long training raises the held-out loss, so that the start is kept; without folds
     all steps count."""
     latents = jax.random.normal(jax.random.key(0), (24, 3))
-    settings = Diffusion(steps=600, segment=200, patience=9, width=64)
+    settings = Diffusion(steps=600, segment=200, patience=9, width=64, batch=256)
     looks: list[float] = []
     callbacks = bend.SILENT._replace(segment=lambda name, state, losses: looks.append(float(state.held_loss)))
     learnt, evidence = denoiser_training.fit(latents, [3], jax.random.key(1), settings, callbacks)
@@ -131,6 +131,27 @@ def test_the_statistic_has_mean_0_and_sd_1_on_gaussian_latents() -> None:
         assert 0.7 < np.std(values) < 1.4
     clusters = shapes.clusters(rng, 200, 3)
     assert structure.henze_zirkler(whitened(clusters)) > 20
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_statistic_is_the_integral_that_it_stands_for(n: int) -> None:
+    """The weighted distance of characteristic functions, its mean and its variance, by Gauss-Hermite quadrature: of the
+    limiting process with covariance exp(-|s - t|^2 / 2) - (1 + st + (st)^2 / 2) exp(-(|s|^2 + |t|^2) / 2)."""
+    k = 40
+    x = whitened(np.random.default_rng(0).exponential(size=(k, n)))
+    beta = ((2 * n + 1) * k / 4) ** (1 / (n + 4)) / np.sqrt(2)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
+    t = beta * np.stack(np.meshgrid(*[nodes] * n), axis=-1).reshape(-1, n)
+    w = np.stack(np.meshgrid(*[weights / weights.sum()] * n), axis=-1).reshape(-1, n).prod(axis=1)
+    decay, inner = np.exp(-(t**2).sum(axis=1) / 2), t @ t.T
+    apart = np.abs(np.exp(1j * t @ x.T).mean(axis=1) - decay) ** 2
+    squares = (t**2).sum(axis=1)
+    covariance = np.exp(inner - (squares[:, None] + squares[None]) / 2)
+    covariance -= (1 + inner + inner**2 / 2) * np.outer(decay, decay)
+    mean, variance = w @ np.diag(covariance), 2 * w @ covariance**2 @ w
+    expected = (k * (w @ apart) - mean) / np.sqrt(variance)
+    assert expected > 3
+    assert structure.henze_zirkler(x) == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize(("name", "count"), [("hidden_clusters", 1), ("hidden_circle", 2)])

@@ -342,6 +342,16 @@ def test_the_kept_step_is_that_of_the_best_single_sample() -> None:
         assert equal(kept, trained(replace(TINY, steps=4)))
 
 
+def test_a_step_moves_every_weight_by_the_rate() -> None:
+    """AdamW's first step is the rate times the gradient's sign, without decay: two rates are their difference apart."""
+    settings = replace(TINY, steps=1, segment=1, ema=0.0)
+    first, second = (trained(replace(settings, lr=rate)) for rate in (1e-3, 3e-3))
+    moved = jax.tree.map(lambda x, y: np.abs(np.asarray(x - y)), first, second)["params"]
+    for name, leaf in moved.items():
+        if name != "time":  # rows of timesteps that were not drawn stay
+            assert np.median(leaf["kernel"]) == pytest.approx(2e-3, rel=0.02), name
+
+
 def test_without_validation_images_the_last_step_is_kept_and_said() -> None:
     """A warning that says why; a score that is never finite chooses nothing either."""
     with pytest.warns(UserWarning, match="there are none: the last step is kept"):

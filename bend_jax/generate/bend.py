@@ -141,7 +141,7 @@ def noised(fitted: Fitted, key: Key[Array, ""], vectors: Float[Array, "n dim"]) 
     return coding.noised(fitted.latents, key, vectors)
 
 
-def learnt(fitted: Fitted) -> dict[str, float | None] | None:
+def learnt(fitted: Fitted) -> dict[str, int | float | None] | None:
     """The evidence as plain numbers; None of the convolutional denoiser. Losses are None without folds."""
     if fitted.evidence is None:
         return None

@@ -283,4 +283,4 @@ def cost(settings: Diffusion, latent: int, samples: int) -> float:
     weights = settings.width * (2 * diffused + settings.width * (1 + 2 * settings.blocks))
     visited = settings.timesteps if settings.sampler == "ddpm" else settings.ddim_steps
     denoisers = settings.folds + 1
-    return weights * (6 * denoisers * settings.steps * settings.batch + 2 * visited * samples)
+    return 1.0 * weights * (6 * denoisers * settings.steps * settings.batch + 2 * visited * samples)

@@ -54,7 +54,7 @@ class Generator:
     knob: str = ""
     encode: Callable[..., Any] | None = None
     noised: Callable[..., Any] | None = None
-    learnt: Callable[[Any], dict[str, float | None] | None] = lambda fitted: None
+    learnt: Callable[[Any], dict[str, int | float | None] | None] = lambda fitted: None
     draws_checkpoints: bool = False
     is_all_checkpoints: bool = False
     presets: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -158,7 +158,7 @@ def clamped(
 
 def cost(settings: Diffusion, k: int, latent: int, samples: int) -> float:
     """Floating-point operations of its training on k latents and of so many samples."""
-    once = 2 * multiplications(latent)
+    once = 2.0 * multiplications(latent)
     visited = settings.timesteps if settings.sampler == "ddpm" else settings.ddim_steps
     looks = settings.steps // settings.segment * LOOKED_AT if settings.select == "accuracy" else 0
     return once * (3 * settings.steps * k + visited * (samples + looks))
