@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bend_jax import devices, storage
+from bend_jax import storage
 from bend_jax.batch_norm import mixes_statistics
 from bend_jax.checks import SettingsError, settings_json
 from bend_jax.collect import Collector
@@ -145,8 +145,7 @@ def run_job(s: RunContext, jobs: dict[str, Job], job: Job, say: Say) -> None:
         try:
             with watching(s.config, partial, clock, _events(s, job), s.mesh) as callbacks:
                 task = StageContext(inputs, partial.output, callbacks, clock, job.generator)
-                alone = job.stage in ("report", "export")  # work for one process
-                summary = WORK[job.stage](s, task) if devices.is_first() or not alone else ""
+                summary = WORK[job.stage](s, task)
         except NonFiniteError as error:
             raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started

@@ -208,6 +208,8 @@ def export(s: RunContext, task: StageContext) -> str:
     variables = storage.load_tree(task.inputs["base"] / "variables")
     members = storage.load_tree(task.inputs[f"generate {s.config.generate.name}"] / "members")["vectors"]
     own = storage.load_tree(task.inputs["collect"] / "checkpoints").get("weights")
+    if not devices.is_first():  # all processes read together, one writes
+        return ""
     main = s.config.generate.algorithms[s.config.generate.name]
     weights = own if own is not None and main.is_all_checkpoints else np.ones(len(members))
     net = (s.model.apply, s.examples.plain, variables, s.chosen)

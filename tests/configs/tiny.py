@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.collect.views = 2
     config.collect.trajectory.lr = 0.05  # far enough apart for votes over different sets to differ
     config.members = 5
+    config.generate.bend.autoencoder.kind = "mlp"
     config.generate.bend.autoencoder.steps = 60
     config.generate.bend.diffusion.steps = 60
     config.generate.bend.diffusion.segment = 20
