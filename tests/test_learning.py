@@ -38,7 +38,7 @@ def of_the_gaussian(found: shapes.Problem) -> dict[str, Any]:
     return shapes.measure(np.asarray(members, np.float64), found)
 
 
-@pytest.mark.parametrize(("name", "d"), [("clusters", 4), ("circle", 2)])
+@pytest.mark.parametrize(("name", "d"), [("clusters", 4), pytest.param("circle", 2, marks=pytest.mark.slow)])
 def test_a_shape_is_learnt_and_a_denoiser_without_a_learning_rate_is_told(name: str, d: int) -> None:
     """Few members in the gap, at a fraction of the Gaussian's energy distance, none copied, the spread kept; with a
     learning rate of next to nothing it fails all that, and its evidence says that it kept its start."""
@@ -60,7 +60,7 @@ def test_a_shape_is_learnt_and_a_denoiser_without_a_learning_rate_is_told(name: 
 def test_on_a_gaussian_it_keeps_its_start_and_is_the_low_rank_gaussian() -> None:
     """The same covariance as low_rank_gaussian's, within the sampling error of 4,000 draws."""
     found = problem("gaussian", 4)
-    evidence, fitted, _ = learn(found)
+    evidence, fitted, _ = learn(found, steps=300, segment=100, width=16)
     assert int(evidence.step) == 0
     members = np.asarray(bend.sample(fitted, jax.random.key(1), 4000), np.float64)
     exact = np.cov(found.vectors.T.astype(np.float64), bias=True)
