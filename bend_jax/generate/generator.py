@@ -38,7 +38,7 @@ class Generator:
     - encode(fitted, vectors): the latents of vectors; None where there are none.
     - presets: named values of all settings, which a run's `preset` fills in.
     - noised(fitted, key, vectors): latents of vectors with the noise that an autoencoder is trained with.
-    - learnt(fitted): what its diffusion learnt beyond a Gaussian (`Learnt` in report/content.py), or None.
+    - learnt(fitted): what its diffusion learnt beyond a Gaussian (`Learnt` in report/learning.py), or None.
     - draws_checkpoints: whether every member is one of the checkpoints.
     - is_all_checkpoints: whether the members are the checkpoints in their order, so that weights of the checkpoints
       are the members'.
