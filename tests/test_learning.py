@@ -51,12 +51,13 @@ def test_a_shape_is_learnt_and_a_denoiser_without_a_learning_rate_is_told(name: 
     assert own["spread"] == pytest.approx(1, abs=0.1)
     assert int(evidence.step) > 0
     assert float(evidence.held_out + 2 * evidence.held_out_se) < float(evidence.zero)
-    still, _, members = learn(found, lr=1e-30)
+    still, _, members = learn(found, lr=1e-30, steps=10, segment=10)
     assert int(still.step) == 0
     assert float(still.held_out) == float(still.zero)
     assert members["gap"] > 0.25
 
 
+@pytest.mark.slow
 def test_on_a_gaussian_it_keeps_its_start_and_is_the_low_rank_gaussian() -> None:
     """The same covariance as low_rank_gaussian's, within the sampling error of 4,000 draws."""
     found = problem("gaussian", 4)
@@ -98,6 +99,7 @@ def test_the_evidence_of_a_fold_is_from_denoisers_that_have_not_seen_it() -> Non
     assert denoiser_training.split_folds(jax.random.key(0), 23, 0).own.tolist() == [23]
 
 
+@pytest.mark.slow
 def test_a_memorised_set_shows_in_the_loss_of_the_unseen() -> None:
     """On few Gaussian checkpoints a long training raises the held-out loss, so that the start is kept; without folds
     all steps count."""

@@ -35,6 +35,7 @@ def test_energy_distance_is_its_definition() -> None:
     assert metrics.energy_distance(a, b) == pytest.approx(2 * between - own_a - own_b, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_energy_test_has_its_level_and_its_coverage() -> None:
     """Of one distribution: p up to .1 in about a tenth of 300 trials, the mean distance about 0. Of two: p at its
     least, the mean distance the true one, which about 95% of 300 intervals hold."""

@@ -352,6 +352,7 @@ def test_a_step_moves_every_weight_by_the_rate() -> None:
             assert np.median(leaf["kernel"]) == pytest.approx(2e-3, rel=0.02), name
 
 
+@pytest.mark.slow
 def test_without_validation_images_the_last_step_is_kept_and_said() -> None:
     """A warning that says why; a score that is never finite chooses nothing either."""
     with pytest.warns(UserWarning, match="there are none: the last step is kept"):
