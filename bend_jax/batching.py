@@ -36,7 +36,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
 
 def one_of(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The shapes of one example: of inputs [n, ...] without their leading axis. ValueError where they share none."""
-    _batch_size(inputs)
+    batch_size(inputs)
     return jax.eval_shape(lambda inputs: jax.tree.map(lambda x: x[0], inputs), inputs)
 
 
@@ -50,7 +50,7 @@ def batch_dependence(fn: Callable[..., Any], params: Any, *inputs: Any, toleranc
 
     ValueError where the inputs share no leading axis, and where all examples are equal.
     """
-    n = _batch_size(inputs)
+    n = batch_size(inputs)
     if all(bool(jnp.all(x == x[:1])) for x in jax.tree.leaves(inputs)):
         raise ValueError("dependence on the batch shows on different examples only: give at least two")
     together = jax.jit(fn)(params, *inputs)
@@ -70,7 +70,8 @@ def batch_dependence(fn: Callable[..., Any], params: Any, *inputs: Any, toleranc
     return None
 
 
-def _batch_size(inputs: tuple[Any, ...]) -> int:
+def batch_size(inputs: Any) -> int:
+    """The leading axis that all arrays of a tree have in common. Raises ValueError where they share none."""
     shapes = [tuple(jnp.shape(x)) for x in jax.tree.leaves(inputs)]
     sizes = {shape[:1] for shape in shapes}
     if len(sizes) != 1 or () in sizes:
