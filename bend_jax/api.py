@@ -129,7 +129,9 @@ def fit(
 
     - apply(variables, images) -> logits [n, classes]: a pure function, in inference mode.
     - variables: any tree of arrays. Where it has no "params", all of it is parameters.
-    - images [n, ...]: exactly as apply takes them; nothing is augmented. labels [n]: whole numbers from 0.
+    - images [n, ...]: exactly as apply takes them; nothing is augmented.
+    - labels [n]: whole numbers from 0; or, with validation images of their own or none, probabilities [n, classes] such
+      as other networks' vote (distillation, Hinton et al. 2015).
     - subset: the leaves in which members differ; patterns with commas between or in a list, such as "layer4.1.bn2".
     - collect: settings of a collector, a `Collector` of your own, or checkpoints (`ensemble.checkpoints`).
     - generate: settings of a generator, or a `Generator` of your own.

@@ -57,11 +57,12 @@ class Model(NamedTuple):
 class Examples(NamedTuple):
     """Labelled images as they are stored, and how they become what a model's apply takes.
 
+    labels: whole numbers, or a probability for each class, such as other networks' vote (Hinton et al. 2015).
     view(keys [n], images [n, ...]): augmented, one key an image; plain(images): not augmented.
     """
 
     images: Any
-    labels: Int[Array, " n"]
+    labels: Int[Array, " n"] | Float[Array, "n classes"]
     view: Callable[..., Any]
     plain: Callable[..., Any]
 
@@ -275,9 +276,16 @@ def _check_finite(name: str, losses: np.ndarray, norms: np.ndarray, done: int) -
         raise NonFiniteError(name, "gradients" if np.isfinite(losses[first]) else "loss", done + first + 1)
 
 
-def cross_entropy(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
-    """Per image, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+def cross_entropy(
+    logits: Float[Array, "n classes"],
+    labels: Int[Array, " n"] | Float[Array, "n classes"],
+    smoothing: float = 0.0,
+) -> Float[Array, " n"]:
+    """Per image, in nats. smoothing: the share of each target that all classes get alike (Szegedy et al. 2016)."""
+    if labels.ndim == 1 and not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = jax.nn.one_hot(labels, logits.shape[-1]) if labels.ndim == 1 else labels
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def sgd(

@@ -41,6 +41,9 @@ class FineTuning(Settings):
     )
     momentum: float = setting("of SGD", default=0.9, least=0, below=1)
     weight_decay: float = setting("coupled: added to the gradient, as PyTorch's SGD does", default=5e-4, least=0)
+    label_smoothing: float = setting(
+        "the share of each target that all classes get alike", default=0.0, least=0, below=1, added=True
+    )
 
 
 class SubsetLoss(NamedTuple):
