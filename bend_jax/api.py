@@ -2,17 +2,21 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from bend_jax import batch_norm, devices, inputs
+from bend_jax import batch_norm, batches, devices, inputs, modules
+from bend_jax.against import closing_line, judge
 from bend_jax.collect.collector import Checkpoints, Problem, check_requirements
 from bend_jax.collect.trajectory import Trajectory
-from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
+from bend_jax.display import Display
+from bend_jax.ensemble import VOTES, Ensemble, check_votes
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.generator import Reestimate, check_finite, fit_generator
+from bend_jax.inputs import Inputs
 from bend_jax.rng import stream
 from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Callbacks, Examples, Model
@@ -108,11 +112,8 @@ def scorer(
 
 
 def fit(
-    apply: Callable[..., Any],
-    variables: Any,
-    images: Any,
-    labels: Any,
-    *,
+    network: Any,
+    *data: Any,
     subset: str | Sequence[str],
     collect: Any = Trajectory(),  # noqa: B008
     generate: Any = Bend(),  # noqa: B008
@@ -120,18 +121,28 @@ def fit(
     validation: tuple[Any, Any] | None = None,
     unseen: bool = False,
     votes: Sequence[str] = tuple(VOTES),
+    augment: Callable[..., Any] | None = None,
+    loss: Callable[..., Any] | None = None,
     seed: int = 0,
     train_apply: Callable[..., Any] | None = None,
     init: Callable[..., Any] | None = None,
     callbacks: Callbacks = SILENT,
+    progress: bool | None = None,
 ) -> Ensemble:
     """Collect checkpoints of a trained network's subset, generate members from them, and return their ensemble.
 
+    `fit(module, images, labels, ...)` takes a Flax NNX or Equinox module, `fit(apply, variables, images, labels, ...)`
+    any other network. One iterable of batches may stand in the place of images and labels.
+
+    - module: run in inference mode, by its own call (`modules.adapt`). An Equinox module with state is (module, state).
     - apply(variables, images) -> logits [n, classes]: a pure function, in inference mode.
     - variables: any tree of arrays. Where it has no "params", all of it is parameters.
-    - images [n, ...]: exactly as apply takes them; nothing is augmented.
+    - images [n, ...]: exactly as the network takes them, an array or a tree of arrays with n rows each, of real or
+      whole numbers. A tuple is the arguments of a module's call; apply gets any tree as it is.
     - labels [n]: whole numbers from 0; or, with validation images of their own or none, probabilities [n, classes] such
       as other networks' vote (distillation, Hinton et al. 2015).
+    - batches: of (images, labels), such as a loader of grain; read once, for the features of the frozen part. These are
+      kept on the device where they fit callbacks.memory, else in the host's memory.
     - subset: the leaves in which members differ; patterns with commas between or in a list, such as "layer4.1.bn2".
     - collect: settings of a collector, a `Collector` of your own, or checkpoints (`ensemble.checkpoints`).
     - generate: settings of a generator, or a `Generator` of your own.
@@ -141,53 +152,95 @@ def fit(
     - unseen: True where the network was trained on none of `images`: a stratified tenth of them then is the validation.
     - votes: the votes that the validation chooses from, by NLL after temperature scaling: the mean of probabilities and
       the logarithmic opinion pool. Without validation the first one is taken.
+    - augment(keys [n], images) -> images: of the training images, one random key each; the collector's `views` says how
+      many augmented views of each are seen in turn. None: the images as they are.
+    - loss(logits [n, classes], labels) -> [n]: what the collector minimises the mean of; None: cross-entropy.
     - seed: of all randomness.
-    - train_apply, init: as in `Model`, for collectors that train BN or start anew.
+    - train_apply, init: as in `Model`, for collectors that train BN or start anew. An NNX module has its train_apply;
+      init of a module gives a module.
     - callbacks: of the trainings.
+    - progress: whether to show bars and, at the end, a line with base, vote and best null on validation (`against`),
+      for which m more members run on the validation images. None: on a terminal and in a notebook.
 
     Without validation images the vote is the first of `votes` and the temperature 1, and a warning says so. Raises
     ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN or Inf.
     """
     check_votes(votes)
+    model, variables, data = modules.read_network(network, data, train_apply, init)
     given = inputs.check(
-        Model(apply, train_apply, init),
+        model._replace(loss=loss),
         variables,
-        (images, labels),
+        data,
         subset=subset,
         collect=collect,
         generate=generate,
         members=members,
         validation=validation,
         held_out_seed=seed if unseen else None,
+        augment=augment,
         callbacks=callbacks,
     )
-    how: Any = {"seed": seed, "callbacks": callbacks}
-    checkpoints = given.checkpoints or collect_checkpoints(
-        given.model, variables, given.examples, subset=given.subset, collect=given.collector, **how
-    )
-    reestimate = reestimator(given.model, variables, given.subset, given.examples, seed=seed)
-    score = callbacks.score
+    with Display(progress) as display:
+        return _fit(given, members, votes, seed, display.watching(callbacks), display)
+
+
+def _fit(
+    given: Inputs, members: int, votes: Sequence[str], seed: int, callbacks: Callbacks, display: Display
+) -> Ensemble:
+    """The three verbs on what was checked."""
+    checkpoints = given.checkpoints or _collect(given, seed, callbacks, display)
+    reestimate, score = None, callbacks.score
+    if given.examples is not None:
+        reestimate = reestimator(given.model, given.variables, given.subset, given.examples, seed=seed)
     if score is None and given.validation is not None:
-        score = scorer(given.model, variables, given.subset, given.validation, reestimate=reestimate)
+        score = scorer(given.model, given.variables, given.subset, given.validation, reestimate=reestimate)
+    how: Any = {"members": members, "seed": seed, "reestimate": reestimate}
     how["callbacks"] = callbacks._replace(score=score, lengths=given.subset.lengths)
-    vectors = generate_members(checkpoints, generate=given.generator, members=members, reestimate=reestimate, **how)
+    vectors = generate_members(checkpoints, generate=given.generator, **how)
     weights = checkpoints.weights if given.generator.is_all_checkpoints else None
     weights = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)
-    made = (np.asarray(vectors), weights, 1.0, checkpoints, given.image)
-    return calibrated(Ensemble(apply, variables, given.subset, *made), given.validation, votes)
-
-
-def calibrated(members: Ensemble, validation: tuple[Any, Any] | None, votes: Sequence[str]) -> Ensemble:
-    """The ensemble with the vote and the temperature of least NLL on (images, labels) that the network was not trained
-    on (`choose_vote`); without them the vote is the first one and the temperature 1, and a warning says why."""
-    if validation is None:
+    made = Ensemble(
+        given.model.apply,
+        given.variables,
+        given.subset,
+        np.asarray(vectors),
+        weights,
+        checkpoints=checkpoints,
+        image=given.image,
+        vote=votes[0],
+    )
+    if given.validation is None:
         warnings.warn(
             "no validation images that the network has not seen: the temperature stays 1, since on images that it was "
             "trained on every vote looks surer than it may be; give validation=(images, labels), or unseen=True where "
             "the network was trained on none of the images",
             stacklevel=3,
         )
-        return members.replace(vote=votes[0])
-    images, labels = validation
-    vote, temperature = choose_vote(members.votes(images, votes), labels)
-    return members.replace(vote=vote, temperature=temperature)
+        return made
+    own = judge(made, given.validation, votes)
+    if display.is_shown:
+        how["callbacks"] = SILENT._replace(memory=callbacks.memory, lengths=given.subset.lengths)
+        kind = given.generator.settings
+        draw = partial(generate_members, checkpoints, **how | {"members": len(vectors)})
+        line = closing_line(made, own, given.validation, votes, kind, lambda null: draw(generate=null))
+        display.say(line)
+    return made.replace(vote=own.vote, temperature=own.temperature)
+
+
+def _collect(given: Inputs, seed: int, callbacks: Callbacks, display: Display) -> Checkpoints:
+    """The checkpoints of the collector, on the images or on the features of batches that are read now."""
+    assert given.collector is not None
+    model, examples = given.model, given.examples
+    if examples is None:
+        assert given.batches is not None
+        how = (given.view, given.collector.settings, stream(seed, "features"), callbacks, display.each)
+        model, examples = batches.read(given.model, given.variables, given.subset, given.batches, *how)
+    return collect_checkpoints(
+        model,
+        given.variables,
+        examples,
+        subset=given.subset,
+        collect=given.collector,
+        seed=seed,
+        callbacks=callbacks,
+    )

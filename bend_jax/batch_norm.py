@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Key
 
+from bend_jax.batching import rows
 from bend_jax.subset import Subset, flatten, insert
 from bend_jax.training import Examples, Model
 
@@ -58,7 +59,7 @@ def draw(examples: Examples, key: Key[Array, ""], count: int) -> Any:
     """`count` different training images, augmented."""
     key_index, key_view = jax.random.split(key)
     index = jax.random.choice(key_index, examples.labels.shape[0], (count,), replace=False)
-    return examples.view(jax.random.split(key_view, count), examples.images[index])
+    return examples.view(jax.random.split(key_view, count), rows(examples.images, index), jnp.int32(0))
 
 
 @partial(jax.jit, static_argnames=("train_apply", "subset"))
@@ -67,7 +68,7 @@ def measure(
     variables: Any,
     subset: Subset,
     vector: Float[Array, " dim"],
-    images: Shaped[Array, "batches batch ..."],
+    images: Any,
     key: Key[Array, ""],
 ) -> Float[Array, " dim"]:
     """The vector with the statistics that these minibatches have under its weights: the mean over minibatches."""
@@ -97,6 +98,6 @@ def recompute(
     batches = max(1, min(count, n) // batch)
     key_draw, key_apply = jax.random.split(key)
     images = draw(examples, key_draw, batches * batch)
-    images = images.reshape(batches, batch, *images.shape[1:])
+    images = jax.tree.map(lambda x: x.reshape(batches, batch, *x.shape[1:]), images)
     run = partial(measure, model.train_apply, variables, subset)
     return jnp.stack([run(vector, images, key_apply) for vector in vectors])

@@ -34,6 +34,13 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
+def rows(tree: Any, index: Any) -> Any:
+    """These rows of every array of a tree, or of what fetches them itself (`batches.OnHost`)."""
+    if hasattr(tree, "fetch"):
+        return tree.fetch(index)
+    return jax.tree.map(lambda x: x[index], tree)
+
+
 def one_of(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The shapes of one example: of inputs [n, ...] without their leading axis. ValueError where they share none."""
     batch_size(inputs)

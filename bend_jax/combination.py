@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bend_jax import ensemble, inputs, metrics, storage
+from bend_jax import ensemble, labelled, metrics, storage
+from bend_jax.batching import rows
 from bend_jax.checks import SettingsError
 from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
+from bend_jax.example import Example, as_arrays
 from bend_jax.subset import Subset
 from bend_jax.training import Model
 
@@ -134,7 +136,7 @@ def combine(
     return _fitted(equal, images, labels, votes)
 
 
-def _fitted(equal: Combination, images: np.ndarray, labels: np.ndarray, votes: Sequence[str]) -> Combination:
+def _fitted(equal: Combination, images: Any, labels: np.ndarray, votes: Sequence[str]) -> Combination:
     """The combination with the temperatures, the vote and the weights of least NLL."""
     y, scaled, networks = jnp.asarray(labels), [], []
     for i, network in enumerate(equal.networks):
@@ -238,17 +240,17 @@ def _kind(given: Any) -> str:
     return type(given).__name__ + inner
 
 
-def _check_validation(members: tuple[Ensemble, ...], validation: Any) -> tuple[np.ndarray, np.ndarray]:
+def _check_validation(members: tuple[Ensemble, ...], validation: Any) -> tuple[Any, np.ndarray]:
     """(images, labels) as arrays that every network takes. Raises SettingsError, naming the network."""
     for i, own in enumerate(members):
         model = Model(own.apply)
         try:
-            images, _ = inputs.check_images(model, own.variables, validation, "validation images")
-            inputs.check_outputs(model, own.variables, images[: inputs.TRIED])
+            images, _ = labelled.check_images(model, own.variables, validation, "validation images")
+            labelled.check_outputs(model, own.variables, rows(images, slice(labelled.TRIED)))
         except SettingsError as error:
             raise SettingsError(f"network {i}: {error}") from None
-    images, labels = (np.asarray(x) for x in validation)
-    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    images, labels = as_arrays(validation[0]), np.asarray(validation[1])
+    one = Example.of(images).batch(1)
     _check_classes([jax.eval_shape(own.apply, own.variables, one).shape[1] for own in members])
     if labels.min() == labels.max():
         raise SettingsError(

@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key
 
-from bend_jax import devices, metrics, storage
-from bend_jax import subset as subsets
+from bend_jax import devices, metrics, modules, saved
+from bend_jax.batching import batch_size, rows
 from bend_jax.checks import SettingsError
-from bend_jax.collect.collector import Checkpoints
+from bend_jax.example import Example, as_arrays
 from bend_jax.split import Cut, cut
 from bend_jax.subset import Subset, insert
 from bend_jax.training import MEMORY
 
 BATCH = 500  # images a program
+View = Callable[[Any], Any]  # images -> images
 LEAST = -1e30  # the least log-probability in a pool: a weight of 0 times the -inf of a masked class is no number
 
 
@@ -41,7 +42,7 @@ def member_logits(
     variables: Any,
     subset: Subset,
     vectors: Float[Array, "m dim"],
-    images: Shaped[Array, "n ..."],
+    images: Any,
     *,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -174,6 +175,11 @@ def vote_probabilities(predictions: Int[Array, "m n"], num_classes: int) -> Floa
     return (metrics.counts(predictions, num_classes) + 1.0 / num_classes) / (predictions.shape[0] + 1.0)
 
 
+def as_they_are(images: Any) -> Any:
+    """The view that changes nothing."""
+    return images
+
+
 def check_votes(names: Sequence[str]) -> None:
     """Raise SettingsError for votes that an ensemble does not have, and for none."""
     if isinstance(names, str) or not names or not set(names) <= set(VOTES):
@@ -192,7 +198,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
     - temperature: of the vote.
     - vote: "mean" of probabilities (`weighted_vote`) or "pool", the logarithmic opinion pool (`pool_vote`).
     - checkpoints: the vectors [k, dim] that the members were made from, and their weights.
-    - image: shape and dtype of one image; None where they are not known.
+    - image: shapes and dtypes of one image (`Example`); None where they are not known.
     """
 
     apply: Callable[..., Any] = flax.struct.field(pytree_node=False)
@@ -222,91 +228,95 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
 
     def member_logits(self, images: Any) -> Any:
         """[m, n, classes]: logits of every member, the frozen part of the network once an image. images: [n, ...], also
-        with n = 0.
+        with n = 0, or a tree of such arrays, as those that the ensemble was made with.
 
         Raises ValueError (SettingsError) for images of another shape than those that the ensemble was made with.
         """
         return joined(list(self._batches(images)), axis=1)
 
-    def predict_proba(self, images: Any) -> Any:
-        """[n, classes]: the members' weighted vote, `vote`, after temperature scaling."""
-        vote = jnp.asarray(self.votes(images, (self.vote,))[self.vote])
+    def predict_proba(self, images: Any, views: Sequence[View] = (as_they_are,)) -> Any:
+        """[n, classes]: the members' weighted vote, `vote`, after temperature scaling.
+
+        views: functions images -> images, such as `lambda images: images[:, :, ::-1]`; then all members vote on all
+        views. The temperature is the ensemble's; `calibrated` fits one for views.
+        """
+        vote = jnp.asarray(self.votes(images, (self.vote,), views)[self.vote])
         return joined([metrics.scale_temperature(vote, self.temperature)], axis=0)
 
-    def votes(self, images: Any, names: Sequence[str] = tuple(VOTES)) -> dict[str, Any]:
-        """By name, [n, classes]: these weighted votes before temperature scaling. The members run once for all."""
+    def votes(
+        self, images: Any, names: Sequence[str] = tuple(VOTES), views: Sequence[View] = (as_they_are,)
+    ) -> dict[str, Any]:
+        """By name, [n, classes]: these weighted votes over members and views before temperature scaling. The members
+        run once for all."""
         check_votes(names)
-        weights = jnp.asarray(self.weights, jnp.float32)
-        batches = [[VOTES[name](logits, weights) for name in names] for logits in self._batches(images)]
+        if isinstance(views, str) or not views or not all(callable(view) for view in views):
+            raise SettingsError(f"views are functions images -> images in a tuple or list, at least one; got {views!r}")
+        weights = jnp.tile(jnp.asarray(self.weights, jnp.float32), len(views))
+        batches = [[VOTES[name](logits, weights) for name in names] for logits in self._batches(images, views)]
         return {name: joined(list(own), axis=0) for name, own in zip(names, zip(*batches, strict=True), strict=True)}
 
-    def predict(self, images: Any) -> Any:
+    def predict(self, images: Any, views: Sequence[View] = (as_they_are,)) -> Any:
         """[n]: the most probable label of `predict_proba`."""
-        return self.predict_proba(images).argmax(axis=1)
+        return self.predict_proba(images, views).argmax(axis=1)
 
-    def _batches(self, images: Any) -> Iterator[Float[Array, "m n classes"]]:
-        """The members' logits on one batch of images after the other; inside a traced program on all at once."""
-        images = images if isinstance(images, jax.Array) else np.asarray(images)
+    def calibrated(
+        self, validation: tuple[Any, Any], votes: Sequence[str] = tuple(VOTES), views: Sequence[View] = (as_they_are,)
+    ) -> "Ensemble":
+        """The ensemble with the vote and the temperature of least NLL (`choose_vote`) over these views of (images,
+        labels) that the network was not trained on."""
+        vote, temperature = choose_vote(self.votes(validation[0], votes, views), validation[1])
+        return self.replace(vote=vote, temperature=temperature)
+
+    def _batches(self, images: Any, views: Sequence[View] = (as_they_are,)) -> Iterator[Float[Array, "m n classes"]]:
+        """The members' logits on one batch of images after the other, those of one view after those of the other;
+        inside a traced program on all images at once."""
+        images = as_arrays(images)
         self._check(images)
-        n, vectors = images.shape[0], jnp.asarray(self.vectors)
+        n, vectors = batch_size(images), jnp.asarray(self.vectors)
         traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((self, images)))
         size = n if traced else min(BATCH, n)
         if n == 0:
-            one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-            classes = jax.eval_shape(self.apply, self.variables, one).shape[1]
-            yield jnp.zeros((vectors.shape[0], 0, classes))
+            classes = jax.eval_shape(self.apply, self.variables, Example.of(images).batch(1)).shape[1]
+            yield jnp.zeros((vectors.shape[0] * len(views), 0, classes))
             return
         for begin in range(0, n, size):
             first = min(begin, n - size)  # the last batch is filled up with images that were seen before
-            batch = jnp.asarray(images[first : first + size])
-            logits = member_logits(self.apply, self.variables, self.subset, vectors, batch)
-            yield logits[:, begin - first :]
+            batch = jax.tree.map(jnp.asarray, rows(images, slice(first, first + size)))
+            seen = [view(batch) for view in views]
+            for own in seen:
+                self._check(own)
+            logits = [member_logits(self.apply, self.variables, self.subset, vectors, own) for own in seen]
+            yield jnp.concatenate(logits).astype(jnp.float32)[:, begin - first :]
 
     def _check(self, images: Any) -> None:
         """Raise SettingsError for images that are not like those of the training."""
-        if self.image is None or tuple(images.shape[1:]) == tuple(self.image.shape):
-            return
-        wanted = ", ".join(map(str, self.image.shape))
-        hint = "; one image needs a batch axis: images[None]" if images.shape == self.image.shape else ""
-        raise SettingsError(f"images must be [n, {wanted}]; they are {list(images.shape)}{hint}")
+        reason = None if self.image is None else self.image.misfit(images)
+        if reason:
+            raise SettingsError(reason)
 
     def save(self, directory: str | Path) -> None:
         """Write the ensemble into a new folder, whole or not at all: variables/, members/, subset.json, ensemble.json,
         and checkpoints/ where they are known.
 
-        Variables that are nested dicts of arrays are saved as they are, other trees as a list of their leaves, which
-        `load` puts back into the tree that it is given. Raises FileExistsError where the folder is there already.
+        Variables that are nested dicts of arrays, as those of an NNX module, are saved as they are, other trees as a
+        list of their leaves, which `load` puts back into the tree that it is given. Raises FileExistsError where the
+        folder is there already.
         """
-        path = Path(directory).absolute()
-        if path.exists():
-            raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
-        leaves = jax.tree.leaves(self.variables)
-        plain = _is_plain(self.variables)
         content = {
             "temperature": float(self.temperature),
             "vote": self.vote,
             "weights": [float(w) for w in self.weights],
-            "leaves": None if plain else len(leaves),
             "classes": self.classes,
-            "image": None if self.image is None else [list(self.image.shape), str(self.image.dtype)],
+            "image": None if self.image is None else self.image.to_json(),
         }
-        with storage.publishing(path, {"stage": "ensemble"}) as partial_:
-            tree = self.variables if plain else {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
-            storage.save_tree(partial_.output / "variables", tree)
-            if self.subset.dim:  # else a network alone: orbax writes no array without numbers
-                storage.save_tree(partial_.output / "members", {"vectors": self.vectors})
-            if self.checkpoints is not None:
-                storage.save_tree(partial_.output / "checkpoints", _without_none(self.checkpoints._asdict()))
-            storage.write_json(partial_.output / "subset.json", subsets.to_json(self.subset))
-            storage.write_json(partial_.output / "ensemble.json", content)
+        saved.write(Path(directory).absolute(), content, self.variables, self.subset, self.vectors, self.checkpoints)
 
     @property
     def classes(self) -> int | None:
         """How many classes the network tells apart; None where the image is not known."""
         if self.image is None:
             return None
-        one = jax.ShapeDtypeStruct((1, *self.image.shape), self.image.dtype)
-        return jax.eval_shape(self.apply, self.variables, one).shape[1]
+        return jax.eval_shape(self.apply, self.variables, self.image.batch(1)).shape[1]
 
 
 def joined(parts: list[Array], axis: int) -> Any:
@@ -316,56 +326,31 @@ def joined(parts: list[Array], axis: int) -> Any:
     return np.concatenate([np.asarray(part) for part in parts], axis=axis)
 
 
-def _is_plain(tree: Any) -> bool:
-    """Whether a tree is nested dicts of arrays, which orbax restores without a target."""
-    if type(tree) is dict:
-        return all(isinstance(key, str) for key in tree) and all(_is_plain(value) for value in tree.values())
-    return isinstance(tree, jax.Array | np.ndarray)
-
-
-def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in tree.items() if value is not None}
-
-
-def load(directory: str | Path, apply: Callable[..., Any], variables: Any = None) -> Ensemble:
-    """The ensemble that `Ensemble.save` wrote, for the same pure `apply(variables, images) -> logits`.
+def load(directory: str | Path, network: Any, variables: Any = None) -> Ensemble:
+    """The ensemble that `Ensemble.save` wrote, for the same network: a pure `apply(variables, images) -> logits`, or a
+    Flax NNX or Equinox module of the same structure, whose values are not used.
 
     variables: a tree of the same structure, needed where the saved ones were no nested dicts (a tuple, a FrozenDict,
     the state of an NNX module); its values are not used. Raises FileNotFoundError where there is no ensemble,
     DamagedError where a file is not what was written, SettingsError for an apply or a tree that does not fit.
     """
+    found = modules.adapt(network)
+    apply, variables = (network, variables) if found is None else (found[0].apply, found[1])
     path = Path(directory).absolute()
-    if not storage.is_complete(path):
-        raise FileNotFoundError(f"{path} holds no saved ensemble (no manifest.json)")
-    storage.verify(path, "restore this folder from a copy, or save the ensemble again")
-    content = storage.read_json(path / "ensemble.json")
-    saved = storage.load_tree(path / "variables")
-    if content.get("leaves") is not None:
-        leaves = [saved[str(i)] for i in range(content["leaves"])]
-        structure = jax.tree.structure(variables)
-        if structure.num_leaves != len(leaves):
-            raise SettingsError(
-                f"the saved variables are no nested dicts but a tree of {len(leaves)} leaves: load(directory, apply, "
-                f"variables=...) needs one of the same structure; a tree of {structure.num_leaves} leaves came"
-            )
-        saved = jax.tree.unflatten(structure, leaves)
-    subset, weights = subsets.from_json(storage.read_json(path / "subset.json")), np.asarray(content["weights"])
-    vectors = storage.load_tree(path / "members")["vectors"] if subset.dim else np.zeros((len(weights), 0), np.float32)
-    checkpoints = storage.load_tree(path / "checkpoints") if (path / "checkpoints").exists() else None
-    image = content.get("image")
+    content, tree, subset, vectors, checkpoints = saved.read(path, variables)
     result = Ensemble(
         apply,
-        saved,
+        tree,
         subset,
         vectors,
-        weights,
+        np.asarray(content["weights"]),
         content["temperature"],
-        checkpoints and Checkpoints(checkpoints["vectors"], checkpoints.get("weights")),
-        image and jax.ShapeDtypeStruct(tuple(image[0]), image[1]),
+        checkpoints,
+        Example.from_json(content.get("image")),
         content.get("vote", "mean"),  # of an earlier version: always the mean
     )
     if content.get("classes") not in (None, result.classes):
         raise SettingsError(
-            f"the ensemble in {path} tells {content['classes']} classes apart; this apply gives {result.classes}"
+            f"the ensemble in {path} tells {content['classes']} classes apart; this network gives {result.classes}"
         )
     return result

@@ -1,6 +1,5 @@
 """What a network takes: any tree of arrays with one leading axis, and the shapes of one example in it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,6 @@ def as_arrays(tree: Any) -> Any:
     if any(not hasattr(leaf, "shape") for leaf in jax.tree.leaves(tree)):
         return np.asarray(tree)
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), tree)
-
-
-def rows(tree: Any, index: Any) -> Any:
-    """These rows of every array."""
-    return jax.tree.map(lambda x: x[index], tree)
 
 
 @dataclass(frozen=True)
@@ -39,21 +33,25 @@ class Example:
 
     def batch(self, n: int) -> Any:
         """Shapes and dtypes of n examples."""
-        return jax.tree.unflatten(
-            self.structure, [jax.ShapeDtypeStruct((n, *x.shape), x.dtype) for x in self.leaves]
-        )
+        return jax.tree.unflatten(self.structure, [jax.ShapeDtypeStruct((n, *x.shape), x.dtype) for x in self.leaves])
+
+    def __str__(self) -> str:
+        """The shape of a batch, "[n, 8, 8, 3]", in a tree such as the images'."""
+        shapes = ["[" + ", ".join(["n", *map(str, x.shape)]) + "]" for x in self.leaves]
+        return str(jax.tree.unflatten(self.structure, shapes)).replace("'[", "[").replace("]'", "]")
 
     def misfit(self, images: Any) -> str | None:
         """Why this is no batch of such examples, in one line, or None."""
         leaves, structure = jax.tree.flatten(images)
         if structure != self.structure:
-            return f"images must be a tree of arrays {self.structure}; they are {structure}"
+            return f"images must be arrays {self}; they are a tree {structure}"
         names = [name for name, _ in named_leaves(images)]
         for name, x, own in zip(names, leaves, self.leaves, strict=True):
             if tuple(x.shape[1:]) != tuple(own.shape) or not x.ndim:
-                wanted = ", ".join(["n", *map(str, own.shape)])
                 hint = "; one image needs a batch axis: images[None]" if x.shape == own.shape else ""
-                return f"images{name} must be [{wanted}]; they are {list(x.shape)}{hint}"
+                return (
+                    f"images{name} must be [{', '.join(['n', *map(str, own.shape)])}]; they are {list(x.shape)}{hint}"
+                )
         return None
 
     def to_json(self) -> Any:

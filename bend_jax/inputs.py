@@ -1,7 +1,7 @@
 """What a user gives to `fit`, checked before any training: every mistake is one line that says what to do."""
 
-import warnings
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -10,37 +10,42 @@ import jax.numpy as jnp
 import numpy as np
 
 from bend_jax import devices
-from bend_jax.batching import batch_dependence
+from bend_jax.batch_norm import holds_statistics
+from bend_jax.batches import Batches, look
+from bend_jax.batching import rows
 from bend_jax.checks import SettingsError
 from bend_jax.collect import COLLECTORS
 from bend_jax.collect.collector import Checkpoints, Collector, Problem, check_requirements
 from bend_jax.data import splits
+from bend_jax.example import Example
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.generator import Generator
-from bend_jax.split import unread
-from bend_jax.subset import Subset, insert_leaves, select
+from bend_jax.labelled import TRIED, check_augment, check_images, check_loss, check_network, device_labels
+from bend_jax.subset import Subset, select
 from bend_jax.training import Callbacks, Examples, Model
-
-TRIED = 32  # images, at most, on which the network is tried before training
 
 
 class Inputs(NamedTuple):
-    """What `fit` works on. checkpoints: None where they are still to be collected; validation: None for none."""
+    """What `fit` works on. examples: None where batches are still to be read; collector: None where the checkpoints are
+    there, and checkpoints None where they are still to be collected; validation: None for none."""
 
     model: Model
+    variables: Any
     subset: Subset
-    examples: Examples
+    examples: Examples | None
+    batches: Batches | None
+    view: Callable[..., Any]
     collector: Collector | None
     checkpoints: Checkpoints | None
     generator: Generator
     validation: tuple[Any, Any] | None
-    image: jax.ShapeDtypeStruct
+    image: Example
 
 
 def check(
     model: Model,
     variables: Any,
-    data: tuple[Any, Any],
+    data: tuple[Any, ...],
     *,
     subset: str | Sequence[str],
     collect: Any,
@@ -48,6 +53,7 @@ def check(
     members: Any,
     validation: Any,
     held_out_seed: int | None,
+    augment: Callable[..., Any] | None,
     callbacks: Callbacks,
 ) -> Inputs:
     """Everything that `fit` is given, checked and put in order.
@@ -56,31 +62,87 @@ def check(
     SettingsError.
     """
     chosen = choose_subset(variables, subset)
-    images, labels = check_images(model, variables, data, "images", soft=held_out_seed is None)
+    batches = _find_batches(data, held_out_seed is not None and validation is None)
+    given = data if batches is None else batches.first
+    images, labels = check_images(model, variables, given, "images", soft=held_out_seed is None)
     if validation is not None:
         validation = check_images(model, variables, validation, "validation images")
     elif held_out_seed is not None:
         held = splits.held_out(np.random.default_rng(held_out_seed), labels, max(1, round(len(labels) / 10)))
-        (images, labels), validation = (images[~held], labels[~held]), (images[held], labels[held])
-    check_network(model, variables, chosen, images[:TRIED])
+        (images, labels), validation = (rows(images, ~held), labels[~held]), (rows(images, held), labels[held])
+    check_network(model, variables, chosen, rows(images, slice(TRIED)))
+    check_loss(model, variables, images, labels)
+    if augment is not None:
+        check_augment(augment, images)
     generator = find_generator(generate)
     if isinstance(members, bool) or not isinstance(members, int) or members < 1:
         raise SettingsError(f"members must be a whole number of at least 1; got {members!r}")
-    collector = None
-    if isinstance(collect, Checkpoints):
-        check_checkpoints(collect, chosen, generator)
-        check_weights(generator, members, len(collect.vectors), collect.weights is not None)
-    else:
-        collector = without_views(find_collector(collect))
-        k = collector.settings.k
-        generator.needs(generator.settings, k)
-        check_weights(generator, members, k, collector.has_weights)
-        problem = Problem(model, variables, chosen, len(labels), devices.count(callbacks.mesh))
-        check_requirements(collector, problem, callbacks.memory, generator.members(members, k))
-    examples = Examples(jnp.asarray(images), _device_labels(labels), lambda keys, x: x, lambda x: x)
-    image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
     ready = collect if isinstance(collect, Checkpoints) else None
-    return Inputs(model, chosen, examples, collector, ready, generator, validation, image)
+    collector = None
+    if ready is not None:
+        check_checkpoints(ready, chosen, generator)
+        check_weights(generator, members, len(ready.vectors), ready.weights is not None)
+    else:
+        collector = find_collector(collect) if augment is not None else without_views(find_collector(collect))
+        count = sys.maxsize if batches is not None else len(labels)
+        problem = Problem(model, variables, chosen, count, devices.count(callbacks.mesh))
+        _check_collector(collector, problem, generator, members, callbacks)
+        if batches is not None:
+            _check_reads_features(collector, problem, augment)
+    if batches is not None and holds_statistics(chosen):
+        raise SettingsError("BN statistics in the subset need the whole network on images: give arrays, not batches")
+    image = Example.of(images)
+    view = view_of(augment)
+    examples = None
+    if batches is None:
+        examples = Examples(jax.tree.map(jnp.asarray, images), device_labels(labels), view, lambda x: x)
+    return Inputs(model, variables, chosen, examples, batches, view, collector, ready, generator, validation, image)
+
+
+def view_of(augment: Callable[..., Any] | None) -> Callable[..., Any]:
+    """(keys, images, index) -> images of an augmentation (keys, images) -> images, or of none."""
+    return (
+        (lambda keys, images, index: images) if augment is None else lambda keys, images, index: augment(keys, images)
+    )
+
+
+def _find_batches(data: tuple[Any, ...], holds_out: bool) -> Batches | None:
+    """The batches where one iterable was given, None where images and labels were. Raises SettingsError."""
+    if len(data) == 2:
+        return None
+    if len(data) != 1:
+        raise SettingsError(f"data are images and labels, or one iterable of batches of both; {len(data)} came")
+    found = look(data[0])
+    if holds_out:
+        raise SettingsError("batches are read once, and none are kept: with them give validation=(images, labels)")
+    return found
+
+
+def _check_collector(
+    collector: Collector, problem: Problem, generator: Generator, members: int, callbacks: Callbacks
+) -> None:
+    """Raise SettingsError for what the collector cannot do, and for a generator that does not fit its checkpoints."""
+    settings = collector.settings
+    if problem.model.loss is not None and getattr(settings, "label_smoothing", 0):
+        raise SettingsError(
+            f"label_smoothing={settings.label_smoothing} is of the cross-entropy: with a loss of your own leave it 0"
+        )
+    generator.needs(generator.settings, settings.k)
+    check_weights(generator, members, settings.k, collector.has_weights)
+    check_requirements(collector, problem, callbacks.memory, generator.members(members, settings.k))
+
+
+def _check_reads_features(collector: Collector, problem: Problem, augment: Any) -> None:
+    """Raise SettingsError for a collector that needs more than the features of batches that are read once."""
+    try:
+        collector.needs(collector.settings, problem._replace(model=problem.model._replace(train_apply=None)))
+    except SettingsError:
+        raise SettingsError(
+            f"{collector.name} runs the whole network in training mode, and batches are read once, for the features of "
+            "the frozen part: give it arrays"
+        ) from None
+    if collector.has_weights and augment is not None:
+        raise SettingsError(f"{collector.name} labels images that are not augmented: with batches leave augment out")
 
 
 def choose_subset(variables: Any, patterns: str | Sequence[str]) -> Subset:
@@ -90,107 +152,6 @@ def choose_subset(variables: Any, patterns: str | Sequence[str]) -> Subset:
         return select(variables, words)
     except ValueError as error:
         raise SettingsError(f"subset: {error}") from None
-
-
-def _device_labels(labels: np.ndarray) -> jax.Array:
-    """Whole numbers, or probabilities, which keep every bit that float32 has."""
-    return jnp.asarray(labels, jnp.int32 if labels.ndim == 1 else jnp.float32)
-
-
-def check_images(
-    model: Model, variables: Any, data: Any, name: str, *, soft: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels) as arrays; soft: labels may be probabilities [n, classes]. Raises SettingsError for what the
-    network cannot take, or labels that do not fit."""
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise SettingsError(f"{name} are given as (images, labels); got {type(data).__name__}")
-    images, labels = (np.asarray(x) for x in data)
-    is_soft = soft and labels.ndim == 2 and np.issubdtype(labels.dtype, np.floating)
-    if images.ndim == 0 or not (is_soft or (labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer))):
-        raise SettingsError(
-            f"{name}: labels must be a row of whole numbers, one for each image"
-            + (", or probabilities [n, classes]" if soft else "")
-            + f"; {labels.dtype}{list(labels.shape)} came"
-        )
-    if len(images) != len(labels):
-        raise SettingsError(
-            f"{name}: there are {len(images)} images and {len(labels)} labels; one label for each image is needed"
-            + (" (a single image needs a batch axis: images[None])" if len(labels) == 1 else "")
-        )
-    if len(labels) == 0:
-        raise SettingsError(f"{name}: there are none; at least one is needed")
-    if np.issubdtype(images.dtype, np.floating) and not np.isfinite(images).all():
-        raise SettingsError(f"the {name} hold NaN or Inf")
-    pair = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
-    try:
-        logits = jax.eval_shape(model.apply, variables, pair)
-    except (TypeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SettingsError(
-            f"apply(variables, images) does not take {name} of shape [n, "
-            f"{', '.join(map(str, images.shape[1:]))}]: {first}"
-        ) from None
-    if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2:
-        raise SettingsError(f"apply(variables, images) must give logits [n, classes]; for n = 2 it gives {logits}")
-    if is_soft:
-        _check_probabilities(labels, logits.shape[1])
-    elif labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise SettingsError(
-            f"{name}: labels go from {labels.min()} to {labels.max()}; apply gives {logits.shape[1]} classes, from 0"
-        )
-    return images, labels
-
-
-def _check_probabilities(labels: np.ndarray, classes: int) -> None:
-    """Raise SettingsError for rows that are no distributions over the classes."""
-    if labels.shape[1] != classes:
-        raise SettingsError(f"labels have {labels.shape[1]} probabilities an image; apply gives {classes} classes")
-    wrong = ~((labels >= 0).all(axis=1) & (abs(labels.sum(axis=1) - 1) < 1e-3))  # NaN is no distribution either
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise SettingsError(
-            f"labels that are probabilities must be at least 0 and sum to 1; those of image {row} sum to "
-            f"{labels[row].sum():g}, the least is {labels[row].min():g}"
-        )
-
-
-def check_network(model: Model, variables: Any, chosen: Subset, images: np.ndarray) -> None:
-    """Raise SettingsError for a network whose ensemble would be wrong without a sign of it: one that never reads the
-    subset, and what `check_outputs` tells. Warn of leaves of the subset that are never read."""
-
-    def of_leaves(leaves: dict[str, Any], x: Any) -> Any:
-        return model.apply(insert_leaves(chosen, variables, leaves), x)
-
-    leaves = {p: jax.ShapeDtypeStruct(s, jnp.float32) for p, s in zip(chosen.paths, chosen.shapes, strict=True)}
-    pair = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
-    idle = [name.removeprefix("['").removesuffix("']") for name in unread(of_leaves, leaves, pair)]
-    if len(idle) == len(chosen.paths):
-        raise SettingsError(
-            f"apply never reads the subset ({_some(idle)}), so that every member would equal the base: name leaves "
-            "that its output depends on, and look whether apply uses the variables that it is given"
-        )
-    if idle:
-        warnings.warn(f"apply never reads these leaves of the subset: {_some(idle)}", stacklevel=4)
-    check_outputs(model, variables, images)
-
-
-def check_outputs(model: Model, variables: Any, images: np.ndarray) -> None:
-    """Raise SettingsError for a network that gives probabilities instead of logits, or whose output for one image
-    depends on the others."""
-    logits = np.asarray(model.apply(variables, jnp.asarray(images)), np.float64)
-    if logits.shape[1] > 1 and logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
-        raise SettingsError(
-            "apply returns probabilities (every row is at least 0 and sums to 1), and logits are needed: leave the "
-            "softmax out, or return log(probabilities)"
-        )
-    if len(images) > 1 and not (images == images[:1]).all():
-        reason = batch_dependence(model.apply, variables, jnp.asarray(images[:8]))
-        if reason:
-            raise SettingsError(f"apply must treat each image by itself: {reason}")
-
-
-def _some(words: list[str]) -> str:
-    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
 def check_checkpoints(checkpoints: Checkpoints, chosen: Subset, generator: Generator) -> None:

@@ -70,3 +70,9 @@ def flops(fn: Callable[..., Any], *arguments: Any) -> float:
         with jax.default_device(cpu):
             cost = jax.jit(fn).lower(*shapes).cost_analysis()
     return float((cost or {}).get("flops", 0.0))
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes in words: "1.5 MiB"."""
+    power = min(max(count.bit_length() - 1, 0) // 10, 3)
+    return f"{count / 1024**power:.4g} {('B', 'KiB', 'MiB', 'GiB')[power]}"

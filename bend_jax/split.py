@@ -212,6 +212,7 @@ class Cut(NamedTuple):
     prefix: Callable[..., Any]
     suffix: Callable[..., Any]
     feature_shapes: tuple[tuple[int, ...], ...]  # of what the prefix returns
+    feature_dtypes: tuple[Any, ...]
     feature_bytes: int
     suffix_bytes: int  # everything that one call of the suffix writes: what a member costs in memory, at most
     has_vector_kernel: bool  # a convolution's kernel depends on the params: vmap would make it a grouped one
@@ -246,6 +247,7 @@ def cut(fn: Callable[..., Any], params: Any, *inputs: Any, any_batch: bool = Fal
         prefix=jax.tree_util.Partial(run_prefix, [constants[i] for i in prefix.constants]),
         suffix=jax.tree_util.Partial(run_suffix, [constants[i] for i in suffix.constants]),
         feature_shapes=tuple(tuple(aval.shape) for aval in features),
+        feature_dtypes=tuple(aval.dtype for aval in features),
         feature_bytes=sum(_bytes(aval) for aval in features),
         suffix_bytes=_written(suffix.steps),
         has_vector_kernel=_has_vector_kernel(suffix, traced.params),

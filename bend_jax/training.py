@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import devices
+from bend_jax.batching import rows
 from bend_jax.checks import Settings, setting
 
 SCHEDULES = ("step", "cosine")
@@ -47,24 +48,30 @@ class Model(NamedTuple):
     - apply(variables, images) -> logits [n, classes]: pure, in inference mode.
     - train_apply(variables, images, key) -> (logits, variables): with BN statistics updated.
     - init(key) -> variables: fresh random ones.
+    - loss(logits [n, classes], labels) -> [n]: what trainings minimise the mean of; None: cross-entropy.
     """
 
     apply: Callable[..., Any]
     train_apply: Callable[..., Any] | None = None
     init: Callable[..., Any] | None = None
+    loss: Callable[..., Any] | None = None
 
 
 class Examples(NamedTuple):
     """Labelled images as they are stored, and how they become what a model's apply takes.
 
     labels: whole numbers, or a probability for each class, such as other networks' vote (Hinton et al. 2015).
-    view(keys [n], images [n, ...]): augmented, one key an image; plain(images): not augmented.
+    images: a tree of arrays [n, ...], such as a lone array, or tokens and their mask.
+    view(keys [n], images [n, ...], index): augmented, one key an image; index tells which view of its images it is,
+    where a training goes through several in turn. plain(images): not augmented.
+    are_features: the images are what the frozen part made of them already, so that no other cache of it is kept.
     """
 
     images: Any
     labels: Int[Array, " n"] | Float[Array, "n classes"]
     view: Callable[..., Any]
     plain: Callable[..., Any]
+    are_features: bool = False
 
 
 class NonFiniteError(FloatingPointError):
@@ -87,6 +94,7 @@ class Callbacks(NamedTuple):
     - score(vectors [n, dim]) -> accuracies [n] on validation images, for a generator that chooses by them; None where
       there are none.
     - lengths: of the tensors that a vector is made of, in its order; () where they are not known.
+    - say(line): what a user should know before it takes long, such as that features are streamed.
     """
 
     resume: Callable[[str, Any, int], Any] = lambda name, state, steps: state
@@ -96,6 +104,7 @@ class Callbacks(NamedTuple):
     mesh: Mesh | None = None
     score: Callable[[Any], np.ndarray] | None = None
     lengths: tuple[int, ...] = ()
+    say: Callable[[str], None] = lambda line: None
 
 
 SILENT = Callbacks()
@@ -288,6 +297,12 @@ def cross_entropy(
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
+def losses_of(model: Model, logits: Any, labels: Any, smoothing: float = 0.0) -> Float[Array, " n"]:
+    """What the model is trained to make small, per image: its own loss, or cross-entropy."""
+    logits = logits.astype(jnp.float32)
+    return cross_entropy(logits, labels, smoothing) if model.loss is None else model.loss(logits, labels)
+
+
 def sgd(
     lr: float | optax.Schedule, momentum: float, weight_decay: float, nesterov: bool = False
 ) -> optax.GradientTransformation:
@@ -360,10 +375,11 @@ def train_base(
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(data["order"], step, extra["order"], settings.batch)
         keys = jax.random.split(key, settings.batch + 1)
-        images = examples.view(*devices.shard_rows((keys[1:], data["images"][index]), callbacks.mesh))
+        keys_own, images = devices.shard_rows((keys[1:], rows(data["images"], index)), callbacks.mesh)
+        images = examples.view(keys_own, images, step // per_epoch)
         logits, new = train_apply({**extra["rest"], "params": params}, images, keys[0])
         rest = {name: value for name, value in new.items() if name != "params"}
-        return jnp.mean(cross_entropy(logits, data["labels"][index])), {"rest": rest, "order": order}
+        return jnp.mean(losses_of(model, logits, data["labels"][index])), {"rest": rest, "order": order}
 
     rest = {name: value for name, value in variables.items() if name != "params"}
     rate = schedule(settings, per_epoch)

@@ -34,7 +34,7 @@ def train_apply(variables: Any, images: Any, key: Any) -> tuple[Any, Any]:
     return logits, {**variables, **new}
 
 
-def view(keys: Any, images: Any) -> Any:
+def view(keys: Any, images: Any, index: Any = 0) -> Any:
     """Pixel noise, another for each key."""
     return images + 0.1 * jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
 

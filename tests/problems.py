@@ -97,7 +97,7 @@ def plain(images: Any) -> Any:
     return images.astype(jnp.float32)
 
 
-def view(keys: Any, images: Any) -> Any:
+def view(keys: Any, images: Any, index: Any = 0) -> Any:
     """Every image gets noise from its own key."""
     return plain(images) + 0.1 * jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
 

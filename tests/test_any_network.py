@@ -252,7 +252,7 @@ def test_no_images_give_no_rows(ensemble: bend_jax.Ensemble) -> None:
 def test_a_saved_ensemble_refuses_another_network(ensemble: bend_jax.Ensemble, tmp_path: Any) -> None:
     """One of another number of classes; and damage is told without the advice to delete the only copy."""
     ensemble.save(tmp_path / "saved")
-    with pytest.raises(SettingsError, match="tells 3 classes apart; this apply gives 2"):
+    with pytest.raises(SettingsError, match="tells 3 classes apart; this network gives 2"):
         bend_jax.load(tmp_path / "saved", lambda v, x: (x @ v["linear"]["w"])[:, :2])
     (tmp_path / "saved" / "subset.json").write_text("{}")
     with pytest.raises(bend_jax.DamagedError, match="restore this folder from a copy") as error:

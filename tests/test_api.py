@@ -14,7 +14,6 @@ import pytest
 
 import bend_jax
 from bend_jax import metrics
-from bend_jax.api import calibrated
 from bend_jax.checks import SettingsError
 from bend_jax.collect.boosting import Boosting
 from bend_jax.collect.bootstrap import Bootstrap
@@ -103,13 +102,13 @@ def test_validation_chooses_the_vote_and_without_it_the_first_one_counts() -> No
     _, images, labels = blobs(60)
     losses = {}
     for vote in VOTES:
-        own = calibrated(fitted_once(), (images, labels), (vote,))
+        own = fitted_once().calibrated((images, labels), (vote,))
         assert own.vote == vote
         losses[vote] = float(metrics.nll(jnp.asarray(own.predict_proba(images)), jnp.asarray(labels, jnp.int32)))
     assert losses["mean"] != losses["pool"]
     least = min(losses, key=lambda vote: losses[vote])
     for votes in (("mean", "pool"), ("pool", "mean")):
-        assert calibrated(fitted_once(), (images, labels), votes).vote == least
+        assert fitted_once().calibrated((images, labels), votes).vote == least
         with pytest.warns(UserWarning, match="the temperature stays 1"):
             unscaled = fitted(unseen=False, votes=votes, collect=fitted_once().checkpoints, generate=Identity())
         assert (unscaled.vote, unscaled.temperature) == (votes[0], 1.0)

@@ -81,7 +81,7 @@ def test_integer_leaves_stay_as_they_are() -> None:
     assert int(found["count"]) == 7
     np.testing.assert_allclose(found["mean"], images.mean(0), atol=1e-6)
     subset = select({"params": {}, "batch_stats": {"mean": jnp.ones(5)}}, ["batch_stats.mean"])
-    examples = Examples(images, jnp.zeros(8, jnp.int32), lambda keys, x: x, lambda x: x)
+    examples = Examples(images, jnp.zeros(8, jnp.int32), lambda keys, x, index: x, lambda x: x)
     model = Model(lambda variables, images: images, train_apply)
     vectors = recompute(model, variables, subset, jnp.ones((1, 5)), examples, jax.random.key(0), 8, 8)
     np.testing.assert_allclose(vectors[0], images.mean(0), atol=1e-6)

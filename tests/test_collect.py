@@ -257,7 +257,9 @@ def test_padding_members_do_no_harm_to_a_network_undefined_at_zero() -> None:
     variables = {"params": {"w": jnp.ones((5, 3))}}
     subset = select(variables, ["w"])
     model = Model(lambda v, images: images @ (v["params"]["w"] / jnp.linalg.norm(v["params"]["w"])))
-    examples = Examples(x, jnp.arange(N, dtype=jnp.int32) % 3, lambda keys, images: images, lambda images: images)
+    examples = Examples(
+        x, jnp.arange(N, dtype=jnp.int32) % 3, lambda keys, images, index: images, lambda images: images
+    )
     settings = Bootstrap(k=5, views=1, batch=BATCH, epochs=1, lr=0.1)
     for memory in (2**30, 4 * N * 5 + 9000, 4 * N * 5 + 5000):
         callbacks = SILENT._replace(memory=memory)

@@ -25,7 +25,7 @@ from tests.problems import BATCH, N, Problem, dense
 
 def counted(subset: str) -> tuple[Problem, Counter[str]]:
     """The dense net, whose functions are counted as they are called: that is, traced."""
-    (apply, train_apply, init), variables, chosen, examples = dense(subset)
+    (apply, train_apply, init, _), variables, chosen, examples = dense(subset)
     assert train_apply is not None
     calls: Counter[str] = Counter()
 

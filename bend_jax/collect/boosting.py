@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bend_jax import devices
+from bend_jax.batching import rows
 from bend_jax.checks import SettingsError, setting
 from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Work
@@ -69,13 +70,13 @@ def collect(
     if data.labels.ndim != 1:
         raise SettingsError("boosting counts errors: it needs labels that are whole numbers, not probabilities")
     n = data.labels.shape[0]
-    classes = jax.eval_shape(lambda x: model.apply(variables, data.plain(x)), data.images[:1]).shape[1]
+    classes = jax.eval_shape(lambda x: model.apply(variables, data.plain(x)), rows(data.images, slice(1))).shape[1]
 
     def update(vector: Any, weights: Any, arrays: Any) -> tuple[Array, Array]:
         full = insert(subset, arrays["boosted"], vector)
 
         def wrong(index: Any) -> Any:
-            images = devices.shard_rows(arrays["plain"][index], callbacks.mesh)
+            images = devices.shard_rows(rows(arrays["plain"], index), callbacks.mesh)
             return jnp.argmax(model.apply(full, data.plain(images)), axis=1) != arrays["labels"][index]
 
         chunk = devices.multiple(min(CHUNK * devices.count(callbacks.mesh), n), callbacks.mesh)

@@ -21,8 +21,8 @@ from bend_jax.training import (
     Examples,
     Model,
     State,
-    cross_entropy,
     draw_batch,
+    losses_of,
     make_step,
     sgd,
     start,
@@ -119,7 +119,7 @@ def collect(
 
     def one(vector: Any, rest: Any, weight: UInt16[Array, " b"], own: Any, inputs: Any, labels: Any, key: Any) -> Any:
         logits, rest = source.logits(vector, rest, own, inputs, key)
-        return jnp.mean(weight * cross_entropy(logits, labels, settings.label_smoothing)), rest
+        return jnp.mean(weight * losses_of(model, logits, labels, settings.label_smoothing)), rest
 
     members = devices.over_members(jax.vmap(one, (0, 0, 0, None, None, None, None)), callbacks.mesh, 3)
 

@@ -19,8 +19,8 @@ from bend_jax.training import (
     Examples,
     Model,
     State,
-    cross_entropy,
     draw_batch,
+    losses_of,
     make_step,
     start,
     train,
@@ -91,9 +91,9 @@ def fine_tune(
             share = jax.random.beta(jax.random.fold_in(key, _MIXUP_KEY), schedule.mixup, schedule.mixup)
             inputs = mixed(inputs, share)
         logits, rest = source.logits(vector, extra["rest"], arrays, inputs, key)
-        losses = cross_entropy(logits, labels, settings.label_smoothing)
+        losses = losses_of(model, logits, labels, settings.label_smoothing)
         if schedule.mixup:
-            others = cross_entropy(logits, jnp.roll(labels, 1, axis=0), settings.label_smoothing)
+            others = losses_of(model, logits, jnp.roll(labels, 1, axis=0), settings.label_smoothing)
             losses = share * losses + (1 - share) * others
         if reweighting.weigh is not None:
             losses = reweighting.weigh(extra, index) * losses

@@ -13,8 +13,10 @@ from jaxtyping import Array, Int, Key
 
 from bend_jax import devices
 from bend_jax.batch_norm import holds_statistics
+from bend_jax.batching import batch_size, rows
 from bend_jax.checks import DTYPES, Settings, setting
 from bend_jax.collect.collector import Cost, Work
+from bend_jax.operations import flops, in_bytes
 from bend_jax.split import Cut, cut
 from bend_jax.subset import Subset, flatten, insert
 from bend_jax.training import Callbacks, Examples, Model
@@ -93,10 +95,11 @@ def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mes
 
     def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
         keys = jax.random.split(key, index.shape[0] + 1)
-        return examples.view(*devices.shard_rows((keys[1:], data["images"][index]), mesh))
+        own, images = devices.shard_rows((keys[1:], rows(data["images"], index)), mesh)
+        return examples.view(own, images, view)
 
     def logits(vector: Any, rest: Any, data: dict[str, Any], images: Any, key: Any) -> tuple[Any, Any]:
-        own = jax.random.split(key, images.shape[0] + 1)[0]
+        own = jax.random.split(key, batch_size(images) + 1)[0]
         result, new = train_apply({**insert(subset, data["variables"], vector), **rest}, images, own)
         return result, {name: new[name] for name in rest}
 
@@ -124,19 +127,20 @@ def _features(
     features are stored as settings.cache_dtype either way.
     """
     n = examples.labels.shape[0]
-    one = jax.eval_shape(examples.plain, examples.images[:1])
+    one = jax.eval_shape(examples.plain, jax.eval_shape(lambda x: rows(x, slice(1)), examples.images))
     vector = jax.ShapeDtypeStruct((subset.dim,), jnp.float32)
     parts = cut(lambda v, x: model.apply(insert(subset, variables, v), x), vector, one, any_batch=True)
-    narrow = jnp.dtype(settings.cache_dtype)
     cache_bytes = cached_bytes(settings, parts, n)
-    is_cached = cache_bytes <= callbacks.memory
+    is_cached = cache_bytes <= callbacks.memory and not examples.are_features
+    if not is_cached and not examples.are_features:
+        callbacks.say(_streaming(parts, subset, one, n, cache_bytes, callbacks.memory))
     data = {"labels": examples.labels, "prefix": parts.prefix, "suffix": parts.suffix}
 
     def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
         key_view = jax.random.fold_in(key, view)
         keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
-        values = prefix(examples.view(*devices.shard_rows((keys, images[index]), callbacks.mesh)))
-        return jax.tree.map(lambda f: f.astype(narrow) if jnp.issubdtype(f.dtype, jnp.floating) else f, values)
+        own, images = devices.shard_rows((keys, rows(images, index)), callbacks.mesh)
+        return narrowed(prefix(examples.view(own, images, view)), settings.cache_dtype)
 
     shapes = jax.eval_shape(parts.prefix, one)
     if is_cached:
@@ -153,7 +157,8 @@ def _features(
         values = jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
         return data["suffix"](vector, values), rest
 
-    size = cache_bytes if is_cached else 0
+    are_here = examples.are_features and bool(jax.tree.leaves(examples.images))  # on the device
+    size = cache_bytes if is_cached or are_here else 0
     return SubsetLoss(data, read, logits, lambda vector, data: {}, lambda vector, rest, data: vector, parts, size)
 
 
@@ -194,10 +199,32 @@ def optimizer(subset: Subset, tx: optax.GradientTransformation) -> optax.Gradien
     return optax.chain(tx, keep_statistics)
 
 
+def narrowed(features: Any, dtype: str) -> Any:
+    """Floating-point features as they are cached; whole numbers and booleans stay as they are."""
+    return jax.tree.map(lambda f: f.astype(dtype) if jnp.issubdtype(f.dtype, jnp.floating) else f, features)
+
+
 def cached_bytes(settings: FineTuning, parts: Cut, images: int) -> int:
     """Of the features of all views of so many images."""
-    numbers = sum(math.prod(shape) for shape in parts.feature_shapes)
-    return settings.views * images * numbers * jnp.dtype(settings.cache_dtype).itemsize
+    shapes = [jax.ShapeDtypeStruct(*x) for x in zip(parts.feature_shapes, parts.feature_dtypes, strict=True)]
+    kept = jax.eval_shape(lambda x: narrowed(x, settings.cache_dtype), shapes)
+    return settings.views * images * sum(math.prod(x.shape) * x.dtype.itemsize for x in kept)
+
+
+def _streaming(parts: Cut, subset: Subset, one: Any, n: int, needed: int, memory: int) -> str:
+    """The line that says that features are streamed, and what that costs."""
+    vector = jax.ShapeDtypeStruct((subset.dim,), jnp.float32)
+
+    def tail(suffix: Any, vector: Any, features: Any) -> Any:
+        return jax.grad(lambda v: jnp.sum(suffix(v, features).astype(jnp.float32)))(vector)
+
+    first = flops(lambda prefix, x: prefix(x), parts.prefix, one)
+    step = flops(tail, parts.suffix, vector, jax.eval_shape(parts.prefix, one))
+    return (
+        f"the frozen features of {n:,} images take {in_bytes(needed)} and {in_bytes(memory)} are allowed: they are "
+        f"computed anew in every step, at about {(first + step) / max(step, 1):.3g} times the operations of a step "
+        "on cached ones"
+    )
 
 
 def fine_tuning_cost(settings: FineTuning, work: Work, epochs: int, passes: int, *, drift: bool = False) -> Cost:

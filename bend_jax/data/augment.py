@@ -57,8 +57,8 @@ def shifted_view(images: UInt8[Array, "n h w c"], view: str) -> UInt8[Array, "n 
 
 @lru_cache
 def transforms(settings: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """(view, plain): augmented and normalised with one key an image, and only normalised. The same functions for the
-    same settings (see `setting.network`)."""
+    """(view, plain): augmented and normalised with one key an image, every view alike, and only normalised. The same
+    functions for the same settings (see `setting.network`)."""
 
     def one(key: Key[Array, ""], image: Any) -> Any:
         key_crop, key_flip, key_turn = jax.random.split(key, 3)
@@ -76,7 +76,7 @@ def transforms(settings: Data) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def plain(images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return normalise(images, settings.mean, settings.std)
 
-    def view(keys: Key[Array, " n"], images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def view(keys: Key[Array, " n"], images: UInt8[Array, "n h w c"], index: Any = 0) -> Float[Array, "n h w c"]:
         return plain(jax.vmap(one)(keys, images))
 
     return view, plain

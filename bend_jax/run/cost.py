@@ -13,7 +13,7 @@ from bend_jax.collect.collector import Cost, Work
 from bend_jax.data import corruptions
 from bend_jax.ensemble import chunk_size
 from bend_jax.generate.generator import Size
-from bend_jax.operations import Operations, count
+from bend_jax.operations import Operations, count, in_bytes
 from bend_jax.run.context import RunContext
 
 
@@ -71,7 +71,7 @@ def describe(s: RunContext) -> str:
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
     cache, memory = collect_cost(s, ops).cached_bytes, c.compute.memory_mb * 2**20
     how = "cached" if cache <= memory else f"streamed (compute.memory_mb={c.compute.memory_mb})"
-    features = f"features of all views: {_size(cache)}, {how}" if cache else "no features are cached"
+    features = f"features of all views: {in_bytes(cache)}, {how}" if cache else "no features are cached"
     batch = min(c.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels))
     fitting = chunk_size(ops.parts._replace(suffix_bytes=batch * ops.parts.suffix_bytes), memory)
     shapes = ", ".join("x".join(map(str, shape)) for shape in ops.parts.feature_shapes)
@@ -84,8 +84,8 @@ def describe(s: RunContext) -> str:
         f"backbone  {c.backbone.name}: {parameters:,} parameters ({parameters * 4 / 2**20:.1f} MiB)",
         f"subset    {','.join(c.collect.subset)}: {s.chosen.dim} numbers in {len(s.chosen.paths)} leaves "
         f"({', '.join(s.chosen.paths[:4])}{', ...' if len(s.chosen.paths) > 4 else ''})",
-        f"split     features of one image: {shapes} ({_size(ops.parts.feature_bytes)}); "
-        f"{_size(ops.parts.suffix_bytes)} of intermediates for each member and image",
+        f"split     features of one image: {shapes} ({in_bytes(ops.parts.feature_bytes)}); "
+        f"{in_bytes(ops.parts.suffix_bytes)} of intermediates for each member and image",
         f"collect   {c.collect.settings.k} checkpoints by {c.collect.name}; {features}",
         f"members   {c.members}; {min(fitting, c.members)} at once on {batch} images within {c.compute.memory_mb} MiB",
     ]
@@ -122,11 +122,6 @@ def _matrix_rate() -> float:
         product(x, x).block_until_ready()
         times.append(time.perf_counter() - started)
     return 2 * size**3 / min(times)
-
-
-def _size(count: int) -> str:
-    power = min(max(count.bit_length() - 1, 0) // 10, 3)
-    return f"{count / 1024**power:.4g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def _duration(seconds: float) -> str:
