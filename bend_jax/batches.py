@@ -19,6 +19,8 @@ from bend_jax.split import cut
 from bend_jax.subset import Subset, flatten, insert
 from bend_jax.training import Callbacks, Examples, Model
 
+ENDLESS = 2**40  # batches; loaders that repeat for ever name a number beyond it
+
 
 class Batches(NamedTuple):
     """Pairs (images [b, ...], labels [b]) from any iterable, such as a loader of grain.
@@ -43,10 +45,12 @@ def look(given: Any) -> Batches:
     if first is None:
         raise SettingsError("the iterable of batches is empty: it was read before, or there is no data")
     try:
-        count = len(given)
+        total = len(given)
     except (TypeError, NotImplementedError):
-        count = None
-    return Batches(first, itertools.chain([first], iterator) if iterator is given else given, count)
+        total = None
+    if total is not None and total > ENDLESS:
+        raise SettingsError("the iterable of batches has no end: give one pass over the data, without repeat()")
+    return Batches(first, itertools.chain([first], iterator) if iterator is given else given, total)
 
 
 class _Buffer:

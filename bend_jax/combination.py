@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bend_jax import ensemble, labelled, metrics, storage
+from bend_jax import ensemble, labelled, metrics, modules, storage
 from bend_jax.batching import rows
 from bend_jax.checks import SettingsError
 from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
@@ -109,8 +109,8 @@ def combine(
 ) -> Combination:
     """One vote over several trained networks, with weights and a temperature from validation images.
 
-    - networks: a list of pairs (apply, variables) as `fit` takes them, and of Ensembles; all for the same images and
-      classes. What one network does to the images first, such as its normalisation, belongs into its apply.
+    - networks: a list of pairs (apply, variables) and modules as `fit` takes them, and of Ensembles; all for the same
+      images and classes. What one network does to the images first, such as its normalisation, belongs into its apply.
     - validation: (images, labels) that no network was trained on. First each network alone gets the temperature of
       least NLL, then the vote gets its weights and its temperature.
     - votes: the votes that validation chooses from: the mean of probabilities and the logarithmic opinion pool.
@@ -221,15 +221,18 @@ def _networks(given: Any) -> tuple[Ensemble, ...]:
     """Every network as an Ensemble. Raises SettingsError."""
     if isinstance(given, Ensemble) or not isinstance(given, Sequence) or not given:
         came = "an empty one" if isinstance(given, Sequence) and not given else type(given).__name__
-        raise SettingsError(f"networks is a list of (apply, variables) or Ensembles, at least one; got {came}")
+        raise SettingsError(f"networks is a list of (apply, variables), modules or Ensembles, at least one; got {came}")
     return tuple(_network(i, own) for i, own in enumerate(given))
 
 
 def _network(i: int, given: Any) -> Ensemble:
     if isinstance(given, Ensemble):
         return given
+    found = modules.adapt(given)
+    if found is not None:
+        given = found[0].apply, found[1]
     if not isinstance(given, tuple | list) or len(given) != 2 or not callable(given[0]):
-        raise SettingsError(f"network {i} must be (apply, variables) or an Ensemble; got {_kind(given)}")
+        raise SettingsError(f"network {i} must be (apply, variables), a module or an Ensemble; got {_kind(given)}")
     apply, variables = given
     return Ensemble(apply, variables, Subset((), ()), np.zeros((1, 0), np.float32), np.ones(1))
 

@@ -249,7 +249,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
         """By name, [n, classes]: these weighted votes over members and views before temperature scaling. The members
         run once for all."""
         check_votes(names)
-        if isinstance(views, str) or not views or not all(callable(view) for view in views):
+        if not isinstance(views, tuple | list) or not views or not all(callable(view) for view in views):
             raise SettingsError(f"views are functions images -> images in a tuple or list, at least one; got {views!r}")
         weights = jnp.tile(jnp.asarray(self.weights, jnp.float32), len(views))
         batches = [[VOTES[name](logits, weights) for name in names] for logits in self._batches(images, views)]

@@ -141,8 +141,8 @@ def check_loss(model: Model, variables: Any, images: Any, labels: np.ndarray) ->
         raise SettingsError(f"loss(logits, labels) does not take logits [n, classes] and labels: {lines[0]}") from None
     if getattr(found, "shape", None) != (2,):
         raise SettingsError(
-            f"loss(logits, labels) must give one number an image, [n], with no mean over images; for n = 2 it gives "
-            f"{found}"
+            "loss(logits, labels) must give one number an image, [n], with no mean over images; for n = 2 it gives "
+            f"{jax.tree.map(lambda x: list(x.shape), found)}"
         )
 
 

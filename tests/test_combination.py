@@ -215,7 +215,7 @@ IMAGES, LABELS = blobs(30)[1:]
     [
         ([], {}, "at least one; got an empty one"),
         (blobs_apply, {}, "networks is a list of .* got function"),
-        ([blobs_apply], {}, r"network 0 must be \(apply, variables\) or an Ensemble; got function"),
+        ([blobs_apply], {}, r"network 0 must be \(apply, variables\), a module or an Ensemble; got function"),
         ((blobs_apply, blobs()[0]), {}, "network 0 must be .* got function"),
         ([(blobs_apply, blobs()[0], "head")], {}, "network 0 must be .* got tuple of function, dict, str"),
         (None, {"votes": ("majority",)}, "votes are some of mean, pool"),
