@@ -1,6 +1,7 @@
 """What `fit` and an ensemble take beside a network: trees of inputs, augmentation, views, a loss, what is shown."""
 
 import inspect
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import bend_jax
-from bend_jax import metrics
+from bend_jax import inputs, metrics
 from bend_jax.checks import SettingsError
 from bend_jax.display import is_wanted
 from bend_jax.ensemble import VOTES
@@ -140,6 +141,22 @@ def test_augment_changes_what_is_trained_on_and_nothing_else() -> None:
     np.testing.assert_allclose(augmented.vectors, scaled.vectors, atol=1e-5)
     assert np.abs(augmented.vectors - plain().vectors).max() > 1e-3
     np.testing.assert_allclose(augmented.predict_proba(images), scaled.predict_proba(images), atol=1e-3)
+
+
+def test_views_count_where_images_are_augmented() -> None:
+    """The collector goes through as many as its settings say; of images as they are there is one."""
+    found: list[int] = []
+
+    def collect(
+        model: Any, variables: Any, subset: Any, examples: Any, key: Any, settings: Any, *, callbacks: Any
+    ) -> Any:
+        found.append(settings.views)
+        return plain().checkpoints
+
+    own = replace(inputs.find_collector(bend_jax.Trajectory(k=2, batch=16, views=2)), collect=collect)
+    small(collect=own)
+    small(collect=own, augment=lambda keys, x: x)
+    assert found == [1, 2]
 
 
 def test_a_loss_of_ones_own_takes_the_place_of_cross_entropy() -> None:
