@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import devices
 from bend_jax.checks import Settings, setting
+from bend_jax.subset import Subset
 
 SCHEDULES = ("step", "cosine")
 
@@ -86,7 +87,7 @@ class Callbacks(NamedTuple):
     - mesh: the devices that share the work; None for one (see `devices`).
     - score(vectors [n, dim]) -> accuracies [n] on validation images, for a generator that chooses by them; None where
       there are none.
-    - lengths: of the tensors that a vector is made of, in its order; () where they are not known.
+    - subset: what the vectors are of, for a generator that looks at tensors; None where it is not known.
     """
 
     resume: Callable[[str, Any, int], Any] = lambda name, state, steps: state
@@ -95,7 +96,7 @@ class Callbacks(NamedTuple):
     memory: int = MEMORY
     mesh: Mesh | None = None
     score: Callable[[Any], np.ndarray] | None = None
-    lengths: tuple[int, ...] = ()
+    subset: Subset | None = None
 
 
 SILENT = Callbacks()
