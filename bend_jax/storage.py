@@ -24,6 +24,8 @@ from bend_jax import devices
 from bend_jax.checks import SettingsError
 
 FORMAT = 3  # of what lies on disk; part of every digest
+# what manifests held before they had a sum of their own
+WITHOUT_SUM = {"stage", "name", "seed", "seeds", "settings", "inputs", "seconds", "format", "versions", "sha256"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -53,32 +55,83 @@ def is_complete(path: Path) -> bool:
 
 
 def read_manifest(path: Path, remedy: str = "") -> dict[str, Any]:
-    """The manifest of a complete stage. Raises DamagedError where it cannot be read."""
+    """The manifest of a complete stage, without its own sum. Raises DamagedError where it cannot be read, or is not
+    what was written. One from before manifests had a sum may hold only what they held then."""
+    file = path / "manifest.json"
     try:
-        manifest: Any = json.loads((path / "manifest.json").read_text())
+        manifest: Any = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise DamagedError(f"{path / 'manifest.json'} cannot be read ({error}); {_remedy(path, remedy)}") from None
+        raise DamagedError(f"{file} cannot be read ({error}); {_remedy(path, remedy)}") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
-        raise DamagedError(f"{path / 'manifest.json'} is no manifest; {_remedy(path, remedy)}")
+        raise DamagedError(f"{file} is no manifest; {_remedy(path, remedy)}")
+    own = manifest.pop("sum", None)
+    if own != _sum(manifest) if own is not None else not manifest.keys() <= WITHOUT_SUM:
+        raise DamagedError(f"{file} is damaged (its sum is not that of its content); {_remedy(path, remedy)}")
     return manifest
 
 
-def verify(path: Path, remedy: str = "") -> dict[str, Any]:
-    """Read the manifest and check the SHA-256 of every file. Raises DamagedError for one that differs or is missing;
-    remedy: what its text advises, to delete the folder of a stage where nothing is said."""
+def _sum(manifest: dict[str, Any]) -> str:
+    """Of everything in a manifest, however it is laid out."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def verify(path: Path, remedy: str = "", expected: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read the manifest, and check that the folder holds those files with their SHA-256 and no other file or link.
+
+    expected: what the manifest must say of the stage, beside its files. Raises DamagedError for what differs, is
+    missing or is too much; remedy: what its text advises, to delete the folder of a stage where nothing is said.
+    """
     manifest = read_manifest(path, remedy)
-    for name, expected in manifest["sha256"].items():
+    for key, value in json.loads(json.dumps(expected or {})).items():
+        if manifest.get(key, value if key == "digest" else None) != value:  # the first manifests had no digest
+            found = _short(manifest.get(key))
+            raise DamagedError(
+                f"{path} holds another stage: {key} {found}, not {_short(value)}; {_remedy(path, remedy)}"
+            )
+    for name, sum_ in manifest["sha256"].items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DamagedError(f"{path} lists {name}, which leads out of it; {_remedy(path, remedy)}")
         try:
             actual = _sha256(path / name)
         except OSError:
             raise DamagedError(f"{path / name} is missing; {_remedy(path, remedy)}") from None
-        if actual != expected:
+        if actual != sum_:
             raise DamagedError(f"{path / name} is damaged (its SHA-256 is not the manifest's); {_remedy(path, remedy)}")
+    for file in sorted(path.rglob("*")):
+        if file.is_symlink():
+            raise DamagedError(f"{file} is a link, and a stage has none; {_remedy(path, remedy)}")
+        name = str(file.relative_to(path))
+        if file.is_file() and name not in ("manifest.json", *manifest["sha256"]) and not _is_of_the_desktop(file.name):
+            raise DamagedError(f"{file} does not belong here: move it away, or {_remedy(path, remedy)}")
     return manifest
 
 
+def _is_of_the_desktop(name: str) -> bool:
+    """Files that file managers leave where somebody has looked."""
+    return name in (".DS_Store", "Thumbs.db", "desktop.ini", ".directory") or name.startswith("._")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def damaged(store: Path) -> dict[Path, str]:
+    """What is wrong with which entry of a store, for those that are not whole."""
+    found = {}
+    for path in sorted(store.iterdir()):
+        if path.name.startswith("."):
+            continue  # being built, or what a killed process left
+        stage, _, digest = path.name.rpartition("-")
+        try:
+            verify(path, expected={"stage": stage, "digest": digest})
+        except DamagedError as error:
+            found[path] = str(error)
+    return found
+
+
 def _remedy(path: Path, remedy: str) -> str:
-    return remedy or f"delete {path} to have it computed again"
+    return remedy or f"delete {path} to have it computed again, or add --repair to the command"
 
 
 def _sha256(path: Path) -> str:
@@ -130,7 +183,9 @@ def _publish(root: Path, final: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest, and rename the folder to its own name once all of it is on the disk."""
     output = root / "output"
     sums = {str(p.relative_to(output)): _sha256(p) for p in sorted(output.rglob("*")) if p.is_file()}
-    write_json(output / "manifest.json", {**manifest, "format": FORMAT, "versions": versions(), "sha256": sums})
+    content = {**manifest, "format": FORMAT, "versions": versions(), "sha256": sums}
+    content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read
+    write_json(output / "manifest.json", {**content, "sum": _sum(content)})
     for path in [*output.rglob("*"), output]:
         _sync(path)
     if not is_complete(final):  # else another run has published the same meanwhile
@@ -143,6 +198,7 @@ def building(
     store: Path, stage: str, digest: str, manifest: dict[str, Any]
 ) -> contextlib.AbstractContextManager[Partial]:
     """`publishing` of a stage in the store."""
+    manifest |= {"stage": stage, "digest": digest}
     return publishing(entry(store, stage, digest), manifest)
 
 

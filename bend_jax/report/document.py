@@ -106,7 +106,9 @@ def publish(document: Document, content: Any, rows: Lines, workdir: Path, manife
     said = {"rendering": rendering(), "text": to_markdown(document, figures=False)}
     digest = storage.digest_of({"format": storage.FORMAT, "content": to_json(content), **said})
     path = storage.entry(workdir / "store", manifest["stage"], digest)
-    if not storage.is_complete(path):
+    if storage.is_complete(path):
+        storage.verify(path, expected={"stage": manifest["stage"], "digest": digest})
+    else:
         with storage.building(workdir / "store", manifest["stage"], digest, manifest) as partial:
             write(document, partial.output, content, rows)
     storage.link(workdir, "report", path)

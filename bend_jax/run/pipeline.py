@@ -108,7 +108,7 @@ def run(s: RunContext, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
             if job.generator in ("", s.config.generate.name):
                 storage.link(s.workdir, job.stage, job.path)
         elif job.name in needed:
-            storage.verify(job.path)
+            storage.verify(job.path, expected=_manifest(s, jobs, job))
     return jobs
 
 
@@ -130,14 +130,13 @@ def check_inputs(s: RunContext, jobs: dict[str, Job], stages: tuple[str, ...]) -
 def run_job(s: RunContext, jobs: dict[str, Job], job: Job, say: Say) -> None:
     """Build one stage, or check its files and say that it is reused."""
     if storage.is_complete(job.path):
-        then, now = storage.verify(job.path)["versions"], storage.versions()
+        then, now = storage.verify(job.path, expected=_manifest(s, jobs, job))["versions"], storage.versions()
         other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
         if s.config.compute.tensorboard:
             replay(job.path, _events(s, job))
         say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
         return
-    manifest: dict[str, Any] = {"stage": job.stage, "name": job.name, "seed": s.seed, "settings": job.settings}
-    manifest["inputs"] = {name: jobs[name].digest for name in job.inputs}
+    manifest = _manifest(s, jobs, job)
     with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
         clock = TrainingLog({}, {}, {}, {})
         inputs = {name: jobs[name].path for name in job.inputs}
@@ -150,6 +149,12 @@ def run_job(s: RunContext, jobs: dict[str, Job], job: Job, say: Say) -> None:
             raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started
     say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
+
+
+def _manifest(s: RunContext, jobs: dict[str, Job], job: Job) -> dict[str, Any]:
+    """What a stage's manifest says of it beside its files."""
+    said: dict[str, Any] = {"stage": job.stage, "name": job.name, "digest": job.digest, "seed": s.seed}
+    return {**said, "settings": job.settings, "inputs": {name: jobs[name].digest for name in job.inputs}}
 
 
 def _events(s: RunContext, job: Job) -> Path:
@@ -176,7 +181,9 @@ def summarise(settings: list[RunContext], plans: list[dict[str, Job]], say: Say)
     s = settings[0]
     digest = storage.digest_of({"format": storage.FORMAT, "seeds": [jobs["report"].digest for jobs in plans]})
     path = storage.entry(s.workdir / "store", "report", digest)
-    if not storage.is_complete(path):
+    if storage.is_complete(path):
+        storage.verify(path, expected={"stage": "report", "digest": digest})
+    else:
         reports = [from_json(Report, storage.read_json(jobs["report"].path / "report.json")) for jobs in plans]
         manifest = {
             "stage": "report",
