@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from bend_jax import devices, storage, training
+from bend_jax.run import saved_states
 from bend_jax.run.config import Config
 
 METRICS = "metrics.jsonl"
@@ -56,7 +57,7 @@ class Progress:
     def __init__(self, config: Config, built: storage.Partial, log: TrainingLog, events: Path) -> None:
         self.log, self.built, self.events = log, built, events
         self.is_boarded = config.compute.tensorboard and devices.is_first()
-        self.saver = storage.StateSaver(built.state, config.compute.save_seconds)
+        self.saver = saved_states.StateSaver(built.state, config.compute.save_seconds)
         self.metrics = built.state / METRICS
         self.bars: dict[str, Any] = {}
         self.since: dict[str, float] = {}
