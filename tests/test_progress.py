@@ -104,10 +104,10 @@ def test_a_killed_stage_publishes_the_lines_of_one_that_was_not(
     class Killing(saved_states.StateSaver):
         """Ends the process at a segment."""
 
-        def save(self, name: str, state: Any, seconds: float) -> None:
+        def save(self, name: str, state: Any, seconds: float, *, now: bool = False) -> None:
             left[0] -= 1
             if left[0] or saved:
-                super().save(name, state, seconds)
+                super().save(name, state, seconds, now=now)
             if not left[0]:
                 raise KilledError
 

@@ -35,11 +35,11 @@ class StateSaver:
             manager.delete(step)  # the training will come to this step again
         return state, 0.0
 
-    def save(self, name: str, state: Any, seconds: float) -> None:
-        """Save a state, where the last save is long enough ago."""
+    def save(self, name: str, state: Any, seconds: float, *, now: bool = False) -> None:
+        """Save a state, where the last save is long enough ago or it has to be now."""
         import orbax.checkpoint as ocp
 
-        if not devices.broadcast_flag(time.monotonic() - self._last.get(name, 0.0) >= self.every):
+        if not devices.broadcast_flag(now or time.monotonic() - self._last.get(name, 0.0) >= self.every):
             return
         leaves = devices.to_host(jax.tree.leaves(state))
         content = {
