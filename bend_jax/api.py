@@ -60,7 +60,7 @@ def generate_members(
 
     generate: settings of a generator, or a Generator of your own; reestimate: vectors -> vectors with BN statistics of
     their own, for a subset that holds weights and statistics (`reestimator`); callbacks: also `score` (`scorer`), for a
-    generator that chooses by validation images, and the subset's `lengths`, for one that looks at tensors. Raises
+    generator that chooses by validation images, and the `subset`, for one that looks at tensors. Raises
     SettingsError for checkpoints that the generator cannot do with, NonFiniteError where its training or its members
     hold a NaN or Inf.
     """
@@ -195,7 +195,7 @@ def _fit(
     if score is None and given.validation is not None:
         score = scorer(given.model, given.variables, given.subset, given.validation, reestimate=reestimate)
     how: Any = {"members": members, "seed": seed, "reestimate": reestimate}
-    how["callbacks"] = callbacks._replace(score=score, lengths=given.subset.lengths)
+    how["callbacks"] = callbacks._replace(score=score, subset=given.subset)
     vectors = generate_members(checkpoints, generate=given.generator, **how)
     weights = checkpoints.weights if given.generator.is_all_checkpoints else None
     weights = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)
@@ -219,7 +219,7 @@ def _fit(
         return made
     own = judge(made, given.validation, votes)
     if display.is_shown:
-        how["callbacks"] = SILENT._replace(memory=callbacks.memory, lengths=given.subset.lengths)
+        how["callbacks"] = SILENT._replace(memory=callbacks.memory, subset=given.subset)
         kind = given.generator.settings
         draw = partial(generate_members, checkpoints, **how | {"members": len(vectors)})
         line = closing_line(made, own, given.validation, votes, kind, lambda null: draw(generate=null))

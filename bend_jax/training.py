@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from bend_jax import devices
 from bend_jax.batching import rows
 from bend_jax.checks import Settings, setting
+from bend_jax.subset import Subset
 
 SCHEDULES = ("step", "cosine")
 
@@ -91,9 +92,10 @@ class Callbacks(NamedTuple):
     - compiled(name, seconds): called after a compilation, with its duration.
     - memory: bytes that chunks are chosen by.
     - mesh: the devices that share the work; None for one (see `devices`).
+    - stop() -> whether the training is to save its state now and not to go on.
     - score(vectors [n, dim]) -> accuracies [n] on validation images, for a generator that chooses by them; None where
       there are none.
-    - lengths: of the tensors that a vector is made of, in its order; () where they are not known.
+    - subset: what the vectors are of, for a generator that looks at tensors; None where it is not known.
     - say(line): what a user should know before it takes long, such as that features are streamed.
     """
 
@@ -102,8 +104,9 @@ class Callbacks(NamedTuple):
     compiled: Callable[[str, float], None] = lambda name, seconds: None
     memory: int = MEMORY
     mesh: Mesh | None = None
+    stop: Callable[[], bool] = lambda: False
     score: Callable[[Any], np.ndarray] | None = None
-    lengths: tuple[int, ...] = ()
+    subset: Subset | None = None
     say: Callable[[str], None] = lambda line: None
 
 
@@ -208,6 +211,7 @@ def train(
         left = min(segment - done % segment, steps - done)  # until the segment's end
         length = min(part - done % segment % part, left)
         state, losses, norms = run(state, data, length)
+        length = len(losses)
         _check_finite(name, losses, norms, done)
         if finish and length == left:
             state = finish(state, data)
@@ -242,6 +246,8 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, callbacks: C
             for _ in range(length):
                 state, result = one(state, data)
                 results.append(result if out is None else jax.block_until_ready(result))
+                if callbacks.stop():
+                    break
             losses, norms = zip(*jax.device_get(results), strict=True)
             return state, np.stack(losses), np.stack(norms)
 

@@ -105,11 +105,13 @@ def publish(document: Document, content: Any, rows: Lines, workdir: Path, manife
     """
     said = {"rendering": rendering(), "text": to_markdown(document, figures=False)}
     digest = storage.digest_of({"format": storage.FORMAT, "content": to_json(content), **said})
-    path = storage.entry(workdir / "store", manifest["stage"], digest)
-    if not storage.is_complete(path):
-        with storage.building(workdir / "store", manifest["stage"], digest, manifest) as partial:
-            write(document, partial.output, content, rows)
-    storage.link(workdir, "report", path)
+    stage = manifest["stage"]
+
+    def build(partial: storage.Partial) -> None:
+        write(document, partial.output, content, rows)
+
+    storage.once(workdir / "store", stage, digest, manifest, build)
+    storage.link(workdir, "report", storage.entry(workdir / "store", stage, digest))
 
 
 def rendering() -> dict[str, Any]:

@@ -108,7 +108,7 @@ def run(s: RunContext, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
             if job.generator in ("", s.config.generate.name):
                 storage.link(s.workdir, job.stage, job.path)
         elif job.name in needed:
-            storage.verify(job.path)
+            storage.verify(job.path, expected=_manifest(s, jobs, job))
     return jobs
 
 
@@ -129,27 +129,39 @@ def check_inputs(s: RunContext, jobs: dict[str, Job], stages: tuple[str, ...]) -
 
 def run_job(s: RunContext, jobs: dict[str, Job], job: Job, say: Say) -> None:
     """Build one stage, or check its files and say that it is reused."""
-    if storage.is_complete(job.path):
-        then, now = storage.verify(job.path)["versions"], storage.versions()
-        other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
-        if s.config.compute.tensorboard:
-            replay(job.path, _events(s, job))
-        say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
-        return
-    manifest: dict[str, Any] = {"stage": job.stage, "name": job.name, "seed": s.seed, "settings": job.settings}
-    manifest["inputs"] = {name: jobs[name].digest for name in job.inputs}
-    with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
+    manifest, said = _manifest(s, jobs, job), ""
+
+    def build(partial: storage.Partial) -> None:
+        nonlocal said
         clock = TrainingLog({}, {}, {}, {})
         inputs = {name: jobs[name].path for name in job.inputs}
         started = time.perf_counter()
         try:
             with watching(s.config, partial, clock, _events(s, job), s.mesh) as callbacks:
                 task = StageContext(inputs, partial.output, callbacks, clock, job.generator)
-                summary = WORK[job.stage](s, task)
+                said = WORK[job.stage](s, task)
         except NonFiniteError as error:
             raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started
-    say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
+
+    def waiting() -> None:
+        say(f"{job.name}: another run is computing it; waiting")
+
+    found = storage.once(s.workdir / "store", job.stage, job.digest, manifest, build, waiting)
+    if found is None:
+        say(f"{job.name}: {said} ({manifest['seconds']:.1f} s)")
+        return
+    then, now = found["versions"], storage.versions()
+    other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    if s.config.compute.tensorboard:
+        replay(job.path, _events(s, job))
+    say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
+
+
+def _manifest(s: RunContext, jobs: dict[str, Job], job: Job) -> dict[str, Any]:
+    """What a stage's manifest says of it beside its files."""
+    said: dict[str, Any] = {"stage": job.stage, "name": job.name, "digest": job.digest, "seed": s.seed}
+    return {**said, "settings": job.settings, "inputs": {name: jobs[name].digest for name in job.inputs}}
 
 
 def _events(s: RunContext, job: Job) -> Path:
@@ -176,17 +188,15 @@ def summarise(settings: list[RunContext], plans: list[dict[str, Job]], say: Say)
     s = settings[0]
     digest = storage.digest_of({"format": storage.FORMAT, "seeds": [jobs["report"].digest for jobs in plans]})
     path = storage.entry(s.workdir / "store", "report", digest)
-    if not storage.is_complete(path):
+    manifest = {"seeds": [x.seed for x in settings], "inputs": [jobs["report"].digest for jobs in plans]}
+
+    def build(partial: storage.Partial) -> None:
         reports = [from_json(Report, storage.read_json(jobs["report"].path / "report.json")) for jobs in plans]
-        manifest = {
-            "stage": "report",
-            "seeds": [x.seed for x in settings],
-            "inputs": [j["report"].digest for j in plans],
-        }
-        with storage.building(s.workdir / "store", "report", digest, manifest) as partial:
-            folders = {str(x.seed): jobs["report"].path.name for x, jobs in zip(settings, plans, strict=True)}
-            report = replace(summary.combine(reports), folders=folders)
-            document.write(run_report.document(report), partial.output, report, run_report.rows_csv(report))
+        folders = {str(x.seed): jobs["report"].path.name for x, jobs in zip(settings, plans, strict=True)}
+        report = replace(summary.combine(reports), folders=folders)
+        document.write(run_report.document(report), partial.output, report, run_report.rows_csv(report))
+
+    storage.once(s.workdir / "store", "report", digest, manifest, build)
     storage.link(s.workdir, "report", path)
     say(f"report over seeds {', '.join(str(x.seed) for x in settings)}: store/{path.name}")
     return path
