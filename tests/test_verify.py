@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from bend_jax import storage
 from bend_jax.checks import SettingsError
 from bend_jax.report import side_by_side
+from bend_jax.run import pipeline
 from tests.launching import launch
 
 ONE, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -167,3 +169,17 @@ def test_verify_says_what_is_wrong_with_a_store(tmp_path: Path) -> None:
     more = launch(tmp_path / "four", [f"--verify={tmp_path / 'run'}", "--seed=1"])
     assert more.code == 2
     assert "takes no other flag; got --seed" in more.err
+
+
+def test_digests_cover_how_jax_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing where all is as it comes, so that older stores are reused; else what differs."""
+    assert pipeline.arithmetic() == {}
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        assert pipeline.arithmetic() == {"jax": {"enable_x64": True, "default_matmul_precision": "highest"}}
+    with jax.default_prng_impl("rbg"):
+        assert pipeline.arithmetic() == {"jax": {"default_prng_impl": "rbg"}}
+    flags = "--xla_gpu_deterministic_ops=true"
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=x {flags}")
+    assert pipeline.arithmetic() == {}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert pipeline.arithmetic() == {"jax": {"xla_flags": [flags]}}

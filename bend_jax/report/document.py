@@ -11,7 +11,7 @@ from bend_jax.report.content import Comparison
 from bend_jax.report.records import to_json
 from bend_jax.report.text import escaped, markdown_table, text_table
 
-FORMAT = 3  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
+FORMAT = 4  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
 BARE = (
     "This report has no figures, because matplotlib is not installed: "
     "`pip install matplotlib`, and `--stages=report` renders it again with them."

@@ -1,6 +1,7 @@
 """Which stages a run consists of, what their digests cover, which are there already; and running those that are not."""
 
 import inspect
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,13 @@ from bend_jax.run.stages import WORK
 from bend_jax.training import NonFiniteError
 
 Say = Callable[[str], None]
+# settings of JAX that change numbers, as they come
+ARITHMETIC = {
+    "enable_x64": False,
+    "default_prng_impl": "threefry2x32",
+    "threefry_partitionable": True,
+    "default_matmul_precision": None,
+}
 
 
 class StoppedError(RuntimeError):
@@ -51,7 +59,7 @@ def plan(s: RunContext) -> dict[str, Job]:
 
     def add(stage: str, settings: dict[str, Any], inputs: tuple[str, ...], generator: str = "") -> None:
         covered = {"format": storage.FORMAT, "stage": stage, "settings": settings, "seed": s.seed, "data": content}
-        covered |= {"platform": jax.default_backend(), "inputs": {i: jobs[i].digest for i in inputs}}
+        covered |= {"platform": jax.default_backend(), "inputs": {i: jobs[i].digest for i in inputs}, **arithmetic()}
         digest, name = storage.digest_of(covered), f"{stage} {generator}".strip()
         path = storage.entry(s.workdir / "store", stage, digest)
         jobs[name] = Job(stage, name, digest, path, settings, inputs, generator)
@@ -70,6 +78,16 @@ def plan(s: RunContext) -> dict[str, Job]:
     add("report", {"task": c.task, "config": s.config_name, "rendering": run_report.rendering()}, tuple(jobs))
     add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
     return jobs
+
+
+def arithmetic() -> dict[str, Any]:
+    """What of JAX's own settings changes numbers and is not as it comes; nothing where all of it is."""
+    read = {name: getattr(jax.config, f"jax_{name}") for name in ARITHMETIC}
+    other: dict[str, Any] = {name: value for name, value in read.items() if value != ARITHMETIC[name]}
+    words = [word for word in os.environ.get("XLA_FLAGS", "").split() if word.startswith("--xla_gpu_deterministic_ops")]
+    if words and jax.default_backend() == "gpu":
+        other["xla_flags"] = words
+    return {"jax": other} if other else {}
 
 
 def _generate_settings(s: RunContext, name: str) -> dict[str, Any]:
