@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bend_jax.checks import SettingsError
-from bend_jax.data import augment, sources
+from bend_jax.data import archives, augment, sources
 from bend_jax.data.sources import Data
 
 RNG = np.random.default_rng(0)
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 def cifar_archive(name: str, n: int = 20) -> tuple[bytes, sources.Split, sources.Split]:
     """A release in the binary format with n images a file; returns it with what is in it."""
-    folder, train, test, label_bytes = sources.CIFAR[name]
+    folder, train, test, label_bytes = archives.CIFAR[name]
     buffer = io.BytesIO()
     parts = []
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -75,8 +75,8 @@ def server(files: dict[str, bytes], cut: int | None = None) -> Iterator[str]:
 
 def point(monkeypatch: pytest.MonkeyPatch, name: str, url: str, files: dict[str, bytes]) -> None:
     """Have the set's archives come from this server."""
-    archives = tuple(sources.Archive(url + file, hashlib.md5(content).hexdigest()) for file, content in files.items())
-    monkeypatch.setitem(sources.ARCHIVES, name, archives)
+    found = tuple(archives.Archive(url + file, hashlib.md5(content).hexdigest()) for file, content in files.items())
+    monkeypatch.setitem(archives.ARCHIVES, name, found)
 
 
 def whole_files(folder: Path) -> list[str]:
