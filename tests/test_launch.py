@@ -91,11 +91,25 @@ MISTAKES = {
         "--config={files}/none.py", ("none.py must return a ConfigDict", "None")
     ),
     "no configuration": Mistake("", ("no --config", "configs/default.py", "configs/digits.py")),
-    "unknown flag": Mistake("--work_dir=x", ("unknown flag --work_dir", "did you mean 'workdir'?")),
+    "unknown flag": Mistake("--work_dir=x", ("unknown flag --work_dir", "did you mean --workdir=x?")),
     "a flag without its value": Mistake("--workdir", ("--workdir",)),
     "text for a switch": Mistake("--dry_run=perhaps", ("--dry_run", "bool", "'perhaps'")),
     "a negated setting that is unknown": Mistake("--noconfig.data.flp", ("data.flp", "did you mean 'data.flip'?")),
     "stray argument": Mistake("configs/digits.py", ("unexpected argument 'configs/digits.py'", "--config.name=value")),
+    "a setting as a flag": Mistake("--members=10", ("unknown flag --members", "mean --config.members=10?")),
+    "the last part of a setting as a flag": Mistake("--k=10", ("--k ", "mean --config.collect.k=10?")),
+    "a misspelt setting as a flag": Mistake("--colect.k=10", ("--colect.k", "mean --config.collect.k=10?")),
+    "--config misspelt": Mistake("--confg=digits", ("unknown flag --confg", "mean --config=digits?")),
+    "--config forgotten": Mistake("digits", ("no --config", "did you mean --config=digits?")),
+    "a short name misspelt": Mistake("--config=digit", ("no file digit ", "did you mean 'digits'?")),
+    "a sweep of one of many": Mistake("--sweep=lr=1,2", ("unknown setting lr", "base.lr or collect.")),
+    "no such folder": Mistake("--config.data.name=folder:{files}/no", ("no folder", "/no;", "PATH/train/<class>/*")),
+    "folder without classes": Mistake(
+        "--config.data.name=folder:{files}", ("has no folders of classes", "it holds broken.py", "PATH/<class>/*")
+    ),
+    "a set that is not prepared": Mistake(
+        "--config.data.name=tfds:food102 --config.data.dir={files}", ("not prepared in", "/food102", "data.dir")
+    ),
     "unknown stage": Mistake("--stages=base,colect", ("unknown 'colect'", "did you mean 'collect'?", STAGES)),
     "no stage": Mistake("--stages=", ("--stages",)),
     "a seed that is no number": Mistake("--seed=one", ("--seed", "'one'")),
@@ -118,7 +132,9 @@ MISTAKES = {
     "npz of floats": Mistake(
         "--config.data.name=npz:{files}/float.npz", ("float.npz", "uint8", "float32[40, 8, 8, 1]")
     ),
-    "npz without channels": Mistake("--config.data.name=npz:{files}/flat.npz", ("flat.npz", "[n, h, w, c]", "8, 8]")),
+    "npz without channels": Mistake(
+        "--config.data.name=npz:{files}/flat.npz", ("flat.npz", "[n, h, w, c]", "x_test is uint8[40, 8]")
+    ),
     "npz with too few labels": Mistake("--config.data.name=npz:{files}/few.npz", ("few.npz", "y_test", "[39]")),
     "npz without y_test": Mistake("--config.data.name=npz:{files}/lacks.npz", ("lacks.npz", "y_test")),
     "npz with a pickle": Mistake("--config.data.name=npz:{files}/pickle.npz", ("pickle.npz", "x_train")),
@@ -168,7 +184,7 @@ def write_files(folder: Path) -> None:
     marker = folder / "executed"
     changes: dict[str, dict[str, Any]] = {
         "float": {"x_train": images.astype(np.float32)},
-        "flat": {"x_test": images[..., 0]},
+        "flat": {"x_test": images[:, :, 0, 0]},
         "few": {"y_test": labels[:-1]},
         "pickle": {"x_train": np.array([Touch(marker)] * 40, dtype=object)},
     }
@@ -208,7 +224,7 @@ def test_a_mistake_is_told_in_a_line_and_leaves_nothing(name: str, files: Path, 
     """What came, what is there, what to do; exit code 2. And nothing beside the files that were read."""
     before = sorted(files.rglob("*"))
     words = MISTAKES[name].words.format(files=files, root=ROOT)
-    is_complete = words.startswith(("--config=", f"--compare={files}")) or not words
+    is_complete = words.startswith(("--config=", f"--compare={files}", "--confg", "digits")) or not words
     check_mistake(name, terminal.type(words if is_complete else f"{DIGITS} {words}"))
     assert sorted(files.rglob("*")) == before
 

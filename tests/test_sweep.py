@@ -164,7 +164,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setitem(stages.WORK, name, stand_in(name))
     images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1)).astype(np.uint8)
     split = sources.Split(images, np.arange(60, dtype=np.int32) % 10)
-    monkeypatch.setattr(splits, "load", lambda _: splits.Dataset(split, split, split, 10))
+    monkeypatch.setattr(splits, "load", lambda _, **__: splits.Dataset(split, split, split, 10))
     monkeypatch.setattr(run_rows, "cost_of", lambda row, s: {"training": 1.0, "inference": 1.0})
     monkeypatch.setattr(plotting, "available", lambda: False)
     return done

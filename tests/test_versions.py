@@ -18,6 +18,8 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     stand_in = SimpleNamespace(setup=lambda **words: seen.update(words), find_packages=lambda **_: [])
     monkeypatch.setitem(sys.modules, "setuptools", stand_in)
+    monkeypatch.setitem(sys.modules, "setuptools.command", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "setuptools.command.build_py", SimpleNamespace(build_py=object))
     runpy.run_path(str(ROOT / "setup.py"))
     return seen
 
