@@ -1,11 +1,7 @@
 """The package and its extras. Lower bounds are versions that were installed together and run: tools/matrix.sh does it
 again, with what tools/lowest.py reads here."""
 
-import shutil
-from pathlib import Path
-
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
 
 TENSORBOARD = ["tensorboardX>=2.6.2.2"]
 EXPORT = ["flatbuffers>=23.5.26", "safetensors>=0.4.0"]
@@ -23,24 +19,6 @@ TEST = [
     "ruff>=0.17.0",
 ]
 
-CONFIGS = Path(__file__).parent / "configs"
-
-
-class BuildWithConfigs(build_py):
-    """configs/ becomes bend_jax/configs of what is installed, where bend-jax finds it. An editable install needs none:
-    the folder lies beside the package."""
-
-    def run(self) -> None:
-        super().run()
-        if not self.editable_mode:
-            target = Path(self.build_lib) / "bend_jax" / "configs"
-            shutil.copytree(CONFIGS, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-
-    def get_source_files(self) -> list[str]:
-        """What a source distribution holds."""
-        return [*super().get_source_files(), *(str(path.relative_to(CONFIGS.parent)) for path in CONFIGS.rglob("*.py"))]
-
-
 setup(
     name="bend_jax",
     version="0.1.0",
@@ -48,9 +26,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     package_data={"bend_jax": ["py.typed"]},
-    cmdclass={"build_py": BuildWithConfigs},
+    # configs/ is installed inside the package, where bend-jax finds it
+    packages=[*find_packages(include=["bend_jax", "bend_jax.*"]), "bend_jax.configs", "bend_jax.configs.paper"],
+    package_dir={"bend_jax.configs": "configs"},
     entry_points={"console_scripts": ["bend-jax=bend_jax.run.command_line:console"]},
-    packages=find_packages(include=["bend_jax", "bend_jax.*"]),
     install_requires=[
         "absl-py>=1.4.0",
         "array_record>=0.5.0",

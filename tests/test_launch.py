@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from bend_jax.run import command_line
+from bend_jax.data import archives
+from bend_jax.run import command_line, config_file
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch.py"
@@ -334,6 +335,29 @@ def test_a_papers_configuration_is_executed_once_and_at_its_first_scale(terminal
         f"print('executed')\n{(ROOT / 'configs' / 'digits.py').read_text()}".replace("__file__", repr(DIGITS[9:]))
     )
     assert answer(f"--config={own} --print_config", terminal).count("executed") == 1
+
+
+def test_configurations_are_found_by_name_from_any_folder(terminal: Terminal) -> None:
+    """With or without their folder and .py; a report calls them by one name. A file of one's own goes first."""
+    for typed in ("digits", "digits.py", "configs/digits", "configs/digits.py", DIGITS[9:]):
+        found = config_file.read(typed)
+        assert (found.name, found.settings.task) == ("configs/digits.py", "digits")
+    for typed in ("table3:full", "paper/table3:full", "configs/paper/table3.py:full"):
+        assert config_file.read(typed)[:2] == ("configs/paper/table3.py", "full")
+    assert config_file.find("setup") is None
+    (terminal.folder / "digits.py").write_text((ROOT / "configs" / "default.py").read_text())
+    found = config_file.read("digits")
+    assert (found.name, found.settings.task) == ("digits.py", "res50_cifar10")
+
+
+def test_a_dry_run_needs_no_data(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a network: a line says what a run would download."""
+    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setitem(archives.SIZES, "mnist", archives.Sizes(700, 100, (8, 8, 1), 10))  # to be quick
+    words = f"{DIGITS} --dry_run --config.data.name=mnist --config.data.dir={terminal.folder}/none"
+    first, second, *_ = answer(words, terminal).splitlines()
+    assert first.startswith(f"mnist: {terminal.folder}/none/downloads/bend_jax/mnist/train-images-idx3-ubyte.gz is not")
+    assert "467 training, 233 validation, 100 test images of 8x8x1, 10 classes" in second
 
 
 def parameters() -> int:

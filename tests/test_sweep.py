@@ -293,6 +293,17 @@ def test_digests_are_shared_from_the_stage_that_differs(tmp_path: Path, computed
     assert computed == []
 
 
+def test_the_last_part_of_a_name_finds_the_setting() -> None:
+    """Where it is that of one setting; several are named in the error."""
+    known = {"members": 5, "collect.k": 3, "base.lr": 0.1, "collect.trajectory.lr": 0.2}
+    rows = run_rows.read_sweep(known, ["k=10,20", "trajectory.lr=0.5"])
+    assert [row["settings"] for row in rows] == [{"collect.k": k, "collect.trajectory.lr": 0.5} for k in (10, 20)]
+    with pytest.raises(SettingsError, match=r"unknown setting lr \(is it base\.lr or collect\.trajectory\.lr\?\)"):
+        run_rows.read_sweep(known, ["lr=1"])
+    with pytest.raises(SettingsError, match=r"collect\.k is there twice"):
+        run_rows.read_sweep(known, ["k=10", "collect.k=20"])
+
+
 def test_every_combination_is_checked_first(tmp_path: Path, computed: list[str]) -> None:
     """A subset that is not there is found before the first one runs."""
     rows = run_rows.read_rows(raw(), run_rows.read_sweep({"collect.subset": "fc"}, ["collect.subset=fc,layer9"]))

@@ -207,8 +207,8 @@ def how_to_call(path: Path, dataset: splits.Dataset) -> str:
     """Three lines of Python that run what the stage export wrote."""
     shape, classes = ", ".join(map(str, dataset.test.images.shape[1:])), dataset.num_classes
     lines = [
-        "from jax import export",
-        f"vote = export.deserialize(bytearray(open({str(path)!r}, 'rb').read())).call",
+        "import jax.export, pathlib",
+        f"vote = jax.export.deserialize(bytearray(pathlib.Path({str(path)!r}).read_bytes())).call",
         f"labels, probabilities = vote(images)  # uint8 [n, {shape}] in; [n] and [n, {classes}] out",
     ]
     return "\n".join(lines)
