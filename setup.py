@@ -26,7 +26,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     package_data={"bend_jax": ["py.typed"]},
-    packages=find_packages(include=["bend_jax", "bend_jax.*"]),
+    # configs/ is installed inside the package, where bend-jax finds it
+    packages=[*find_packages(include=["bend_jax", "bend_jax.*"]), "bend_jax.configs", "bend_jax.configs.paper"],
+    package_dir={"bend_jax.configs": "configs"},
+    entry_points={"console_scripts": ["bend-jax=bend_jax.run.command_line:console"]},
     install_requires=[
         "absl-py>=1.4.0",
         "array_record>=0.5.0",

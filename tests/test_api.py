@@ -208,7 +208,7 @@ def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path
     quick += ["generate.bend.autoencoder.steps=20", "generate.bend.diffusion.steps=20"]
     stages = "base,collect,generate,evaluate,report,export"
     flags = [f"--config={launching.TINY}", *(f"--config.{setting}" for setting in quick)]
-    done = python("launch.py", f"--workdir={tmp_path}", f"--stages={stages}", *flags)
+    done = done_export = python("launch.py", f"--workdir={tmp_path}", f"--stages={stages}", *flags)
     assert done.returncode == 0, done.stderr
     trained = [f"--init={tmp_path / 'base' / 'variables'}", f"--workdir={tmp_path / 'again'}", "--stages=base,collect"]
     trained.append("--config.data.init_unseen=validation")
@@ -231,6 +231,9 @@ def test_members_and_the_exported_program_run_without_the_package(tmp_path: Path
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     found = np.load(tmp_path / "labels.npy")
     assert float((found == test["labels"]).mean()) == pytest.approx(report["table"]["sbend"], abs=1e-6)
+    names = {"images": test["images"]}
+    exec("\n".join(done_export.stdout.splitlines()[-3:]), names)  # the lines that the run ended with
+    np.testing.assert_array_equal(names["labels"], found)
     members = numpy_files.load_file(tmp_path / "export" / "members.safetensors")
     assert {name: x.shape for name, x in members.items()} == {
         f"layer3.0.{bn}.{leaf}": (5, 8) for bn in ("bn1", "bn2") for leaf in ("weight", "bias")

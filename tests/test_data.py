@@ -137,7 +137,7 @@ def test_a_users_own_images(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"x_train": np.zeros((30, 5, 6, 2), np.float32)}, "uint8 images"),
-        ({"x_train": np.zeros((30, 5, 6), np.uint8)}, "uint8 images"),
+        ({"x_train": np.zeros((30, 5, 6), np.uint8)}, r"different shapes, \[5, 6, 1\] and \[5, 6, 2\]"),
         ({"y_train": np.zeros(29, int)}, "labels"),
         ({"y_test": None}, "y_test"),
         ({"y_train": np.array([{}] * 30, object)}, "cannot read"),

@@ -1,12 +1,16 @@
 """Each file in examples/ runs, and prints what it says."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from runpy import run_path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 PRINTED = {  # what a file prints, with every number as 0
     "nnx_module": (
         "0 members that differ in params.head.bias, params.head.kernel, params.norm.bias, params.norm.scale\n"
@@ -33,3 +37,22 @@ def test_an_example_runs_and_its_ensemble_is_better_than_chance(name: str, capsy
     out = capsys.readouterr().out
     assert re.sub(r"\d+(\.\d+)?", "0", out) == PRINTED[name]
     assert all(float(share) > 0.6 for share in re.findall(r": (0\.\d+)$", out, re.MULTILINE))
+
+
+def run(name: str, *words: str) -> str:
+    """What an example prints, in an interpreter of its own."""
+    quick = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": quick}
+    command = [sys.executable, f"examples/{name}", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    """Of three types and many sizes; the votes are better than chance."""
+    out = run("image_folder.py", str(tmp_path))
+    (line,) = [line for line in out.splitlines() if line.startswith("evaluate: ")]
+    assert "on 80 test images" in line
+    assert float(line.split("sBEND ")[1].split("%")[0]) > 75

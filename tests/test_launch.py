@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from bend_jax.run import command_line
+from bend_jax.data import archives
+from bend_jax.run import command_line, config_file
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch.py"
@@ -91,11 +92,25 @@ MISTAKES = {
         "--config={files}/none.py", ("none.py must return a ConfigDict", "None")
     ),
     "no configuration": Mistake("", ("no --config", "configs/default.py", "configs/digits.py")),
-    "unknown flag": Mistake("--work_dir=x", ("unknown flag --work_dir", "did you mean 'workdir'?")),
+    "unknown flag": Mistake("--work_dir=x", ("unknown flag --work_dir", "did you mean --workdir=x?")),
     "a flag without its value": Mistake("--workdir", ("--workdir",)),
     "text for a switch": Mistake("--dry_run=perhaps", ("--dry_run", "bool", "'perhaps'")),
     "a negated setting that is unknown": Mistake("--noconfig.data.flp", ("data.flp", "did you mean 'data.flip'?")),
     "stray argument": Mistake("configs/digits.py", ("unexpected argument 'configs/digits.py'", "--config.name=value")),
+    "a setting as a flag": Mistake("--members=10", ("unknown flag --members", "mean --config.members=10?")),
+    "the last part of a setting as a flag": Mistake("--k=10", ("--k ", "mean --config.collect.k=10?")),
+    "a misspelt setting as a flag": Mistake("--colect.k=10", ("--colect.k", "mean --config.collect.k=10?")),
+    "--config misspelt": Mistake("--confg=digits", ("unknown flag --confg", "mean --config=digits?")),
+    "--config forgotten": Mistake("digits", ("no --config", "did you mean --config=digits?")),
+    "a short name misspelt": Mistake("--config=digit", ("no file digit ", "did you mean 'digits'?")),
+    "a sweep of one of many": Mistake("--sweep=lr=1,2", ("unknown setting lr", "base.lr or collect.")),
+    "no such folder": Mistake("--config.data.name=folder:{files}/no", ("no folder", "/no;", "PATH/train/<class>/*")),
+    "folder without classes": Mistake(
+        "--config.data.name=folder:{files}", ("has no folders of classes", "it holds broken.py", "PATH/<class>/*")
+    ),
+    "a set that is not prepared": Mistake(
+        "--config.data.name=tfds:food102 --config.data.dir={files}", ("not prepared in", "/food102", "data.dir")
+    ),
     "unknown stage": Mistake("--stages=base,colect", ("unknown 'colect'", "did you mean 'collect'?", STAGES)),
     "no stage": Mistake("--stages=", ("--stages",)),
     "a seed that is no number": Mistake("--seed=one", ("--seed", "'one'")),
@@ -118,7 +133,9 @@ MISTAKES = {
     "npz of floats": Mistake(
         "--config.data.name=npz:{files}/float.npz", ("float.npz", "uint8", "float32[40, 8, 8, 1]")
     ),
-    "npz without channels": Mistake("--config.data.name=npz:{files}/flat.npz", ("flat.npz", "[n, h, w, c]", "8, 8]")),
+    "npz without channels": Mistake(
+        "--config.data.name=npz:{files}/flat.npz", ("flat.npz", "[n, h, w, c]", "x_test is uint8[40, 8]")
+    ),
     "npz with too few labels": Mistake("--config.data.name=npz:{files}/few.npz", ("few.npz", "y_test", "[39]")),
     "npz without y_test": Mistake("--config.data.name=npz:{files}/lacks.npz", ("lacks.npz", "y_test")),
     "npz with a pickle": Mistake("--config.data.name=npz:{files}/pickle.npz", ("pickle.npz", "x_train")),
@@ -168,7 +185,7 @@ def write_files(folder: Path) -> None:
     marker = folder / "executed"
     changes: dict[str, dict[str, Any]] = {
         "float": {"x_train": images.astype(np.float32)},
-        "flat": {"x_test": images[..., 0]},
+        "flat": {"x_test": images[:, :, 0, 0]},
         "few": {"y_test": labels[:-1]},
         "pickle": {"x_train": np.array([Touch(marker)] * 40, dtype=object)},
     }
@@ -208,7 +225,7 @@ def test_a_mistake_is_told_in_a_line_and_leaves_nothing(name: str, files: Path, 
     """What came, what is there, what to do; exit code 2. And nothing beside the files that were read."""
     before = sorted(files.rglob("*"))
     words = MISTAKES[name].words.format(files=files, root=ROOT)
-    is_complete = words.startswith(("--config=", f"--compare={files}")) or not words
+    is_complete = words.startswith(("--config=", f"--compare={files}", "--confg", "digits")) or not words
     check_mistake(name, terminal.type(words if is_complete else f"{DIGITS} {words}"))
     assert sorted(files.rglob("*")) == before
 
@@ -318,6 +335,29 @@ def test_a_papers_configuration_is_executed_once_and_at_its_first_scale(terminal
         f"print('executed')\n{(ROOT / 'configs' / 'digits.py').read_text()}".replace("__file__", repr(DIGITS[9:]))
     )
     assert answer(f"--config={own} --print_config", terminal).count("executed") == 1
+
+
+def test_configurations_are_found_by_name_from_any_folder(terminal: Terminal) -> None:
+    """With or without their folder and .py; a report calls them by one name. A file of one's own goes first."""
+    for typed in ("digits", "digits.py", "configs/digits", "configs/digits.py", DIGITS[9:]):
+        found = config_file.read(typed)
+        assert (found.name, found.settings.task) == ("configs/digits.py", "digits")
+    for typed in ("table3:full", "paper/table3:full", "configs/paper/table3.py:full"):
+        assert config_file.read(typed)[:2] == ("configs/paper/table3.py", "full")
+    assert config_file.find("setup") is None
+    (terminal.folder / "digits.py").write_text((ROOT / "configs" / "default.py").read_text())
+    found = config_file.read("digits")
+    assert (found.name, found.settings.task) == ("digits.py", "res50_cifar10")
+
+
+def test_a_dry_run_needs_no_data(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a network: a line says what a run would download."""
+    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setitem(archives.SIZES, "mnist", archives.Sizes(700, 100, (8, 8, 1), 10))  # to be quick
+    words = f"{DIGITS} --dry_run --config.data.name=mnist --config.data.dir={terminal.folder}/none"
+    first, second, *_ = answer(words, terminal).splitlines()
+    assert first.startswith(f"mnist: {terminal.folder}/none/downloads/bend_jax/mnist/train-images-idx3-ubyte.gz is not")
+    assert "467 training, 233 validation, 100 test images of 8x8x1, 10 classes" in second
 
 
 def parameters() -> int:

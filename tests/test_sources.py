@@ -5,10 +5,12 @@ import gzip
 import hashlib
 import http.server
 import io
+import re
 import socketserver
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from bend_jax.checks import SettingsError
-from bend_jax.data import augment, sources
+from bend_jax.data import archives, augment, prepared, sources
 from bend_jax.data.sources import Data
 
 RNG = np.random.default_rng(0)
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 def cifar_archive(name: str, n: int = 20) -> tuple[bytes, sources.Split, sources.Split]:
     """A release in the binary format with n images a file; returns it with what is in it."""
-    folder, train, test, label_bytes = sources.CIFAR[name]
+    folder, train, test, label_bytes = archives.CIFAR[name]
     buffer = io.BytesIO()
     parts = []
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -75,8 +77,8 @@ def server(files: dict[str, bytes], cut: int | None = None) -> Iterator[str]:
 
 def point(monkeypatch: pytest.MonkeyPatch, name: str, url: str, files: dict[str, bytes]) -> None:
     """Have the set's archives come from this server."""
-    archives = tuple(sources.Archive(url + file, hashlib.md5(content).hexdigest()) for file, content in files.items())
-    monkeypatch.setitem(sources.ARCHIVES, name, archives)
+    found = tuple(archives.Archive(url + file, hashlib.md5(content).hexdigest()) for file, content in files.items())
+    monkeypatch.setitem(archives.ARCHIVES, name, found)
 
 
 def whole_files(folder: Path) -> list[str]:
@@ -152,42 +154,96 @@ def test_an_archive_of_something_else_says_so(tmp_path: Path, monkeypatch: pytes
         assert "delete it to have it fetched again" in read_error(tmp_path)
 
 
-def test_a_set_that_tensorflow_datasets_prepared_is_read_without_tensorflow(tmp_path: Path) -> None:
-    """As array_record, with PNG images; the folder comes from the setting."""
-    tfds = pytest.importorskip("tensorflow_datasets")
+def encode(image: np.ndarray) -> io.BytesIO:
+    """As PNG."""
     from PIL import Image
 
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return io.BytesIO(buffer.getvalue())
+
+
+def prepare(folder: Path, name: str, shape: tuple[int | None, ...], parts: dict[str, list[dict[str, Any]]]) -> None:
+    """Have tensorflow-datasets prepare a set of images [shape] with the features picture, kind and weight, as
+    array_record."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    kinds = {"picture": tfds.features.Image(shape=shape), "kind": tfds.features.ClassLabel(num_classes=10)}
+    features = tfds.features.FeaturesDict({**kinds, "weight": np.float32})
+
+    def info(self: Any) -> Any:
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("picture", "kind"))
+
+    def generate(rows: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for i, row in enumerate(rows):
+            yield i, {**row, "picture": encode(row["picture"]), "weight": 1.0}
+
+    members: dict[str, Any] = {"VERSION": tfds.core.Version("3.0.2"), "name": name, "pkg_dir_path": folder}
+    members |= {"_info": info, "_generate_examples": lambda self, rows: generate(rows)}
+    members["_split_generators"] = lambda self, manager: {part: generate(rows) for part, rows in parts.items()}
+    kind = type(name, (tfds.core.GeneratorBasedBuilder,), members)
+    kind(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+def rows_of(split: sources.Split | None) -> set[tuple[bytes, int]]:
+    """Its images and their labels, in any order."""
+    assert split is not None
+    return {(image.tobytes(), int(label)) for image, label in zip(*split, strict=True)}
+
+
+def test_a_set_that_tensorflow_datasets_prepared_is_read_without_tensorflow(tmp_path: Path) -> None:
+    """As array_record, with PNG images; the folder comes from the setting. By its name, as an official set is."""
     images = RNG.integers(0, 256, (30, 32, 32, 3), np.uint8)
-
-    def encoded(image: np.ndarray) -> io.BytesIO:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "PNG")
-        return io.BytesIO(buffer.getvalue())
-
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=(32, 32, 3)), "label": tfds.features.ClassLabel(num_classes=10)}
-    )
-
-    class Cifar10(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("3.0.2")
-        pkg_dir_path = tmp_path
-
-        def _info(self) -> Any:
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, manager: Any) -> Any:
-            return {"train": self._generate_examples(0, 20), "test": self._generate_examples(20, 30)}
-
-        def _generate_examples(self, begin: int, end: int) -> Any:
-            for i in range(begin, end):
-                yield i, {"image": encoded(images[i]), "label": i % 10}
-
-    Cifar10(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    rows = [{"picture": image, "kind": i % 10} for i, image in enumerate(images)]
+    prepare(tmp_path, "cifar10", (32, 32, 3), {"train": rows[:20], "test": rows[20:]})
     train, test = sources.read(Data(name="cifar10", dir=str(tmp_path)))
-    assert test is not None
     for split, part in ((train, range(20)), (test, range(20, 30))):
-        found = {(i.tobytes(), int(y)) for i, y in zip(*split, strict=True)}
-        assert found == {(images[i].tobytes(), i % 10) for i in part}
+        assert rows_of(split) == {(images[i].tobytes(), i % 10) for i in part}
+    assert sources.absent(Data(name="cifar10", dir=str(tmp_path))) == ""
+
+
+def test_any_prepared_set_of_images(tmp_path: Path) -> None:
+    """With pictures of several sizes, whose split validation has the test images where test has no labels; one that is
+    damaged, of another version, or misspelt is refused."""
+    tall = [np.repeat(RNG.integers(0, 256, (1, 8, 3), np.uint8), n, axis=0) for n in (8, 12, 16, 20)]
+    rows = [{"picture": image, "kind": i} for i, image in enumerate(tall)]
+    no_label = {"picture": tall[0], "kind": -1}
+    prepare(tmp_path, "food101", (None, None, 3), {"train": rows, "validation": rows[1:], "test": [no_label]})
+    settings = Data(name="food101", dir=str(tmp_path), resize=8)
+    for name in ("food101", "tfds:food101", "tfds:food101:3.0.2"):
+        train, test = sources.read(replace(settings, name=name))
+        assert rows_of(train) == {(image[:8].tobytes(), i) for i, image in enumerate(tall)}
+        assert rows_of(test) == {(image[:8].tobytes(), i) for i, image in enumerate(tall) if i}
+    mistakes = {
+        "tfds:food101:9.0.0": "version 9.0.0 is not prepared in",
+        "tfds:food11": f"not prepared in {tmp_path}/food11 (did you mean 'food101'?); prepared there: food101",
+        "oxford_iiit_pet": "prepared there: food101; to prepare it: tensorflow_datasets.builder('oxford_iiit_pet'",
+    }
+    for name, message in mistakes.items():
+        with pytest.raises(SettingsError, match=re.escape(message)):
+            sources.read(replace(settings, name=name))
+    with pytest.raises(SettingsError, match="the images have different sizes, such as 8x"):
+        sources.read(replace(settings, resize=0))
+    (shard,) = (tmp_path / "food101" / "3.0.2").glob("*-train*")
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(SettingsError, match=r"3\.0\.2 is damaged \(.*\): prepare it again"):
+        sources.read(settings)
+
+
+def test_the_newest_version_is_the_one_of_the_largest_number(tmp_path: Path) -> None:
+    """10 is after 9; what is unfinished is passed over; one can be named."""
+    for version in ("9.1.0", "10.0.0", "2.0.0", "incomplete.AB12CD_11.0.0", "12.0.0.incompleteXY"):
+        (tmp_path / "own" / version).mkdir(parents=True)
+        (tmp_path / "own" / version / "dataset_info.json").touch()
+    (tmp_path / "own" / "11.0.0").mkdir()
+    assert prepared.find("own", tmp_path) == tmp_path / "own" / "10.0.0"
+    assert prepared.find("own:2.0.0", tmp_path) == tmp_path / "own" / "2.0.0"
+    assert prepared.find("own:11.0.0", tmp_path) is None
+    with pytest.raises(SettingsError, match=r"there are 10\.0\.0, 2\.0\.0, 9\.1\.0"):
+        sources.read(Data(name="tfds:own:3.0.0", dir=str(tmp_path)))
+    with pytest.raises(SettingsError, match=r"10\.0\.0 is damaged"):
+        sources.read(Data(name="tfds:own", dir=str(tmp_path)))
+    with pytest.raises(SettingsError, match=r"unknown data set 'own' \(did you mean 'tfds:own'\?\)"):
+        sources.read(Data(name="own", dir=str(tmp_path)))
 
 
 def test_the_folder_is_the_setting_then_the_environment_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setitem(stages.WORK, name, stand_in(name))
     images = np.random.default_rng(0).integers(0, 255, (60, 8, 8, 1)).astype(np.uint8)
     split = sources.Split(images, np.arange(60, dtype=np.int32) % 10)
-    monkeypatch.setattr(splits, "load", lambda _: splits.Dataset(split, split, split, 10))
+    monkeypatch.setattr(splits, "load", lambda _, **__: splits.Dataset(split, split, split, 10))
     monkeypatch.setattr(run_rows, "cost_of", lambda row, s: {"training": 1.0, "inference": 1.0})
     monkeypatch.setattr(plotting, "available", lambda: False)
     return done
@@ -291,6 +291,17 @@ def test_digests_are_shared_from_the_stage_that_differs(tmp_path: Path, computed
     assert digests["base"][:4] == digests["base"][:1] * 4
     assert digests["collect"][0] == digests["collect"][1]
     assert computed == []
+
+
+def test_the_last_part_of_a_name_finds_the_setting() -> None:
+    """Where it is that of one setting; several are named in the error."""
+    known = {"members": 5, "collect.k": 3, "base.lr": 0.1, "collect.trajectory.lr": 0.2}
+    rows = run_rows.read_sweep(known, ["k=10,20", "trajectory.lr=0.5"])
+    assert [row["settings"] for row in rows] == [{"collect.k": k, "collect.trajectory.lr": 0.5} for k in (10, 20)]
+    with pytest.raises(SettingsError, match=r"unknown setting lr \(is it base\.lr or collect\.trajectory\.lr\?\)"):
+        run_rows.read_sweep(known, ["lr=1"])
+    with pytest.raises(SettingsError, match=r"collect\.k is there twice"):
+        run_rows.read_sweep(known, ["k=10", "collect.k=20"])
 
 
 def test_every_combination_is_checked_first(tmp_path: Path, computed: list[str]) -> None:

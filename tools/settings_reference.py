@@ -18,7 +18,7 @@ from bend_jax.run.flags import define_flags, every_flag  # noqa: E402
 
 TARGET = ROOT / "docs" / "settings.md"
 NAMED = {  # what a setting names, which no range says
-    "data.name": f"{', '.join(sources.NAMES)}, npz:PATH",
+    "data.name": ", ".join((*sources.NAMES, *sources.FORMS)),
     "backbone.name": ", ".join(models.NAMES),
     "collect.name": ", ".join(collect.COLLECTORS),
     "collect.subset": "patterns of names, with commas between",

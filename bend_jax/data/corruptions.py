@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from bend_jax.data import augment
-from bend_jax.data.sources import Images
+from bend_jax.data.images import Images, by_plane
 
 CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "pixelate", "jpeg")  # of test images
 
@@ -94,9 +93,3 @@ def corrupt(images: Images, name: str, severity: int) -> Images:
 
 def to_bytes(x: np.ndarray) -> Images:
     return np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)
-
-
-def by_plane(images: Images, one: Callable[[Any], Any]) -> UInt8[np.ndarray, "n height width c"]:
-    """Every channel of every image on its own, through Pillow."""
-    planes = [[np.asarray(one(image[..., c])) for c in range(image.shape[2])] for image in images]
-    return np.asarray(planes).transpose(0, 2, 3, 1)

@@ -11,24 +11,30 @@ from jaxtyping import UInt8
 
 from bend_jax.checks import SettingsError, names
 from bend_jax.data import augment, sources
-from bend_jax.data.corruptions import by_plane, to_bytes
-from bend_jax.data.sources import Data, Images
+from bend_jax.data.corruptions import to_bytes
+from bend_jax.data.images import Images, by_plane
+from bend_jax.data.sources import Data
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 
 
-def load_others(settings: Data, wanted: str, test: Images) -> dict[str, Any]:
+def load_others(settings: Data, wanted: str, test: Images, *, dry: bool = False) -> dict[str, Any]:
     """The images of the out-of-distribution sets of a comma-separated setting, by name.
 
     A set's test split, or all of it where it has none, in their size and channels (`like`) and with the pixel noise of
-    the settings. Raises SettingsError for a set that is not known, not to be had, or the one that the run trains on.
+    the settings. Images of several sizes are made squares of the test images' shorter side first (`images.square`).
+    dry: as `sources.read` takes it. Raises SettingsError for a set that is not known, not to be had, or the one that
+    the run trains on.
     """
     found = {}
     for name in names(wanted):
-        if _file(name) == _file(settings.name):
+        if _identity(name) == _identity(settings.name):
             raise SettingsError(f"evaluate.ood: {name} is the data set that the run is about (data.name): name another")
         try:
-            images = like(_read(replace(settings, name=name)), test.shape[1:])
+            own = replace(settings, name=name)
+            if sources.kind_of(name)[0] in ("folder", "tfds") and not own.resize:
+                own = replace(own, resize=min(test.shape[1:3]))
+            images = like(_read(own, dry), test.shape[1:])
         except SettingsError as error:
             raise SettingsError(str(error).replace("data.name", "evaluate.ood")) from None
         generator = np.random.default_rng((settings.split_seed, 1))  # not the noise of the run's own images
@@ -38,14 +44,15 @@ def load_others(settings: Data, wanted: str, test: Images) -> dict[str, Any]:
     return found
 
 
-def _file(name: str) -> Path | str:
-    """The file that an npz:PATH names, however it is written; else the name."""
-    return Path(name[4:]).resolve() if name.startswith("npz:") else name
+def _identity(name: str) -> Path | str:
+    """The file or folder that a name means, however it is written; of a prepared set its name without version."""
+    kind, rest = sources.kind_of(name)
+    return Path(rest).resolve() if kind in ("folder", "npz") else rest.partition(":")[0]
 
 
 @lru_cache(maxsize=4)  # the seeds of a run and the rows of a comparison ask for the same sets
-def _read(settings: Data) -> Images:
-    train, test = sources.read(settings)
+def _read(settings: Data, dry: bool) -> Images:
+    train, test = sources.read(settings, dry=dry)
     return (train if test is None else test).images
 
 

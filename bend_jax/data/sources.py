@@ -1,27 +1,42 @@
-"""Where images come from: prepared tensorflow-datasets, official archives, scikit-learn, a user's .npz."""
+"""Where images come from: folders, prepared tensorflow-datasets, official archives, scikit-learn, a user's .npz."""
 
-import contextlib
-import gzip
-import io
 import os
-import tarfile
-from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from bend_jax.checks import Settings, SettingsError, did_you_mean, setting
+from bend_jax.data import archives, folder, npz, prepared
+from bend_jax.data.images import Images, Labels, Split, resized
+
+__all__ = ["NAMES", "Data", "Images", "Labels", "Split", "absent", "check", "data_dir", "read"]
 
 
 class Data(Settings):
     """The images, their split and their augmentation."""
 
     name: str = setting(
-        "the set; npz:PATH: a file of your own with x_train, y_train, x_test, y_test", default="cifar10"
+        "the set; folder:PATH: images in a folder for each class; npz:PATH: arrays of your own; tfds:NAME[:VERSION]: a "
+        "set of labelled images that tensorflow-datasets has prepared",
+        default="cifar10",
     )
     dir: str = setting("where sets are prepared; empty: TFDS_DATA_DIR, or TFDS's default", default="", digest=False)
+    resize: int = setting(
+        "the side of square images, in pixels: the short side is resized to it, and the centre cut out; 0: their own "
+        "sizes",
+        default=0,
+        least=0,
+        added=True,
+    )
+    test: float = setting(
+        "share of the images, stratified, that are test images where a set has none of its own",
+        default=0.5,
+        above=0,
+        below=1,
+        added=True,
+    )
     imbalance: float = setting(
         "largest class over smallest in a long-tailed training set; class sizes fall geometrically",
         default=1.0,
@@ -63,184 +78,81 @@ class Data(Settings):
             raise SettingsError(f"mean and std need one number a channel, std above 0; got {self.mean}, {self.std}")
 
 
-Images = UInt8[np.ndarray, "n h w c"]
-Labels = Int[np.ndarray, " n"]
-TIMEOUT = 5.0  # seconds without an answer before a download is given up
+NAMES = ("digits", *archives.ARCHIVES, *prepared.KNOWN, "tiny_imagenet")
+FORMS = ("folder:PATH", "npz:PATH", "tfds:NAME[:VERSION]")
 
 
-class Split(NamedTuple):
-    """Some images and their labels."""
-
-    images: Images
-    labels: Labels
-
-
-class Archive(NamedTuple):
-    """A file of an official release, and its published md5 sum."""
-
-    url: str
-    md5: str
-
-
-TORONTO = "https://www.cs.toronto.edu/~kriz/"
-MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
-FASHION = "https://fashion-mnist.s3.eu-central-1.amazonaws.com/"
-# the order of the four MNIST files is training images, training labels, test images, test labels
-ARCHIVES = {
-    "cifar10": (Archive(f"{TORONTO}cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
-    "cifar100": (Archive(f"{TORONTO}cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),),
-    "mnist": (
-        Archive(f"{MNIST}train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-        Archive(f"{MNIST}train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
-        Archive(f"{MNIST}t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
-        Archive(f"{MNIST}t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
-    ),
-    "fashion_mnist": (
-        Archive(f"{FASHION}train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-        Archive(f"{FASHION}train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
-        Archive(f"{FASHION}t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
-        Archive(f"{FASHION}t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
-    ),
-}
-NAMES = ("digits", *ARCHIVES)  # and "npz:PATH"
-# folder in the archive, training files, test file, label bytes before each image (the last one counts)
-CIFAR = {
-    "cifar10": ("cifar-10-batches-bin", [f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin", 1),
-    "cifar100": ("cifar-100-binary", ["train.bin"], "test.bin", 2),
-}
+def kind_of(name: str) -> tuple[str, str]:
+    """("folder", "npz" or "tfds", what stands behind it), or ("", the name) for a set of NAMES."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind in ("folder", "npz", "tfds"):
+        return kind, rest if kind == "tfds" else str(Path(rest).expanduser())
+    return ("tfds", name) if name in prepared.KNOWN else ("", name)
 
 
 def check(settings: Data) -> None:
     """Raise SettingsError for a name that is not known or a file that is not there, without reading anything."""
-    if settings.name.startswith("npz:"):
-        path = Path(settings.name[4:])
-        if not path.is_file():
-            raise SettingsError(f"data.name: no file {path}; an .npz with x_train y_train x_test y_test is expected")
-    elif settings.name not in NAMES:
-        known = ", ".join((*NAMES, "npz:PATH"))
+    kind, rest = kind_of(settings.name)
+    if kind == "npz" and not Path(rest).is_file():
+        raise SettingsError(f"data.name: no file {rest}; {npz.EXPECTED}")
+    if kind == "folder" and not Path(rest).is_dir():
+        raise SettingsError(f"data.name: no folder {rest}; {folder.EXPECTED} is expected")
+    if kind == "folder" and len(settings.mean) not in (1, 3):
         raise SettingsError(
-            f"data.name: unknown data set {settings.name!r}{did_you_mean(settings.name, NAMES)}; there are {known}"
+            f"data.mean has {len(settings.mean)} numbers; images of a folder have as many channels: 3, or 1 for grey"
         )
+    if not kind and rest not in NAMES:
+        hint = did_you_mean(rest, NAMES)
+        if not hint and prepared.find(rest, data_dir(settings)):
+            hint = f" (did you mean 'tfds:{rest}'?)"
+        known = ", ".join((*NAMES, *FORMS))
+        raise SettingsError(f"data.name: unknown data set {rest!r}{hint}; there are {known}")
 
 
-def read(settings: Data) -> tuple[Split, Split | None]:
-    """(training images, test images or None where the set has no test split of its own).
+def read(settings: Data, *, dry: bool = False) -> tuple[Split, Split | None]:
+    """(training images, test images or None where the set has no test split of its own), in the size of the settings.
 
-    Raises SettingsError where the set is missing, cannot be fetched, or is malformed.
+    dry: in place of a set that would have to be downloaded or installed (`absent`), blank images in its sizes. Raises
+    SettingsError where the set is missing, cannot be fetched, or is malformed.
     """
     check(settings)
-    if settings.name.startswith("npz:"):
-        return _npz(Path(settings.name[4:]))
-    if settings.name == "digits":
+    train, test = archives.blank(settings.name) if dry and absent(settings) else _read(settings)
+    train = train._replace(images=resized(train.images, settings.resize))
+    return train, test and test._replace(images=resized(test.images, settings.resize))
+
+
+def _read(settings: Data) -> tuple[Split, Split | None]:
+    name, (kind, rest) = settings.name, kind_of(settings.name)
+    place, channels, side = data_dir(settings), len(settings.mean), settings.resize
+    if kind == "npz":
+        return npz.read(Path(rest))
+    if kind == "folder":
+        return folder.read(name, Path(rest), channels, side)
+    if name == "digits":
         return _digits(), None
-    folder = data_dir(settings)
-    prepared = _prepared(settings.name, folder)
-    if prepared is not None:
-        return _tfds(prepared, "train"), _tfds(prepared, "test")
-    files = fetch(settings.name, folder)
-    return _cifar(settings.name, files[0]) if settings.name in CIFAR else _mnist(settings.name, files)
+    if name == "tiny_imagenet":
+        release = place / folder.TINY_IMAGENET
+        if not release.is_dir():
+            raise SettingsError(f"data.name={name}: no folder {release}: unpack {release.name}.zip, or give data.dir")
+        return folder.read(name, release, 3, side)
+    if kind == "tfds" or prepared.find(name, place):
+        return prepared.read(name, rest, place, side)
+    return archives.read(name, place)
+
+
+def absent(settings: Data) -> str:
+    """Why the set's images are not here and a run would fetch or miss them; "" for a set that is only read."""
+    if settings.name == "digits":
+        return "" if find_spec("sklearn") else "a run needs scikit-learn: pip install scikit-learn"
+    place = data_dir(settings)
+    if settings.name not in archives.ARCHIVES or prepared.find(settings.name, place):
+        return ""
+    return archives.absent(settings.name, place)
 
 
 def data_dir(settings: Data) -> Path:
     """The setting, else TFDS_DATA_DIR, else tensorflow-datasets' own default."""
     return Path(settings.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def _prepared(name: str, folder: Path) -> Any:
-    """tensorflow-datasets' builder where the set is prepared in a format that reads without TensorFlow, else None."""
-    if not any((folder / name).glob("*/dataset_info.json")):
-        return None
-    import tensorflow_datasets as tfds
-
-    version = sorted((folder / name).glob("*/dataset_info.json"))[-1].parent
-    builder = tfds.builder_from_directory(str(version))
-    format_of = builder.info.file_format.value if builder.info.file_format else "an unknown format"
-    if format_of not in ("array_record", "parquet"):
-        raise SettingsError(
-            f"data.name={name}: {version} is prepared as {format_of}, which only TensorFlow reads; prepare it with "
-            "file_format=array_record, or give another data.dir"
-        )
-    return builder
-
-
-def _tfds(builder: Any, split: str) -> Split:
-    """All images of a prepared set. (Decoding small PNG in threads is slower than one after the other.)"""
-    import tensorflow_datasets as tfds
-    from PIL import Image
-
-    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    rows = source.__getitems__(list(range(len(source))))
-    images = np.empty((len(rows), *builder.info.features["image"].shape), np.uint8)
-    for i, row in enumerate(rows):
-        images[i] = np.asarray(Image.open(io.BytesIO(row["image"]))).reshape(images.shape[1:])
-    return Split(images, np.array([row["label"] for row in rows], np.int32))
-
-
-def fetch(name: str, folder: Path) -> list[Path]:
-    """The official archives of a set, downloaded where they are not there yet; checked against their md5 sums.
-
-    A file appears whole or not at all. Raises SettingsError where one cannot be had.
-    """
-    import pooch
-
-    target = folder / "downloads" / "bend_jax" / name
-    found = []
-    for archive in ARCHIVES[name]:
-        downloader: Any = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
-        file = archive.url.rsplit("/", 1)[1]
-        try:
-            path = pooch.retrieve(archive.url, f"md5:{archive.md5}", file, target, downloader=downloader)
-        except Exception as error:  # noqa: BLE001  requests, urllib3, sockets and pooch each raise their own
-            raise SettingsError(
-                f"data.name={name}: not prepared in {folder / name}, and {archive.url} cannot be fetched "
-                f"({_root_cause(error)}); put that file into {target}, or prepare the set with tensorflow-datasets "
-                "(data.dir or TFDS_DATA_DIR), or use npz:PATH"
-            ) from None
-        found.append(Path(path))
-    return found
-
-
-def _root_cause(error: BaseException) -> str:
-    """The first line of the error that started a chain of them."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(error).split("\n")[0][:160] or type(error).__name__
-
-
-def _cifar(name: str, path: Path) -> tuple[Split, Split]:
-    """The binary release: label bytes, then 3072 bytes of red, green and blue, row by row."""
-    folder, train, test, label_bytes = CIFAR[name]
-
-    def rows(archive: tarfile.TarFile, files: list[str]) -> Split:
-        parts = []
-        for file in files:
-            member = archive.extractfile(f"{folder}/{file}")
-            assert member is not None
-            parts.append(np.frombuffer(member.read(), np.uint8).reshape(-1, label_bytes + 3072))
-        records = np.concatenate(parts)
-        images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        return Split(np.ascontiguousarray(images), records[:, label_bytes - 1].astype(np.int32))
-
-    with _clear_error(name, path), tarfile.open(path) as archive:
-        return rows(archive, train), rows(archive, [test])
-
-
-def _mnist(name: str, paths: list[Path]) -> tuple[Split, Split]:
-    """The idx files: a header of 16 bytes before images, of 8 before labels."""
-    with _clear_error(name, paths[0].parent):
-        raw = [gzip.decompress(path.read_bytes()) for path in paths]
-        images = [np.frombuffer(raw[i], np.uint8, offset=16).reshape(-1, 28, 28, 1) for i in (0, 2)]
-        labels = [np.frombuffer(raw[i], np.uint8, offset=8).astype(np.int32) for i in (1, 3)]
-    return Split(images[0], labels[0]), Split(images[1], labels[1])
-
-
-@contextlib.contextmanager
-def _clear_error(name: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
-        message = f"data.name={name}: {path} cannot be read ({error}); delete it to have it fetched again"
-        raise SettingsError(message) from None
 
 
 def _digits() -> Split:
@@ -252,31 +164,3 @@ def _digits() -> Split:
     bunch: Any = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     return Split(images, bunch.target.astype(np.int32))
-
-
-def _npz(path: Path) -> tuple[Split, Split]:
-    """A user's own images: x_train, y_train, x_test, y_test."""
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    except Exception as error:  # noqa: BLE001  a damaged zip can raise anything; nothing in it is executed
-        raise SettingsError(f"data.name: cannot read x_train y_train x_test y_test from {path}: {error}") from None
-    splits = []
-    for part in ("train", "test"):
-        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise SettingsError(
-                f"data.name: {path} needs uint8 images [n, h, w, c] and labels [n]; x_{part} is {images.dtype}"
-                f"{list(images.shape)}, y_{part} is {list(labels.shape)}"
-            )
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise SettingsError(f"data.name: {path} needs whole numbers as labels; y_{part} is {labels.dtype}")
-        if not images.size or labels.min() < 0 or labels.max() >= 2**31:
-            raise SettingsError(
-                f"data.name: {path} needs at least one image, and labels from 0; look at x_{part}, y_{part}"
-            )
-        splits.append(Split(images, labels.astype(np.int32)))
-    if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
-        shapes = " and ".join(str(list(s.images.shape[1:])) for s in splits)
-        raise SettingsError(f"data.name: {path}: training and test images have different shapes, {shapes}")
-    return splits[0], splits[1]

@@ -4,7 +4,7 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from bend_jax.checks import SettingsError
 from bend_jax.data import sources
@@ -14,13 +14,14 @@ from bend_jax.data.sources import Data, Labels, Split
 
 class Dataset(NamedTuple):
     """The three splits. Only the evaluate stage reads `test`. unseen: training images that are not in `train`, on which
-    the collector alone is fitted; None where it is fitted on `train`."""
+    the collector alone is fitted; None where it is fitted on `train`. notes: what a user should know about them."""
 
     train: Split
     validation: Split
     test: Split
     num_classes: int
     unseen: Split | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def collected(self) -> Split:
@@ -33,14 +34,18 @@ class Dataset(NamedTuple):
         return len(self.train.labels) + (0 if self.unseen is None else len(self.unseen.labels))
 
 
-def load(settings: Data) -> Dataset:
-    """Read, add the noise of the settings, and split. Raises SettingsError where the set is missing or malformed."""
-    train, test = sources.read(settings)
+def load(settings: Data, *, dry: bool = False) -> Dataset:
+    """Read, add the noise of the settings, and split. Raises SettingsError where the set is missing or malformed.
+
+    dry: nothing is downloaded; blank images stand in for a set that would be (`sources.absent`), and a note says so.
+    """
+    train, test = sources.read(settings, dry=dry)
     _check(settings, train)
     generator = np.random.default_rng(settings.split_seed)
     if test is None:
-        train, test = _stratified(generator, train, round(len(train.labels) / 2))
+        train, test = _stratified(generator, train, round(settings.test * len(train.labels)))
     _check(settings, test)
+    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     train = _long_tailed(generator, train, settings.imbalance)
     train = train._replace(images=add_noise(generator, train.images, settings.noise))
     test = test._replace(images=add_noise(generator, test.images, settings.noise))
@@ -48,20 +53,20 @@ def load(settings: Data) -> Dataset:
     count = min(settings.validation_most, round(settings.validation * len(held.labels)))
     rest, validation = _stratified(generator, held, count)
     train, test = (train, rest) if held is test else (rest, test)
-    num_classes = int(max(train.labels.max(), test.labels.max())) + 1
     unseen = None
     if settings.unseen:
         train, unseen = _stratified(generator, train, round(settings.unseen * len(train.labels)))
-    needed = {"training": train, "validation": validation, "test": test}
-    if settings.imbalance > 1:
-        del needed["validation"]  # a tenth of the smallest classes is none
-    for name, split in needed.items():
-        _check_classes(settings, name, split, num_classes)
-    return Dataset(train, validation, test, num_classes, unseen)
+    notes = [f"{why}; its sizes are those of the release"] if dry and (why := sources.absent(settings)) else []
+    _check_classes(settings, train, num_classes)
+    parts = {"collector's": unseen, "validation": validation, "test": test}
+    notes += [_missing(settings, name, part, num_classes) for name, part in parts.items() if part is not None]
+    return Dataset(train, validation, test, num_classes, unseen, tuple(note for note in notes if note))
 
 
 def _check(settings: Data, split: Split) -> None:
     images = split.images
+    if not len(images):
+        raise SettingsError(f"data.name={settings.name}: no training images, or no test images; look at data.test")
     if images.shape[-1] != len(settings.mean):
         raise SettingsError(
             f"data.mean has {len(settings.mean)} numbers; the images of {settings.name} are {list(images.shape)}: "
@@ -69,16 +74,35 @@ def _check(settings: Data, split: Split) -> None:
         )
 
 
-def _check_classes(settings: Data, name: str, split: Split, num_classes: int) -> None:
-    counts = np.bincount(split.labels, minlength=num_classes)
+def _check_classes(settings: Data, train: Split, num_classes: int) -> None:
     if num_classes < 2:
         raise SettingsError(f"data.name={settings.name}: at least two classes are needed; all labels are 0")
-    if not counts.all():
-        missing = ", ".join(str(i) for i in np.flatnonzero(counts == 0)[:5])
+    missing = _without(train, num_classes)
+    if len(missing):
         raise SettingsError(
-            f"data.name={settings.name}: labels go up to {num_classes - 1}, and the {name} split has no image of class "
-            f"{missing}"
+            f"data.name={settings.name}: labels go up to {num_classes - 1}, and the training split has no image of "
+            f"class {_some(missing)}"
         )
+
+
+def _missing(settings: Data, name: str, split: Split, num_classes: int) -> str:
+    """Which classes a split has no image of, and what that means; "" for none. Raises SettingsError for no images."""
+    if not len(split.labels):
+        raise SettingsError(
+            f"data.name={settings.name}: the {name} split has no image: more are needed, or another share"
+        )
+    missing = _without(split, num_classes)
+    return f"the {name} split has no image of class {_some(missing)}" if len(missing) else ""
+
+
+def _without(split: Split, num_classes: int) -> Int[np.ndarray, " n"]:
+    return np.flatnonzero(np.bincount(split.labels, minlength=num_classes) == 0)
+
+
+def _some(numbers: Int[np.ndarray, " n"]) -> str:
+    """The first five, and how many more there are."""
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return ", ".join(map(str, numbers[:5])) + more
 
 
 def _long_tailed(generator: np.random.Generator, split: Split, imbalance: float) -> Split:
@@ -100,11 +124,15 @@ def _stratified(generator: np.random.Generator, split: Split, count: int) -> tup
 
 
 def held_out(generator: np.random.Generator, labels: Labels, count: int) -> Bool[np.ndarray, " n"]:
-    """Which `count` of the images to hold out, stratified: each class's share, rounded by largest remainder."""
+    """Which `count` of the images to hold out, stratified: each class's share, rounded by largest remainder. One image
+    of each class stays, so that fewer are held out where there are no more."""
     classes, sizes = np.unique(labels, return_counts=True)
     exact = count * sizes / len(labels)
     take = np.floor(exact).astype(int)
     take[np.argsort(take - exact, kind="stable")[: count - take.sum()]] += 1
+    take = np.minimum(take, sizes - 1)
+    while take.sum() < count and (take < sizes - 1).any():  # what a class cannot give, others do
+        take[np.argmax(np.where(take < sizes - 1, exact - take, -np.inf))] += 1
     held = np.zeros(len(labels), bool)
     for label, number in zip(classes, take, strict=True):
         held[generator.permutation(np.flatnonzero(labels == label))[:number]] = True

@@ -10,37 +10,44 @@ from bend_jax.run import signals
 from bend_jax.run.flags import USAGE, define_flags, every_flag
 
 
+def console() -> int:
+    """The command bend-jax of an installed package."""
+    signals.install()
+    return main(sys.argv)
+
+
 def main(argv: list[str]) -> int:
     """Do what a command line asks for. Returns the exit code: 2 for a user's mistake, 1 for a run that cannot go on."""
-    own = define_flags()
+    own, program = define_flags(), Path(argv[0]).name
     try:
         try:
             settings = own(argv, known_only=True)[1:]
         except (Error, ValueError) as error:  # ValueError: --noNAME=value
             raise SettingsError(str(error)) from None
         if own.help:
-            print(USAGE, *(f"  --{flag.name:13} {flag.help}" for flag in every_flag(own)), sep="\n")
+            usage = USAGE if program == "launch.py" else USAGE.replace("python launch.py", program)
+            print(usage, *(f"  --{flag.name:13} {flag.help}" for flag in every_flag(own)), sep="\n")
             return 0
-        return start(own, settings, Path(argv[0]).parent)
+        return start(own, settings, program)
     except SettingsError as error:
-        return complain(error, 2)
+        return complain(program, error, 2)
     except signals.Interrupted as error:
-        return complain(error, signals.exit_code(error.number))
+        return complain(program, error, signals.exit_code(error.number))
 
 
-def start(own: FlagValues, settings: list[str], home: Path) -> int:
+def start(own: FlagValues, settings: list[str], program: str) -> int:
     """Run, now that everything that computes may be imported. Returns the exit code."""
     from bend_jax import storage
     from bend_jax.run import driver, pipeline
 
     try:
-        driver.run(own, settings, home)
+        driver.run(own, settings)
     except (pipeline.StoppedError, storage.DamagedError) as error:
-        return complain(error, 1)
+        return complain(program, error, 1)
     return 0
 
 
-def complain(message: object, code: int) -> int:
+def complain(program: str, message: object, code: int) -> int:
     """One line on stderr. Returns the exit code."""
-    print(f"launch.py: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
     return code

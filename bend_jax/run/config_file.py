@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -13,36 +13,43 @@ from absl import flags
 from flax.traverse_util import empty_node, flatten_dict
 from ml_collections import ConfigDict, config_flags
 
+import bend_jax
 from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.run.flags import name_types
 
 SETTING = re.compile(r"--?(?:no)?config\.([^=]*)")
+FLAG = re.compile(r"--?(?!(?:no)?config\.)([A-Za-z][\w.]*)(=.*)?")
+PACKAGE = Path(bend_jax.__file__).parent
+# inside the package where it is installed, beside it in its repository
+CONFIGS = next((path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir()), PACKAGE)
 
 
 class ConfigFile(NamedTuple):
     """What a configuration file gives."""
 
-    name: str  # as it was typed, without the scale
+    name: str  # without the scale: configs/digits.py for ours, as it was typed for others
     scale: str  # of a paper's configuration; "" for one without scales
     settings: Any  # a ConfigDict
     defined: dict[str, Any]  # everything in the file: get_rows of a comparison, PAPER of a paper's table
 
 
-def read(text: str, home: Path) -> ConfigFile:
+def read(text: str) -> ConfigFile:
     """Execute FILE or FILE:SCALE, ml_collections' way to pass a word to get_config.
 
-    home: the directory whose configs/ are offered where the file is not there. Raises SettingsError.
+    FILE: a path, or the name of one of ours, from any folder: digits, paper/table3, configs/digits.py. Raises
+    SettingsError.
     """
-    name, _, scale = text.partition(":")
-    if not name:
-        raise SettingsError(f"no --config was given; there are {', '.join(available(home, 'configs'))}")
-    if not Path(name).is_file():
-        every = [*available(home, "configs"), *available(home, "configs/paper")]
-        raise SettingsError(
-            f"--config: there is no file {name}{did_you_mean(name, every)}; there are {', '.join(every)}"
-        )
+    typed, _, scale = text.partition(":")
+    path = find(typed)
+    if path is None:
+        every = available()
+        short = [Path(name).stem for name in every]
+        near = did_you_mean(typed, every) or did_you_mean(Path(typed).stem, short)
+        raise SettingsError(f"--config: there is no file {typed}{near}; there are {', '.join(every)}")
+    inside = path.resolve().is_relative_to(CONFIGS.resolve())
+    name = f"configs/{path.resolve().relative_to(CONFIGS.resolve())}" if inside else str(path)
     with executing(name):
-        defined = run_path(name)
+        defined = run_path(str(path))
     if "get_config" not in defined:
         raise SettingsError(f"--config: {name} has no function get_config()")
     scale = choose_scale(name, scale, defined)
@@ -74,9 +81,19 @@ def choose_scale(name: str, scale: str, defined: dict[str, Any]) -> str:
     return scale or next(iter(scales), "")
 
 
-def available(home: Path, folder: str) -> list[str]:
-    """The configurations of a folder."""
-    return [f"{folder}/{path.name}" for path in sorted((home / folder).glob("[!_]*.py"))]
+def find(typed: str) -> Path | None:
+    """The file that is meant: what was typed as a path, else one of ours by its path or its name, with or without .py;
+    None where there is none."""
+    own = typed.removeprefix("configs/")
+    found = [Path(typed).expanduser(), CONFIGS / own, CONFIGS / "paper" / own]
+    every = [path.with_name(path.name + end) for path in found for end in ("", ".py") if path.name]
+    return next((path for path in every if path.is_file()), None)
+
+
+def available() -> list[str]:
+    """Our configurations, those of the papers last."""
+    found = [*sorted(CONFIGS.glob("[!_]*.py")), *sorted(CONFIGS.glob("paper/[!_]*.py"))]
+    return [f"configs/{path.relative_to(CONFIGS)}" for path in found]
 
 
 def rows(file: ConfigFile) -> list[dict[str, Any]]:
@@ -92,19 +109,42 @@ def override(settings: ConfigDict, words: list[str], own: list[str]) -> None:
 
     own: the names of the other flags, to offer where one is misspelt.
     """
+    check_flags(flatten_dict(settings.to_dict(), sep="."), words, own)
     check_names(settings, words)
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=words)
         name_types(values)
         rest = values(["launch.py", *words])[1:]
-    except flags.UnrecognizedFlagError as error:
-        name = error.flagname
-        raise SettingsError(f"unknown flag --{name}{did_you_mean(name, own)}; --help lists them all") from None
     except (flags.Error, ValueError) as error:
         raise SettingsError(str(error)) from None
     if rest:
         raise SettingsError(f"unexpected argument {rest[0]!r}: every setting is a flag, --config.name=value")
+
+
+def check_flags(known: Collection[str], words: list[str], own: list[str]) -> None:
+    """Raise SettingsError for a flag that is neither one of the settings nor one of our own, with the one that may be
+    meant: --config.collect.k=10 for --k=10, --config=digits for --confg=digits.
+
+    known: all settings by dotted names; own: the names of the other flags.
+    """
+    for word in words:
+        match = FLAG.fullmatch(word)
+        if match is None or match[1] in own:
+            continue
+        name, value = match[1], match[2] or ""
+        settings = meant(name, known)
+        near = [f"--config.{other}{value}" for other in settings[:3]] or [
+            f"--{other}{value}" for other in difflib.get_close_matches(name, own, n=1)
+        ]
+        near = near or [f"--config.{other}{value}" for other in difflib.get_close_matches(name, known, n=1)]
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise SettingsError(f"unknown flag --{name}{hint}; --help lists them all")
+
+
+def meant(name: str, known: Collection[str]) -> list[str]:
+    """The setting of this name, else those whose names end in it: k is collect.k, diffusion.steps one of bend's."""
+    return [name] if name in known else [other for other in known if other.endswith(f".{name}")]
 
 
 def given_names(words: list[str]) -> set[str]:

@@ -51,11 +51,18 @@ def network(b: Backbone, num_classes: int, image_shape: tuple[int, ...]) -> trai
 
 
 def prepare(
-    config: Config, config_name: str, seed: int, workdir: Path, dataset: splits.Dataset, init: str = ""
+    config: Config,
+    config_name: str,
+    seed: int,
+    workdir: Path,
+    dataset: splits.Dataset,
+    init: str = "",
+    *,
+    dry: bool = False,
 ) -> RunContext:
     """Everything that a run needs before its first stage. Raises SettingsError; writes nothing.
 
-    init: a trained model's file, "" for none.
+    init: a trained model's file, "" for none; dry: as `sources.read` takes it.
     """
     mesh = devices.all_devices()
     devices_count = devices.count(mesh)
@@ -85,7 +92,7 @@ def prepare(
         check_requirements(config.collect.algorithm, problem, memory, _vectors(config))
     except SettingsError as error:
         raise SettingsError(f"collect: {error}") from None
-    ood = out_of_distribution.load_others(config.data, config.evaluate.ood, dataset.test.images)
+    ood = out_of_distribution.load_others(config.data, config.evaluate.ood, dataset.test.images, dry=dry)
     if config.data.init_unseen and not init:
         raise SettingsError(
             f"data.init_unseen={config.data.init_unseen} says what a trained network has not seen, and none was given: "

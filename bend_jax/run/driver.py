@@ -6,6 +6,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import flags
@@ -20,17 +21,17 @@ from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
 from bend_jax.run import config_file, cost, pipeline
 from bend_jax.run import rows as table
-from bend_jax.run.config import Config, add_groups, parse, with_presets
+from bend_jax.run.config import Config, add_groups, defaults, parse, with_presets
 from bend_jax.run.config_file import ConfigFile
 from bend_jax.run.context import prepare
 from bend_jax.run.flags import STAGES, every_flag
 
 
-def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
+def run(own: flags.FlagValues, words: list[str]) -> None:
     """Check everything, then compute, or only print what was asked.
 
-    own: launch.py's own flags; words: the rest of the command line; home: where configs/ lies. Raises SettingsError
-    for a user's mistake, StoppedError or DamagedError for a run that cannot go on.
+    own: launch.py's own flags; words: the rest of the command line. Raises SettingsError for a user's mistake,
+    StoppedError or DamagedError for a run that cannot go on.
     """
     if own["compare"].present:
         put_side_by_side(own, words)
@@ -38,7 +39,9 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
     if own["verify"].present:
         check_store(own, words)
         return
-    file = config_file.read(own.config, home)
+    if not own.config:
+        no_config(own, words)
+    file = config_file.read(own.config)
     settings = [*words, "--config.compute.tensorboard"] if own.tensorboard else words
     sys.path.append(os.getcwd())  # where a user's own algorithms are
     add_groups(file.settings, settings)
@@ -100,6 +103,14 @@ def refuse_others(own: flags.FlagValues, words: list[str], what: str, *names: st
     given = [f"--{flag.name}" for flag in every_flag(own) if flag.present and flag.name not in names]
     if given or words:
         raise SettingsError(f"{what}; got {', '.join([*given, *words])}")
+
+
+def no_config(own: flags.FlagValues, words: list[str]) -> NoReturn:
+    """Raise SettingsError that says what was misspelt, or that --config is missing."""
+    config_file.check_flags(flatten_dict(defaults(), sep="."), words, list(own))
+    found = [word for word in words if config_file.find(word.partition(":")[0])]
+    hint = f"did you mean --config={found[0]}? " if found else ""
+    raise SettingsError(f"no --config was given; {hint}there are {', '.join(config_file.available())}")
 
 
 def put_side_by_side(own: flags.FlagValues, words: list[str]) -> None:
@@ -205,8 +216,10 @@ def run_stages(
     own: flags.FlagValues, config: Config, name: str, workdir: Path, stages: tuple[str, ...], seeds: list[int]
 ) -> None:
     """The stages of one run for each seed, or only what they would need."""
-    dataset = splits.load(config.data)
-    settings = [prepare(config, name, seed, workdir, dataset, own.init) for seed in seeds]
+    dataset = splits.load(config.data, dry=own.dry_run)
+    settings = [prepare(config, name, seed, workdir, dataset, own.init, dry=own.dry_run) for seed in seeds]
+    for note in dataset.notes:
+        say(f"{config.data.name}: {note}")
     if own.dry_run:
         print(cost.describe(settings[0]))
         return
@@ -220,6 +233,19 @@ def run_stages(
         report = from_json(Report, storage.read_json(path / "report.json"))
         say(f"\n{tables.terminal(report)}\n")
     say(where(workdir, stages, config.compute.tensorboard))
+    if "export" in stages:
+        say(how_to_call(workdir / "export" / "ensemble.jax", dataset))
+
+
+def how_to_call(path: Path, dataset: splits.Dataset) -> str:
+    """Three lines of Python that run what the stage export wrote."""
+    shape, classes = ", ".join(map(str, dataset.test.images.shape[1:])), dataset.num_classes
+    lines = [
+        "import jax.export, pathlib",
+        f"vote = jax.export.deserialize(bytearray(pathlib.Path({str(path)!r}).read_bytes())).call",
+        f"labels, probabilities = vote(images)  # uint8 [n, {shape}] in; [n] and [n, {classes}] out",
+    ]
+    return "\n".join(lines)
 
 
 def where(workdir: Path, stages: tuple[str, ...], has_events: bool = False) -> str:

@@ -27,7 +27,7 @@ def define_flags() -> flags.FlagValues:
     own = flags.FlagValues()
     own.set_gnu_getopt()  # a flag after an argument is read as well
     text, several, switch = flags.DEFINE_string, flags.DEFINE_list, flags.DEFINE_bool
-    text("config", "", "A file with get_config(), e.g. configs/digits.py; a paper's takes :SCALE.", own)
+    text("config", "", "A file with get_config() or the name of one of ours: digits; a paper's takes :SCALE.", own)
     text("workdir", "", "Where everything is written; runs/<task> where none is given.", own)
     which = f"Which of {','.join(STAGES)} to run; what they read must be in the store."
     several("stages", list(STAGES[:-1]), which, own)

@@ -25,7 +25,7 @@ from bend_jax.report.content import Row as ReportedRow
 from bend_jax.report.document import Document, Renderer
 from bend_jax.report.grid import setting_text
 from bend_jax.report.text import text_table
-from bend_jax.run import cost, pipeline, summary
+from bend_jax.run import config_file, cost, pipeline, summary
 from bend_jax.run.config import Config, parse
 from bend_jax.run.context import RunContext, prepare
 
@@ -131,6 +131,8 @@ def run(
     """
     prepared = preparing(rows, config_name, workdir, init)
     costs = {row.name: cost_of(row, prepared(row, seeds[0])) for row in rows}
+    for note in _notes(rows, prepared, seeds[0]):
+        say(note)
     measured: dict[str, list[Measured]] = {row.name: [] for row in rows}
     stopped: dict[str, str] = {}
     for row, s, found in run_rows(rows, seeds, prepared, say):
@@ -161,12 +163,12 @@ def run(
 Prepared = Callable[[Row, int], RunContext]
 
 
-def preparing(rows: list[Row], config_name: str, workdir: Path, init: str = "") -> Prepared:
-    """prepared(row, seed) -> RunContext, with each data set read once. Raises SettingsError where `init` is one base
-    and the rows train several."""
+def preparing(rows: list[Row], config_name: str, workdir: Path, init: str = "", *, dry: bool = False) -> Prepared:
+    """prepared(row, seed) -> RunContext, with each data set read once. dry: as `sources.read` takes it. Raises
+    SettingsError where `init` is one base and the rows train several."""
     if init and any(row.config.base != rows[0].config.base for row in rows):
         raise SettingsError("--init brings one trained base; here are rows that train others")
-    return partial(_prepare, config_name, workdir, {}, init)
+    return partial(_prepare, config_name, workdir, {}, init, dry)
 
 
 def run_rows(
@@ -186,25 +188,32 @@ def run_rows(
             jax.clear_caches()
 
 
+def _notes(rows: list[Row], prepared: Prepared, seed: int) -> list[str]:
+    """What a user should know about the rows' data sets, each once."""
+    found = [f"{row.config.data.name}: {note}" for row in rows for note in prepared(row, seed).dataset.notes]
+    return list(dict.fromkeys(found))
+
+
 def _prepare(
-    config_name: str, workdir: Path, loaded: dict[Data, splits.Dataset], init: str, row: Row, seed: int
+    config_name: str, workdir: Path, loaded: dict[Data, splits.Dataset], init: str, dry: bool, row: Row, seed: int
 ) -> RunContext:
     if row.config.data not in loaded:
-        loaded[row.config.data] = splits.load(row.config.data)
+        loaded[row.config.data] = splits.load(row.config.data, dry=dry)
     try:
-        return prepare(row.config, config_name, seed, workdir, loaded[row.config.data], init)
+        return prepare(row.config, config_name, seed, workdir, loaded[row.config.data], init, dry=dry)
     except SettingsError as error:
         raise SettingsError(f"row {row.name!r}: {error}") from None
 
 
 def plan(rows: list[Row], config_name: str, workdir: Path, init: str = "") -> str:
     """The rows with what each costs, before anything runs."""
-    prepared = preparing(rows, config_name, workdir, init)
+    prepared = preparing(rows, config_name, workdir, init, dry=True)
     lines = []
     for row in rows:
         price = cost_of(row, prepared(row, 0))
         lines.append([row.name, f"{price['training']:.2f}", f"{price['inference']:.2f}"])
-    return text_table(["row", "training, epochs", "inference, forwards"], lines)
+    planned = text_table(["row", "training, epochs", "inference, forwards"], lines)
+    return "\n".join([*_notes(rows, prepared, 0), planned])
 
 
 def cost_of(row: Row, s: RunContext) -> dict[str, float]:
@@ -318,7 +327,8 @@ TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 def read_sweep(known: dict[str, Any], words: list[str]) -> list[dict[str, Any]]:
     """--sweep=setting=value,value as rows of a comparison's file: all combinations, the last setting's values fastest.
 
-    known: every setting and its value, by dotted names. Between values stands a comma, or ; where one holds commas
+    known: every setting and its value, by dotted names; the last part of a name does where it is that of one setting
+    (k: collect.k). Between values stands a comma, or ; where one holds commas
     itself. Raises SettingsError in one line.
     """
     swept: dict[str, list[Any]] = {}
@@ -326,10 +336,11 @@ def read_sweep(known: dict[str, Any], words: list[str]) -> list[dict[str, Any]]:
         path, equals, text = word.partition("=")
         if not equals or not text:
             raise SettingsError(f"--sweep takes setting=value,value (; between values that hold commas); got {word!r}")
-        if path not in known:
-            raise SettingsError(
-                f"--sweep: unknown setting {path}{did_you_mean(path, known)}; --print_config lists them all"
-            )
+        meant = config_file.meant(path, known)
+        if len(meant) != 1:
+            hint = f" (is it {' or '.join(meant[:3])}?)" if meant else did_you_mean(path, known)
+            raise SettingsError(f"--sweep: unknown setting {path}{hint}; --print_config lists them all")
+        (path,) = meant
         if path in swept:
             raise SettingsError(f"--sweep: {path} is there twice; put all of its values into one")
         parts = [part.strip() for part in text.split(";" if ";" in text else ",")]

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 
 GRACE = 4.5  # seconds that a training has to come to its next step and save
@@ -64,6 +65,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 def _leave(number: int) -> None:
     """Without unwinding: nothing that is imported or computed prints a traceback, and locks end with the process."""
-    line = f"launch.py: {message(number)}\n"
+    line = f"{Path(sys.argv[0]).name}: {message(number)}\n"
     os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())
     os._exit(exit_code(number))

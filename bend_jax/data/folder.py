@@ -1,0 +1,112 @@
+"""A folder of images: a folder for each class, as torchvision's ImageFolder reads it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bend_jax.checks import SettingsError
+from bend_jax.data.images import BLOCK, Encoded, Split, read_all
+
+TYPES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+TESTS = ("test", "val", "valid", "validation")  # the first that is there has the test images
+EXPECTED = "PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/*"
+TINY_IMAGENET = "tiny-imagenet-200"  # the folder of the release
+
+
+class Listed(NamedTuple):
+    """Files and their labels."""
+
+    files: list[Path]
+    labels: list[int]
+
+
+def read(name: str, path: Path, channels: int, side: int) -> tuple[Split, Split | None]:
+    """(training images, test images or None where the folder has no such part).
+
+    name: the data set, for errors; channels, side: as `images.decode` takes them. A label is the place of the class
+    among the sorted names of the training folders. Raises SettingsError.
+    """
+    train, test = listed(name, path)
+    files = [*train.files, *(test.files if test else ())]
+    images = read_all(name, len(files), _blocks(files), channels, side)
+    n = len(train.files)
+    first = Split(images[:n], np.array(train.labels, np.int32))
+    # a copy: a view would keep the array of all images when the training images have been split
+    return first, Split(images[n:].copy(), np.array(test.labels, np.int32)) if test else None
+
+
+def _blocks(files: list[Path]) -> Iterator[list[Encoded]]:
+    for begin in range(0, len(files), BLOCK):
+        yield [Encoded(str(file), file) for file in files[begin : begin + BLOCK]]
+
+
+def listed(name: str, path: Path) -> tuple[Listed, Listed | None]:
+    """The files of the training and the test images; nothing is decoded."""
+    has_parts = bool(_folders(path / "train"))
+    root = path / "train" if has_parts else path
+    classes = _folders(root)
+    if not classes:
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+        raise SettingsError(
+            f"data.name={name}: {path} has no folders of classes; it holds {held}; expected: {EXPECTED}"
+        )
+    train = _of_classes(root, classes, classes)
+    empty = [classes[i] for i in range(len(classes)) if i not in set(train.labels)]
+    if empty:
+        raise SettingsError(
+            f"data.name={name}: no image ({' '.join(TYPES)}) in the folders of classes {_some(empty)} of {root}: put "
+            "some there, or take the folders away"
+        )
+    if not has_parts:
+        return train, None
+    annotations = path / "val" / "val_annotations.txt"
+    if annotations.is_file():
+        return train, _annotated(name, annotations, classes)
+    for part in TESTS:
+        found = _folders(path / part)
+        unknown = sorted(set(found) - set(classes))
+        if unknown:
+            raise SettingsError(f"data.name={name}: {path / part} has classes that {root} lacks: {_some(unknown)}")
+        if found:
+            return train, _of_classes(path / part, found, classes)
+    return train, None
+
+
+def _of_classes(root: Path, own: list[str], classes: list[str]) -> Listed:
+    """Every image below the folders of these classes; links are followed, hidden files are not images."""
+    files, labels = list[Path](), list[int]()
+    for name in own:
+        for folder, _, inside in sorted(os.walk(root / name, followlinks=True)):
+            found = [Path(folder, file) for file in sorted(inside) if _is_image(file)]
+            files += found
+            labels += [classes.index(name)] * len(found)
+    return Listed(files, labels)
+
+
+def _annotated(name: str, annotations: Path, classes: list[str]) -> Listed:
+    """The validation images of Tiny-ImageNet, which lie in one folder: a line for each with its name and its class."""
+    rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip()]
+    unknown = sorted({row[-1] for row in rows} - set(classes))
+    if unknown:
+        raise SettingsError(f"data.name={name}: {annotations} has classes that train lacks: {_some(unknown)}")
+    place = {each: i for i, each in enumerate(classes)}
+    return Listed([annotations.parent / "images" / row[0] for row in rows], [place[row[1]] for row in rows])
+
+
+def _folders(path: Path) -> list[str]:
+    """The names of the folders in a folder, but for hidden ones; none where it is not there."""
+    if not path.is_dir():
+        return []
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _is_image(file: str) -> bool:
+    return file.lower().endswith(TYPES) and not file.startswith(".")
+
+
+def _some(names: list[str]) -> str:
+    """The first five, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")

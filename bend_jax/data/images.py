@@ -1,0 +1,160 @@
+"""Labelled images as arrays, and files of images as one array."""
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from bend_jax.checks import SettingsError
+
+Images = UInt8[np.ndarray, "n h w c"]
+Labels = Int[np.ndarray, " n"]
+BLOCK = 512  # files that are decoded at once
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+class Split(NamedTuple):
+    """Some images and their labels."""
+
+    images: Images
+    labels: Labels
+
+
+def by_plane(images: Images, one: Callable[[Any], Any]) -> UInt8[np.ndarray, "n height width c"]:
+    """Every channel of every image on its own, through Pillow."""
+    planes = [[np.asarray(one(image[..., c])) for c in range(image.shape[2])] for image in images]
+    return np.asarray(planes).transpose(0, 2, 3, 1)
+
+
+def decode(file: Path | io.BytesIO, channels: int, side: int) -> UInt8[np.ndarray, "h w c"]:
+    """The pixels of an image file, upright as its EXIF data say; of several frames the first.
+
+    Three channels: colours, grey repeated. One: luminance (ITU-R BT.601). Alpha is left away, as torchvision's
+    ImageFolder does; 16 bits become 8 (v / 257). side: as `square` takes it. Raises what Pillow raises, and ValueError
+    for pixels whose range is not known.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as opened:
+        image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # "I;16", "I;16B", and what "I" holds of a 16-bit file
+        values = np.asarray(image)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise ValueError("its pixels have more than 16 bits")
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions of no known range")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of a palette with alpha that becomes RGB at once
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.asarray(square(image if image.mode == mode else image.convert(mode), side))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def square(image: Any, side: int) -> Any:
+    """A picture of Pillow's whose short side is resized to `side` pixels (bilinear, over boxes where it shrinks) and of
+    which the centre is cut out, as torchvision's Resize and CenterCrop do; 0: the picture as it is."""
+    from PIL import Image
+
+    if not side or image.size == (side, side):
+        return image
+    short = min(image.size)
+    width, height = (int(side * length / short) for length in image.size)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + side, top + side))
+
+
+def resized(images: Images, side: int) -> UInt8[np.ndarray, "n height width c"]:
+    """Every image as `square` makes it."""
+    from PIL import Image
+
+    if not side or images.shape[1:3] == (side, side):
+        return images
+    return by_plane(images, lambda plane: square(Image.fromarray(plane), side))
+
+
+class Encoded(NamedTuple):
+    """An image file, or its bytes, and what an error calls it."""
+
+    name: str
+    file: Path | io.BytesIO
+
+
+def read_all(name: str, number: int, blocks: Iterator[Sequence[Encoded]], channels: int, side: int) -> Images:
+    """Images of files as one array, decoded in threads.
+
+    name: the data set, for errors; number: of all images; blocks: they, some at a time; channels, side: as `decode`
+    takes them. Raises SettingsError where the array does not fit into memory (before anything but the first image is
+    decoded), where an image has another size than the first, and for images that cannot be decoded, when all were
+    tried.
+    """
+    if not number:
+        raise SettingsError(f"data.name={name}: there is no image in it")
+    images, first, damaged, begin = None, "", list[str](), 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for block in blocks:
+            found = list(pool.map(lambda one: _try(one, channels, side), block))
+            for i, (one, pixels) in enumerate(zip(block, found, strict=True), start=begin):
+                if isinstance(pixels, str):
+                    damaged.append(f"{one.name} ({pixels})")
+                    continue
+                if images is None:
+                    check_memory(name, (number, *pixels.shape))
+                    images, first = np.empty((number, *pixels.shape), np.uint8), one.name
+                if pixels.shape != images.shape[1:]:
+                    raise SettingsError(
+                        f"data.name={name}: the images have different sizes, such as {_size(images[0])} ({first}) and "
+                        f"{_size(pixels)} ({one.name}): give one side to all, such as --config.data.resize=64"
+                    )
+                images[i] = pixels
+            begin += len(block)
+    if damaged or images is None:
+        more = f", and {len(damaged) - 1} more of {number}" if damaged[1:] else ""
+        raise SettingsError(
+            f"data.name={name}: an image cannot be decoded: {damaged[0]}{more}; take them away, or put whole ones there"
+        )
+    return images
+
+
+def _try(one: Encoded, channels: int, side: int) -> UInt8[np.ndarray, "h w c"] | str:
+    """The pixels, or what is wrong with the file."""
+    try:
+        return decode(one.file, channels, side)
+    except Exception as error:  # noqa: BLE001  the readers of damaged files raise anything
+        return re.sub(r":? ['<].*", "", str(error).split("\n")[0]) or type(error).__name__  # without the name again
+
+
+def _size(image: UInt8[np.ndarray, "h w c"]) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def check_memory(name: str, shape: tuple[int, ...]) -> None:
+    """Raise SettingsError where uint8 images of this shape do not fit twice: while they are split, there are two of
+    each."""
+    needed, free = 2 * int(np.prod(shape, dtype=np.int64)), free_memory()
+    if free is not None and needed > free:
+        n, height, width, channels = shape
+        raise SettingsError(
+            f"data.name={name}: {n:,} images of {width}x{height}x{channels} bytes are {needed / 2e9:.3g} GB as one "
+            f"array, twice that while they are split, and {free / 1e9:.3g} GB are free: take a smaller data.resize, or "
+            "fewer images"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that are free on this machine, or what its control group allows where that is less; None: not known."""
+    found = list[int]()
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        found += [int(text) for text in [CGROUP.read_text().strip()] if text.isdigit()]
+    except OSError:  # another system, or no control group
+        pass
+    return min(found, default=None)
