@@ -14,7 +14,7 @@ from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.generator import Reestimate, check_finite, fit_generator
 from bend_jax.rng import stream
-from bend_jax.subset import Subset
+from bend_jax.subset import RANK, Subset
 from bend_jax.training import SILENT, Callbacks, Examples, Model
 
 STATISTICS = 2048  # images that members' BN statistics are re-estimated on
@@ -114,6 +114,7 @@ def fit(
     labels: Any,
     *,
     subset: str | Sequence[str],
+    rank: int = RANK,
     collect: Any = Trajectory(),  # noqa: B008
     generate: Any = Bend(),  # noqa: B008
     members: int = 100,
@@ -131,6 +132,8 @@ def fit(
     - variables: any tree of arrays. Where it has no "params", all of it is parameters.
     - images [n, ...]: exactly as apply takes them; nothing is augmented. labels [n]: whole numbers from 0.
     - subset: the leaves in which members differ; patterns with commas between or in a list, such as "layer4.1.bn2".
+      With "lora:" in front of a pattern ("lora:blocks.*.attn.qkv"), adapters of these linear layers instead (see
+      `select`); rank: of the adapters.
     - collect: settings of a collector, a `Collector` of your own, or checkpoints (`ensemble.checkpoints`).
     - generate: settings of a generator, or a `Generator` of your own.
     - members: m, how many members to generate.
@@ -152,6 +155,7 @@ def fit(
         variables,
         (images, labels),
         subset=subset,
+        rank=rank,
         collect=collect,
         generate=generate,
         members=members,

@@ -18,7 +18,7 @@ from bend_jax.data import splits
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.generator import Generator
 from bend_jax.split import unread
-from bend_jax.subset import Subset, insert_leaves, select
+from bend_jax.subset import RANK, Subset, insert_leaves, select
 from bend_jax.training import Callbacks, Examples, Model
 
 TRIED = 32  # images, at most, on which the network is tried before training
@@ -43,6 +43,7 @@ def check(
     data: tuple[Any, Any],
     *,
     subset: str | Sequence[str],
+    rank: int,
     collect: Any,
     generate: Any,
     members: Any,
@@ -55,7 +56,7 @@ def check(
     held_out_seed: of the stratified tenth of the images that is held out for validation, None for none. Raises
     SettingsError.
     """
-    chosen = choose_subset(variables, subset)
+    chosen = choose_subset(variables, subset, rank)
     images, labels = check_images(model, variables, data, "images")
     if validation is not None:
         validation = check_images(model, variables, validation, "validation images")
@@ -83,11 +84,11 @@ def check(
     return Inputs(model, chosen, examples, collector, ready, generator, validation, image)
 
 
-def choose_subset(variables: Any, patterns: str | Sequence[str]) -> Subset:
-    """The subset that the patterns name. Raises SettingsError."""
+def choose_subset(variables: Any, patterns: str | Sequence[str], rank: int = RANK) -> Subset:
+    """The subset that the patterns name; rank: of adapters. Raises SettingsError."""
     words = [w.strip() for w in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
     try:
-        return select(variables, words)
+        return select(variables, words, rank)
     except ValueError as error:
         raise SettingsError(f"subset: {error}") from None
 
