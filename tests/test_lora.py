@@ -20,6 +20,7 @@ from tests import launching
 from tests.problems import blobs, blobs_apply, write_images
 
 NET = models.build("vit_tiny", 3, widths=(8,), blocks=(2,), patch=2)
+APPLY = jax.jit(NET.apply)
 IMAGES = jax.random.normal(jax.random.key(1), (6, 4, 4, 1))
 QKV = "lora:blocks.*.attn.qkv"
 
@@ -66,7 +67,7 @@ def test_adapters_start_as_nothing_and_with_another_a_for_each_key(variables: An
     assert np.abs(np.corrcoef(a, flatten(many, wide, jax.random.key(1))[:8000])[0, 1]) < 0.05
 
     def loss(vector: Any) -> Any:
-        return jnp.sum(NET.apply(insert(subset, variables, vector), IMAGES) ** 2)
+        return jnp.sum(APPLY(insert(subset, variables, vector), IMAGES) ** 2)
 
     for part, slope in stack(subset, jax.jit(jax.grad(loss))(start)[None])["params"]["blocks"]["0"]["attn"]["qkv"][
         "kernel"
@@ -101,7 +102,7 @@ def test_members_do_not_copy_the_trunk(variables: Any) -> None:
     leaves = {tuple(x.shape) for x in jax.tree.leaves(variables["params"]) if x.ndim == 2} - {(8, 24)}
     assert not {(m, *shape) for shape in leaves} & shapes
     found = member_logits(NET.apply, variables, subset, vectors, IMAGES)
-    alone = [jax.jit(NET.apply)(insert(subset, variables, v), IMAGES) for v in vectors]
+    alone = [APPLY(insert(subset, variables, v), IMAGES) for v in vectors]
     np.testing.assert_allclose(found, jnp.stack(alone), rtol=1e-4, atol=1e-5)
     assert np.std(np.asarray(found), axis=0).min() > 1e-5
 
