@@ -18,7 +18,7 @@ from bend_jax.generate.bend import Bend
 from bend_jax.generate.generator import Reestimate, check_finite, fit_generator
 from bend_jax.inputs import Inputs
 from bend_jax.rng import stream
-from bend_jax.subset import Subset
+from bend_jax.subset import RANK, Subset
 from bend_jax.training import SILENT, Callbacks, Examples, Model
 
 STATISTICS = 2048  # images that members' BN statistics are re-estimated on
@@ -115,6 +115,7 @@ def fit(
     network: Any,
     *data: Any,
     subset: str | Sequence[str],
+    rank: int = RANK,
     collect: Any = Trajectory(),  # noqa: B008
     generate: Any = Bend(),  # noqa: B008
     members: int = 100,
@@ -144,6 +145,8 @@ def fit(
     - batches: of (images, labels), such as a loader of grain; read once, for the features of the frozen part. These are
       kept on the device where they fit callbacks.memory, else in the host's memory.
     - subset: the leaves in which members differ; patterns with commas between or in a list, such as "layer4.1.bn2".
+      With "lora:" in front of a pattern ("lora:blocks.*.attn.qkv"), adapters of these linear layers instead (see
+      `select`); rank: of the adapters.
     - collect: settings of a collector, a `Collector` of your own, or checkpoints (`ensemble.checkpoints`).
     - generate: settings of a generator, or a `Generator` of your own.
     - members: m, how many members to generate.
@@ -172,6 +175,7 @@ def fit(
         variables,
         data,
         subset=subset,
+        rank=rank,
         collect=collect,
         generate=generate,
         members=members,

@@ -21,7 +21,7 @@ from bend_jax.example import Example
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.generator import Generator
 from bend_jax.labelled import TRIED, check_augment, check_images, check_loss, check_network, device_labels
-from bend_jax.subset import Subset, select
+from bend_jax.subset import RANK, Subset, select
 from bend_jax.training import Callbacks, Examples, Model
 
 
@@ -48,6 +48,7 @@ def check(
     data: tuple[Any, ...],
     *,
     subset: str | Sequence[str],
+    rank: int,
     collect: Any,
     generate: Any,
     members: Any,
@@ -61,7 +62,7 @@ def check(
     held_out_seed: of the stratified tenth of the images that is held out for validation, None for none. Raises
     SettingsError.
     """
-    chosen = choose_subset(variables, subset)
+    chosen = choose_subset(variables, subset, rank)
     batches = _find_batches(data, held_out_seed is not None and validation is None)
     given = data if batches is None else batches.first
     images, labels = check_images(model, variables, given, "images", soft=held_out_seed is None)
@@ -145,11 +146,11 @@ def _check_reads_features(collector: Collector, problem: Problem, augment: Any) 
         raise SettingsError(f"{collector.name} labels images that are not augmented: with batches leave augment out")
 
 
-def choose_subset(variables: Any, patterns: str | Sequence[str]) -> Subset:
-    """The subset that the patterns name. Raises SettingsError."""
+def choose_subset(variables: Any, patterns: str | Sequence[str], rank: int = RANK) -> Subset:
+    """The subset that the patterns name; rank: of adapters. Raises SettingsError."""
     words = [w.strip() for w in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
     try:
-        return select(variables, words)
+        return select(variables, words, rank)
     except ValueError as error:
         raise SettingsError(f"subset: {error}") from None
 

@@ -1,4 +1,8 @@
-"""Which parameters: a subset of the leaves of a variables tree, as one flat vector and back."""
+"""Which parameters: a subset of the leaves of a variables tree, as one flat vector and back.
+
+A subset may also hold adapters of a linear layer (LoRA, Hu et al. 2022): for its kernel W [rows, columns] two matrices,
+A [rows, rank] and B [rank, columns], that make it W + A B. W itself stays in the variables, outside of the vector.
+"""
 
 import difflib
 import math
@@ -12,6 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+LORA = "lora:"  # in front of a pattern: adapters of these layers
+LORA_A, LORA_B = "lora_a", "lora_b"  # the last components of their paths, behind that of the kernel
+RANK = 8  # of adapters, where nothing else is said
+
 Variables = Any  # a tree of arrays, collections ("params", "batch_stats") first, or the parameters alone
 
 
@@ -19,7 +27,8 @@ Variables = Any  # a tree of arrays, collections ("params", "batch_stats") first
 class Subset:
     """Chosen leaves of a variables tree, in the tree's own leaf order.
 
-    paths: dotted names, collection first: "params.layer4.1.bn2.scale"; shapes: one a path.
+    paths: dotted names, collection first: "params.layer4.1.bn2.scale"; of adapters "params.head.kernel.lora_a" and
+    "params.head.kernel.lora_b"; shapes: one a path.
     """
 
     paths: tuple[str, ...]
@@ -137,15 +146,19 @@ def _nearest(pattern: str, leaves: list[tuple[tuple[str, ...], Any]]) -> str:
     return "top-level names: " + ", ".join(sorted({path[1] for path, _ in leaves if len(path) > 1}))
 
 
-def select(variables: Variables, patterns: Sequence[str]) -> Subset:
+def select(variables: Variables, patterns: Sequence[str], rank: int = RANK) -> Subset:
     """The leaves that any of the patterns names, in the tree's leaf order, each once.
 
     variables: arrays, or what `jax.eval_shape` gives. A pattern is a leading run of whole components
     after the collection ("layer4.1.bn2", "layer4.1.bn2.weight"); `*` stays inside one component; a lone
     "*" is everything in params and batch_stats; a collection in front ("batch_stats.bn1") is allowed; -1 in the place
-    of a number is the last of the numbered ones ("layer3.-1.bn2": of the last block).
+    of a number is the last of the numbered ones ("layer3.-1.bn2": of the last block). With "lora:" in front
+    ("lora:blocks.*.attn.qkv") it stands for adapters of the linear layers that it names: of every parameter with two
+    axes. rank: of all adapters.
 
-    Raises ValueError for a pattern that matches nothing, an integer leaf, or no pattern at all.
+    Raises ValueError for a pattern that matches nothing, an integer leaf, no pattern at all, adapters where no layer is
+    linear, a layer named both whole and by adapters, BN statistics beside adapters, and a rank that is not in [1,
+    smaller side of each kernel].
     """
     if isinstance(patterns, str):
         raise ValueError(f"patterns is a sequence of strings; one string came: {patterns!r}; write [{patterns!r}]")
@@ -158,27 +171,85 @@ def select(variables: Variables, patterns: Sequence[str]) -> Subset:
             "parameters under the key params"
         )
     leaves = _leaves(variables)
+    whole = _matched(leaves, [pattern for pattern in patterns if not pattern.startswith(LORA)])
+    adapted = _adapted(leaves, [pattern for pattern in patterns if pattern.startswith(LORA)])
+    if adapted and any(path[0] != "params" for path in whole):
+        raise ValueError(f"adapters ({LORA}) and BN statistics cannot be in one subset: leave one of them out")
+    for path in sorted(whole & adapted):
+        raise ValueError(f"{'.'.join(path)} is named both whole and by adapters ({LORA}): leave one of them out")
+    chosen: list[tuple[str, tuple[int, ...]]] = []
+    for path, leaf in leaves:
+        name = ".".join(path)
+        if path in whole | adapted and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"{name} has dtype {leaf.dtype}: only floating-point leaves can be part of a subset")
+        if path in whole:
+            chosen.append((name, tuple(leaf.shape)))
+        if path in adapted:
+            rows, columns = leaf.shape
+            _check_rank(rank, name, min(rows, columns))
+            chosen += [(f"{name}.{LORA_A}", (rows, rank)), (f"{name}.{LORA_B}", (rank, columns))]
+    return Subset(tuple(path for path, _ in chosen), tuple(shape for _, shape in chosen))
+
+
+def _matched(leaves: list[tuple[tuple[str, ...], Any]], patterns: Sequence[str]) -> set[tuple[str, ...]]:
+    """The paths that any of the patterns names. Raises ValueError for a pattern that names none."""
     collections, last_ones = {path[0] for path, _ in leaves if len(path) > 1}, _last_ones(leaves)
     matched = [{p for p, _ in leaves if _matches(pattern, p, collections, last_ones)} for pattern in patterns]
     for pattern, paths in zip(patterns, matched, strict=True):
         if not paths:
             raise ValueError(f"subset pattern {pattern!r} matches nothing; {_nearest(pattern, leaves)}")
-    chosen = [(".".join(path), leaf) for path, leaf in leaves if path in set().union(*matched)]
-    for path, leaf in chosen:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"{path} has dtype {leaf.dtype}: only floating-point leaves can be part of a subset")
-    return Subset(tuple(p for p, _ in chosen), tuple(tuple(x.shape) for _, x in chosen))
+    return set().union(*matched)
 
 
-def flatten(subset: Subset, variables: Variables) -> Float[Array, " dim"]:
-    """The subset's leaves as one float32 vector. Raises ValueError where the tree does not fit the subset."""
+def _adapted(leaves: list[tuple[tuple[str, ...], Any]], patterns: Sequence[str]) -> set[tuple[str, ...]]:
+    """The kernels that get adapters. Raises ValueError for a pattern that names no linear layer."""
+    linear = {path for path, leaf in leaves if path[0] == "params" and len(leaf.shape) == 2}
+    adapted: set[tuple[str, ...]] = set()
+    for pattern in patterns:
+        found = _matched(leaves, [pattern.removeprefix(LORA)]) & linear
+        if not found:
+            names = sorted(".".join(path[1:]) for path in linear)
+            there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+            raise ValueError(
+                f"{pattern!r} asks for adapters of a layer that is not linear: they need a kernel with two axes; "
+                f"linear here: {there or 'none'}"
+            )
+        adapted |= found
+    return adapted
+
+
+def _check_rank(rank: Any, name: str, most: int) -> None:
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
+        raise ValueError(
+            f"rank must be a whole number in [1, {most}], the smaller side of {name}; got {rank!r} (a larger one "
+            "saves nothing: name the layer itself)"
+        )
+
+
+def flatten(subset: Subset, variables: Variables, key: Key[Array, ""] | None = None) -> Float[Array, " dim"]:
+    """The subset's leaves as one float32 vector. Raises ValueError where the tree does not fit the subset.
+
+    Adapters start with A drawn from N(0, 1 / rows) and B zero (Hu et al. 2022, section 4.1), so that they change
+    nothing yet. key: of A; None: a fixed one, the same for every call.
+    """
     found = {".".join(path): leaf for path, leaf in _leaves(variables)}
     _check_fit(subset, found)
-    return jnp.concatenate([jnp.ravel(found[path]).astype(jnp.float32) for path in subset.paths])
+    key = jax.random.key(0) if key is None else key
+    parts: list[Array] = []
+    for i, (path, shape) in enumerate(zip(subset.paths, subset.shapes, strict=True)):
+        if path in found:
+            parts.append(jnp.ravel(found[path]).astype(jnp.float32))
+        elif path.endswith(LORA_B):
+            parts.append(jnp.zeros(math.prod(shape)))
+        else:
+            drawn = jax.random.normal(jax.random.fold_in(key, i), (math.prod(shape),))
+            parts.append(drawn / math.sqrt(shape[0]))
+    return jnp.concatenate(parts)
 
 
 def insert(subset: Subset, variables: Variables, vector: Float[Array, " dim"]) -> Variables:
-    """The variables with the subset's leaves taken from the vector, each cast to its leaf's dtype.
+    """The variables with the subset's leaves taken from the vector, each cast to its leaf's dtype; a kernel W with
+    adapters becomes W + A B.
 
     The exact inverse of `flatten` for float32 leaves. Raises ValueError for a vector of another length.
     """
@@ -194,11 +265,21 @@ def insert(subset: Subset, variables: Variables, vector: Float[Array, " dim"]) -
 
 
 def insert_leaves(subset: Subset, variables: Variables, parts: dict[str, Array]) -> Variables:
-    """The variables with the subset's leaves taken from a dict by their dotted names, each cast to its leaf's dtype."""
+    """The variables with the subset's leaves taken from a dict by their dotted names, as in `insert`."""
     leaves = _leaves(variables)
     _check_fit(subset, {".".join(path): leaf for path, leaf in leaves})
-    new = [parts[n].astype(leaf.dtype) if (n := ".".join(path)) in parts else leaf for path, leaf in leaves]
+    new = [_changed(".".join(path), leaf, parts) for path, leaf in leaves]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(variables), new)
+
+
+def _changed(name: str, leaf: Any, parts: dict[str, Array]) -> Any:
+    """A leaf as the parts make it."""
+    if name in parts:
+        return parts[name].astype(leaf.dtype)
+    if f"{name}.{LORA_A}" in parts:
+        change = jnp.matmul(parts[f"{name}.{LORA_A}"], parts[f"{name}.{LORA_B}"], precision="highest")
+        return (leaf.astype(jnp.float32) + change).astype(leaf.dtype)
+    return leaf
 
 
 def stack(subset: Subset, vectors: Float[Array | np.ndarray, "m dim"]) -> dict[str, Any]:
@@ -218,6 +299,12 @@ def stack(subset: Subset, vectors: Float[Array | np.ndarray, "m dim"]) -> dict[s
 
 def _check_fit(subset: Subset, found: dict[str, Any]) -> None:
     for path, shape in zip(subset.paths, subset.shapes, strict=True):
+        kernel, _, last = path.rpartition(".")
+        if path not in found and last in (LORA_A, LORA_B) and kernel in found:
+            axis = 0 if last == LORA_A else 1
+            if len(found[kernel].shape) != 2 or found[kernel].shape[axis] != shape[axis]:
+                raise ValueError(f"{kernel} has shape {list(found[kernel].shape)}; {path} was made for {list(shape)}")
+            continue
         if path not in found:
             raise ValueError(f"the subset names {path}, which this variables tree does not have")
         if tuple(found[path].shape) != shape:

@@ -56,3 +56,9 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     (line,) = [line for line in out.splitlines() if line.startswith("evaluate: ")]
     assert "on 80 test images" in line
     assert float(line.split("sBEND ")[1].split("%")[0]) > 75
+
+
+@pytest.mark.slow
+def test_adapters_of_a_vision_transformer(tmp_path: Path) -> None:
+    """Without a file of weights."""
+    assert "members disagree on" in run("vit_lora.py")

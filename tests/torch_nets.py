@@ -111,3 +111,49 @@ def build(name: str) -> nn.Module:
     if name == "resnet18":
         return Net(Block, (64, 128, 256, 512), (2, 2, 2, 2), (1, 2, 2, 2))
     return Net(RegBlock, (32, 64, 160, 384), (1, 2, 7, 12), (1, 1, 2, 2))
+
+
+class WideBlock(nn.Module):
+    """A block of a Wide ResNet, as its authors have it: BN and ReLU first."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv(inputs, width, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3)
+        self.convShortcut = conv(inputs, width, 1, stride) if inputs != width else None
+
+    def forward(self, x: Any) -> Any:
+        """The skip is taken after the first BN and ReLU where it is a convolution."""
+        y = functional.relu(self.bn1(x))
+        skip = x if self.convShortcut is None else self.convShortcut(y)
+        return self.conv2(functional.relu(self.bn2(self.conv1(y)))) + skip
+
+
+class WideStage(nn.Module):
+    """Blocks under the name `layer`."""
+
+    def __init__(self, inputs: int, width: int, stride: int, blocks: int) -> None:
+        super().__init__()
+        own = [WideBlock(inputs if i == 0 else width, width, stride if i == 0 else 1) for i in range(blocks)]
+        self.layer = nn.Sequential(*own)
+
+    def forward(self, x: Any) -> Any:
+        """One after the other."""
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """WRN-(6 blocks + 4)-k: three stages of 16, 32 and 64 times k channels."""
+
+    def __init__(self, blocks: int, k: int) -> None:
+        super().__init__()
+        self.conv1 = conv(3, 16, 3)
+        self.block1 = WideStage(16, 16 * k, 1, blocks)
+        self.block2 = WideStage(16 * k, 32 * k, 2, blocks)
+        self.block3 = WideStage(32 * k, 64 * k, 2, blocks)
+        self.bn1, self.fc = nn.BatchNorm2d(64 * k), nn.Linear(64 * k, 10)
+
+    def forward(self, x: Any) -> Any:
+        """Logits."""
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        return self.fc(functional.relu(self.bn1(x)).mean((2, 3)))

@@ -61,7 +61,8 @@ def resamples(key: Key[Array, ""], k: int, n: int) -> UInt16[Array, "k n"]:
 def start_vectors(
     model: Model, variables: Any, subset: Subset, key: Key[Array, ""], settings: Bootstrap
 ) -> Float[Array, "k dim"]:
-    """Where the k fine-tunings start: the base's vector, one with noise in it, or fresh random ones."""
+    """Where the k fine-tunings start: the base's vector, one with noise in it, or fresh random ones. Adapters start
+    from a random A of each one's own: with one A for all, and B zero, all would start alike."""
     base = flatten(subset, variables)
     keys = jax.random.split(key, settings.k)
     if not settings.reinitialise:
@@ -71,11 +72,13 @@ def start_vectors(
             [jnp.full(math.prod(s), p.startswith("params.")) for p, s in zip(subset.paths, subset.shapes, strict=True)]
         )
         p = settings.perturb
-        noisy = jax.vmap(lambda k: jnp.sqrt(1 - p**2) * base + p * sd * jax.random.normal(k, base.shape))(keys)
-        return jnp.where(moves[None], noisy, base[None])
+        starts = jax.vmap(lambda k: flatten(subset, variables, k))(keys)
+        noise = jax.vmap(lambda k: jax.random.normal(k, base.shape))(keys)
+        noisy = jnp.sqrt(1 - p**2) * starts + p * sd[None] * noise
+        return jnp.where(moves[None], noisy, starts)
     assert model.init is not None
     init = model.init
-    return jax.lax.map(lambda k: flatten(subset, init(k)), keys)
+    return jax.lax.map(lambda k: flatten(subset, init(k), k), keys)
 
 
 def _chunk(settings: Bootstrap, source: SubsetLoss, callbacks: Callbacks) -> int:

@@ -1,4 +1,4 @@
-"""What the backbones share: the CIFAR stem (3x3, stride 1, no max-pool), stages of named blocks, the last layer."""
+"""What the backbones share: a stem, stages of named blocks, the last layer."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,8 +48,13 @@ class Stage(nn.Module):
 class ResidualNet(nn.Module):
     """conv1, bn1, layer1 .. layerN, and the last layer: named as BEND's Table 5 names layers.
 
-    block(width, stride, dtype, name=...) makes a block; widths, blocks, strides: one number a stage; stem: channels
-    of conv1; dtype: of the computation (parameters, BN statistics and logits are float32); head: the last layer's name.
+    - block(width, stride, dtype, name=...) makes a block.
+    - stem: channels of conv1.
+    - widths, blocks, strides: one number a stage; strides that are left over are not used.
+    - dtype: of the computation; parameters, BN statistics and logits are float32.
+    - head: the last layer's name.
+    - reduces: the stem for ImageNet: 7x7, stride 2, and max pooling. Else the one for CIFAR: 3x3, stride 1.
+    - is_preactivated: BN and ReLU come before the convolutions of a block, so that bn1 follows the last stage.
     """
 
     block: Callable[..., nn.Module]
@@ -60,14 +65,20 @@ class ResidualNet(nn.Module):
     strides: Sequence[int]
     dtype: Any = jnp.float32
     head: str = "fc"
+    reduces: bool = False
+    is_preactivated: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
-        x = images.astype(self.dtype)
-        x = conv(self.stem, (3, 3), padding=1, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(norm(train, self.dtype, "bn1")(x))
-        stages = zip(self.widths, self.blocks, self.strides, strict=True)
+        x, bn1 = images.astype(self.dtype), norm(train, self.dtype, "bn1")
+        side, stride = (7, 2) if self.reduces else (3, 1)
+        x = conv(self.stem, (side, side), stride, padding=side // 2, dtype=self.dtype, name="conv1")(x)
+        x = x if self.is_preactivated else nn.relu(bn1(x))
+        if self.reduces:
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
+        stages = zip(self.widths, self.blocks, self.strides, strict=False)
         for i, (width, blocks, stride) in enumerate(stages, start=1):
             x = Stage(self.block, blocks, width, stride, self.dtype, name=f"layer{i}")(x, train)
+        x = nn.relu(bn1(x)) if self.is_preactivated else x
         x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=self.dtype, name=self.head)(x).astype(jnp.float32)

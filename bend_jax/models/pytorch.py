@@ -7,36 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bend_jax import storage
 from bend_jax.checks import SettingsError
 from bend_jax.models import torch_files
+from bend_jax.models.torch_names import RENAMES, WRAPPERS
+from bend_jax.models.vit import resample_positions
 
 State = dict[str, np.ndarray]  # PyTorch's dotted names
 
 
-HEAD = re.compile(r"^(.*?)(?:linear|fc|head\.fc|classifier)\.weight$")  # the last layer, and what is before it
-# from the names of torchvision, timm and kuangliu's pytorch-cifar to ours, which are kuangliu's with `fc`
-RENAMES = [
-    (r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module)\.", ""),  # DataParallel, torch.compile, FSDP
-    (r"^(model|backbone)\.", ""),
-    (r"\.downsample\.conv\.", ".shortcut.0."),  # timm's RegNets
-    (r"\.downsample\.bn\.", ".shortcut.1."),
-    (r"\.downsample\.", ".shortcut."),
-    (r"^(linear|head\.fc|classifier)\.", "fc."),
-    (r"^stem\.(conv|0)\.", "conv1."),
-    (r"^stem\.(bn|1)\.", "bn1."),
-    (r"^s(\d)\.b(\d+)\.", lambda m: f"layer{m[1]}.{int(m[2]) - 1}."),
-    (r"\.conv(\d)\.conv\.", r".conv\1."),
-    (r"\.conv(\d)\.bn\.", r".bn\1."),
-    (r"^trunk_output\.block(\d)\.block\d-(\d+)\.", r"layer\1.\2."),  # torchvision's RegNets
-    (r"\.proj\.", ".shortcut."),
-    (r"\.f\.se\.", ".se."),
-    (r"\.f\.([abc])\.0\.", lambda m: f".conv{'abc'.index(m[1]) + 1}."),
-    (r"\.f\.([abc])\.1\.", lambda m: f".bn{'abc'.index(m[1]) + 1}."),
-    (r"\.se\.fc([12])\.", r".se.se\1."),
-]
+# the last layer, and what is before it
+HEAD = re.compile(r"^(.*?)(?:linear|fc|head|head\.fc|heads\.head|classifier|classifier\.\d)\.weight$")
 
 
 def load_init(path: Path, shapes: Any) -> Any:
@@ -44,8 +28,9 @@ def load_init(path: Path, shapes: Any) -> Any:
 
     shapes: the variables tree that is expected, of arrays or `jax.eval_shape` results. In a file the network may lie in
     dicts or lists, its names may have a prefix, and other things may lie beside it. Where several networks fit, one
-    that is no moving average ("ema") is taken, with a warning. Raises SettingsError where the file cannot be read, a
-    name is missing, unexpected or of another shape (all of them are listed), or a number is NaN or Inf.
+    that is no moving average ("ema") is taken, with a warning. Position embeddings for another image size are
+    resampled, with a warning. Raises SettingsError where the file cannot be read, a name is missing, unexpected or of
+    another shape (all of them are listed), or a number is NaN or Inf.
     """
     expected = flat_names(shapes)
     if path.is_dir():
@@ -53,6 +38,7 @@ def load_init(path: Path, shapes: Any) -> Any:
             state = flat_names(storage.load_tree(path))
         except Exception as error:  # noqa: BLE001  orbax raises many kinds for a folder that is not a checkpoint
             raise SettingsError(f"--init: {path} is not an orbax checkpoint ({str(error).splitlines()[0]})") from None
+        state = _resampled(path, state, expected)
     elif path.is_file():
         state = _fitting(path, shapes, expected)
     else:
@@ -65,7 +51,10 @@ def load_init(path: Path, shapes: Any) -> Any:
 
 def _fitting(path: Path, shapes: Any, expected: dict[str, Any]) -> State:
     """The network in the file that fits; where none does, the largest."""
-    found = {where: from_torch(state, shapes) for where, state in networks(torch_files.read(path))}
+    found = {
+        where: _resampled(path, from_torch(state, shapes), expected)
+        for where, state in networks(torch_files.read(path))
+    }
     if not found:
         raise SettingsError(f"--init: {path} holds no state dict of tensors. {torch_files.ACCEPTED}")
     fitting = [where for where, state in found.items() if not any(_misfits(state, expected).values())]
@@ -76,6 +65,24 @@ def _fitting(path: Path, shapes: Any, expected: dict[str, Any]) -> State:
         others = ", ".join(map(repr, fitting[1:]))
         warnings.warn(f"--init: {path}: {fitting[0]!r} is read; {others} would fit too", stacklevel=3)
     return found[fitting[0]]
+
+
+def _resampled(path: Path, state: State, expected: dict[str, Any]) -> State:
+    """The same, with the position embeddings of a vision transformer for another image size made to fit: a warning
+    says so. Numbers of patches that are no squares stay as they are."""
+    name = "params.pos_embed"
+    old, new = (tuple(np.shape(own.get(name, ()))) for own in (state, expected))
+    if old == new or len(old) != 3 or len(new) != 3:
+        return state
+    try:
+        fitted = np.asarray(resample_positions(jnp.asarray(state[name], jnp.float32), new[1]))
+    except ValueError:
+        return state
+    warnings.warn(
+        f"--init: {path}: its position embeddings are for {old[1] - 1} patches and were resampled to {new[1] - 1}",
+        stacklevel=4,
+    )
+    return {**state, name: fitted}
 
 
 def networks(content: Any, where: str = "") -> Iterator[tuple[str, State]]:
@@ -174,14 +181,14 @@ def _check_finite(path: Path, leaves: dict[str, np.ndarray]) -> None:
 
 def from_torch(state: State, shapes: Any) -> dict[str, np.ndarray]:
     """PyTorch's tensors under our names and in our layouts (HWIO kernels, [in, out] matrices)."""
-    ours = set(flat_names(shapes))
-    head = "linear" if "params.linear.kernel" in ours else "fc"
+    ours = flat_names(shapes)
+    renames = [*WRAPPERS, *next((own for name, own in RENAMES.items() if name in ours), ())]
+    renames += [(r"^fc\.", "linear.")] * ("params.linear.kernel" in ours)
     result = {}
     for torch_name, value in state.items():
         name = torch_name
-        for pattern, replacement in RENAMES:
+        for pattern, replacement in renames:
             name = re.sub(pattern, replacement, name)
-        name = re.sub(r"^fc\.", f"{head}.", name)
         *parents, leaf = name.split(".")
         if leaf == "num_batches_tracked":
             continue
@@ -192,6 +199,7 @@ def from_torch(state: State, shapes: Any) -> dict[str, np.ndarray]:
             leaf = "scale" if value.ndim == 1 else "kernel"
             value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T if value.ndim == 2 else value
         key = ".".join(("params", *parents, leaf))
+        value = value.reshape(-1) if leaf == "gamma" else value  # torchvision's are [channels, 1, 1]
         result[key if key in ours else f"{key} ({torch_name})"] = value
     return result
 

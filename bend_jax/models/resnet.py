@@ -1,4 +1,4 @@
-"""ResNet blocks (He et al. 2016)."""
+"""ResNet blocks (He et al. 2016) and those of Wide ResNets (Zagoruyko & Komodakis 2016)."""
 
 from typing import Any
 
@@ -69,3 +69,21 @@ class Bottleneck(nn.Module):
         if self.stride != 1 or x.shape[-1] != y.shape[-1]:
             x = Shortcut(4 * self.width, self.stride, self.dtype, name="shortcut")(x, train)
         return nn.relu(x + y)
+
+
+class PreactivatedBlock(nn.Module):
+    """BN, ReLU and a 3x3 convolution, twice, and a skip (Wide ResNet). Where the width changes, the skip is a 1x1
+    convolution, `shortcut`, of the input after the first BN and ReLU."""
+
+    width: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+        y = nn.relu(norm(train, self.dtype, "bn1")(x))
+        if self.stride != 1 or x.shape[-1] != self.width:
+            x = conv(self.width, (1, 1), self.stride, dtype=self.dtype, name="shortcut")(y)
+        y = conv(self.width, (3, 3), self.stride, padding=1, dtype=self.dtype, name="conv1")(y)
+        y = nn.relu(norm(train, self.dtype, "bn2")(y))
+        return x + conv(self.width, (3, 3), padding=1, dtype=self.dtype, name="conv2")(y)

@@ -16,6 +16,8 @@ from bend_jax.data.sources import Data
 from bend_jax.evaluate.scores import Evaluate
 from bend_jax.generate import GENERATORS, Generator
 from bend_jax.generate.bend import Bend
+from bend_jax.models import PATCH
+from bend_jax.subset import RANK
 from bend_jax.training import Base
 
 OF_RECORDS = ("settings", "algorithm", "algorithms")  # fields of Collect and Generate that are no settings
@@ -36,6 +38,7 @@ class Backbone(Settings):
     name: str = setting("the network", default="resnet50")
     widths: tuple[int, ...] = setting("channels of each stage, at least 1; empty: the published ones", default=())
     blocks: tuple[int, ...] = setting("blocks of each stage, at least 1; empty: the published ones", default=())
+    patch: int = setting("pixels a side of a vision transformer's patch", default=PATCH, least=1, added=True)
     dtype: str = setting("of the computation; parameters are float32 always", default="float32", choices=DTYPES)
 
     def __post_init__(self) -> None:
@@ -51,6 +54,7 @@ class Collect(Settings):
     subset: tuple[str, ...] = setting(
         "the parameters, by the names of their layers", default=("layer4.2.bn2", "layer4.2.bn3")
     )
+    rank: int = setting("of the adapters of lora: patterns in the subset", default=RANK, least=1, added=True)
     settings: Any = setting("of the collector", default=None)
     algorithm: Collector = setting("its record", default=None, digest=False)
 
@@ -194,17 +198,19 @@ def _collect(raw: dict[str, Any], base: Base) -> Collect:
     later."""
     algorithm = _find("collect.name", raw.get("name"), COLLECTORS, "COLLECTOR")
     table = {**COLLECTORS, algorithm.name: algorithm}
-    _check_keys("collect.", raw, ["name", "subset", *SHARED, *COLLECTORS], [algorithm.name])
+    _check_keys("collect.", raw, ["name", "subset", "rank", *SHARED, *COLLECTORS], [algorithm.name])
     borrowed = {"collect": raw, "base": base}
     for name, other in table.items():
         if other is not algorithm:
             own = type(other.settings)()
             _algorithm(f"collect.{name}", own, raw[name], {"collect": dataclasses.asdict(own), "base": base})
     settings = _algorithm(f"collect.{algorithm.name}", algorithm.settings, raw.get(algorithm.name), borrowed)
-    subset = names(_cast("collect.subset", str, raw["subset"]))
-    return Collect(
-        name=algorithm.name, subset=subset, settings=settings, algorithm=replace(algorithm, settings=settings)
-    )
+    values = {
+        "subset": names(_cast("collect.subset", str, raw["subset"])),
+        "rank": _cast("collect.rank", int, raw["rank"]),
+    }
+    values |= {"name": algorithm.name, "settings": settings, "algorithm": replace(algorithm, settings=settings)}
+    return _guard("collect", Collect, values)
 
 
 def _generate(raw: dict[str, Any], given: Collection[str]) -> Generate:

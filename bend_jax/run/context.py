@@ -38,7 +38,9 @@ def network(b: Backbone, num_classes: int, image_shape: tuple[int, ...]) -> trai
     """The configured backbone as a Model: one and the same for the same arguments, so that what is traced and compiled
     for one run of a comparison serves the others. Raises SettingsError for a name or shape that cannot be built."""
     try:
-        module = models.build(b.name, num_classes, widths=b.widths, blocks=b.blocks, dtype=b.dtype)
+        module = models.build(b.name, num_classes, widths=b.widths, blocks=b.blocks, patch=b.patch, dtype=b.dtype)
+        one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(module.init, jax.random.key(0), one)  # is the image large enough?
     except ValueError as error:
         raise SettingsError(f"backbone: {error}") from None
 
@@ -83,7 +85,7 @@ def prepare(
     assert model.init is not None
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     try:
-        chosen = subset.select(shapes, config.collect.subset)
+        chosen = subset.select(shapes, config.collect.subset, config.collect.rank)
     except ValueError as error:
         raise SettingsError(f"collect.subset: {error}") from None
     problem = Problem(model, shapes, chosen, len(dataset.collected.labels), devices_count, unseen is not None)
