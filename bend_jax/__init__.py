@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        if find_spec(f"bend_jax.{name}"):
+        found = find_spec(f"bend_jax.{name}")
+        if found and found.origin:  # a folder that an earlier version left behind has none, and is no module
             return import_module(f"bend_jax.{name}")
         return getattr(import_module("bend_jax.public"), name)
 

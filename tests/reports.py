@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bend_jax.ensemble import pool_vote
-from bend_jax.evaluate import scores
-from bend_jax.evaluate.predict import Outputs
+from bend_jax.evaluation import scores
+from bend_jax.evaluation.predict import Outputs
 from bend_jax.report.content import Report
 from bend_jax.report.records import from_json, to_json
 from bend_jax.run import summary

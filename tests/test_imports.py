@@ -15,12 +15,12 @@ FILES = {
 }
 EXPERIMENT = {"ml_collections", "absl", "tqdm"}  # what only a run from the command line needs
 WALLS = {  # parts of the package, and what nothing in them imports
-    "report": {"run", "collect", "generate", "evaluate"},
-    "collect": {"run", "report", "evaluate", "generate"},
-    "generate": {"run", "report", "evaluate", "collect"},
-    "evaluate": {"run", "report", "collect", "generate"},
-    "data": {"run", "report", "evaluate", "collect", "generate"},
-    "models": {"run", "report", "evaluate", "collect", "generate", "data"},
+    "report": {"run", "collect", "generate", "evaluation"},
+    "collect": {"run", "report", "evaluation", "generate"},
+    "generate": {"run", "report", "evaluation", "collect"},
+    "evaluation": {"run", "report", "collect", "generate"},
+    "data": {"run", "report", "evaluation", "collect", "generate"},
+    "models": {"run", "report", "evaluation", "collect", "generate", "data"},
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from bend_jax import training
 from bend_jax.checks import SettingsError
 from bend_jax.data import augment, corruptions, out_of_distribution, sources, splits
-from bend_jax.evaluate import predict, scores
+from bend_jax.evaluation import predict, scores
 from bend_jax.run import config, pipeline, stages
 from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog

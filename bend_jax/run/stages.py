@@ -12,7 +12,7 @@ from bend_jax import devices, metrics, storage, subset, training
 from bend_jax.api import collect_checkpoints, scorer
 from bend_jax.checks import names
 from bend_jax.data import corruptions, sources
-from bend_jax.evaluate import curves, predict, scores
+from bend_jax.evaluation import curves, predict, scores
 from bend_jax.generate.generator import FittedGenerator, check_finite, fit_generator
 from bend_jax.report import document, run_report
 from bend_jax.rng import stream

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bend_jax import metrics
-from bend_jax.evaluate import uncertainty
-from bend_jax.evaluate.predict import Outputs
+from bend_jax.evaluation import uncertainty
+from bend_jax.evaluation.predict import Outputs
 
 SINGLE = ("base", "swa", "checkpoints")  # sets that are no generator's
 STEPS = 50  # numbers of members, at most, on a curve against m

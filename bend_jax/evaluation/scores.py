@@ -11,10 +11,10 @@ from bend_jax import ensemble, metrics
 from bend_jax.checks import Settings, SettingsError, did_you_mean, names, setting
 from bend_jax.data.augment import VIEWS
 from bend_jax.data.corruptions import CORRUPTIONS
-from bend_jax.evaluate import uncertainty
-from bend_jax.evaluate.curves import SINGLE
-from bend_jax.evaluate.memorisation import from_nearest, mean_and_tenth
-from bend_jax.evaluate.predict import Outputs, Weights, over_voters
+from bend_jax.evaluation import uncertainty
+from bend_jax.evaluation.curves import SINGLE
+from bend_jax.evaluation.memorisation import from_nearest, mean_and_tenth
+from bend_jax.evaluation.predict import Outputs, Weights, over_voters
 
 
 class Evaluate(Settings):

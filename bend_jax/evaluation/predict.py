@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bend_jax import devices, ensemble
-from bend_jax.evaluate import uncertainty
+from bend_jax.evaluation import uncertainty
 from bend_jax.split import cut
 from bend_jax.subset import Subset, insert
 from bend_jax.training import SILENT, Callbacks
