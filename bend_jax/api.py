@@ -4,10 +4,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bend_jax import batch_norm, devices, inputs
+from bend_jax import batch_norm, conformal, devices, inputs, metrics
 from bend_jax.collect.collector import Checkpoints, Problem, check_requirements
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
@@ -177,7 +178,8 @@ def fit(
 
 def calibrated(members: Ensemble, validation: tuple[Any, Any] | None, votes: Sequence[str]) -> Ensemble:
     """The ensemble with the vote and the temperature of least NLL on (images, labels) that the network was not trained
-    on (`choose_vote`); without them the vote is the first one and the temperature 1, and a warning says why."""
+    on (`choose_vote`), and what conformal sets need; without them the vote is the first one and the temperature 1, and
+    a warning says why."""
     if validation is None:
         warnings.warn(
             "no validation images that the network has not seen: the temperature stays 1, since on images that it was "
@@ -187,5 +189,9 @@ def calibrated(members: Ensemble, validation: tuple[Any, Any] | None, votes: Seq
         )
         return members.replace(vote=votes[0])
     images, labels = validation
-    vote, temperature = choose_vote(members.votes(images, votes), labels)
-    return members.replace(vote=vote, temperature=temperature)
+    found = members.votes(images, votes)
+    vote, temperature = choose_vote(found, labels)
+    scaled = metrics.scale_temperature(jnp.asarray(found[vote]), temperature)
+    return members.replace(
+        vote=vote, temperature=temperature, calibration=conformal.calibrate(scaled, np.asarray(labels))
+    )

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from bend_jax import devices, metrics, storage
+from bend_jax import conformal, devices, metrics, storage
 from bend_jax import subset as subsets
 from bend_jax.checks import SettingsError
 from bend_jax.collect.collector import Checkpoints
@@ -193,6 +193,8 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
     - vote: "mean" of probabilities (`weighted_vote`) or "pool", the logarithmic opinion pool (`pool_vote`).
     - checkpoints: the vectors [k, dim] that the members were made from, and their weights.
     - image: shape and dtype of one image; None where they are not known.
+    - calibration: what conformal sets of this vote are calibrated with (`conformal.Calibration`); None without
+      validation images. It is of these vectors, weights, vote and temperature: whoever replaces one replaces it too.
     """
 
     apply: Callable[..., Any] = flax.struct.field(pytree_node=False)
@@ -204,6 +206,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
     checkpoints: Any = None
     image: Any = flax.struct.field(pytree_node=False, default=None)
     vote: str = flax.struct.field(pytree_node=False, default="mean")
+    calibration: Any = None
 
     def __repr__(self) -> str:
         m, dim = self.vectors.shape[-2:]
@@ -244,6 +247,24 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
         """[n]: the most probable label of `predict_proba`."""
         return self.predict_proba(images).argmax(axis=1)
 
+    def predict_set(self, images: Any, coverage: float = 0.9, method: str = "lac") -> Bool[np.ndarray, "n classes"]:
+        """[n, classes]: which labels are in the conformal set of each image, so that a new image's set holds its label
+        with a probability of at least `coverage`, over draws of the validation images too (module `conformal`).
+
+        method: "lac" (the smallest sets, which may be empty), "aps" or "raps" (which hold the label of `predict`), or
+        "class_conditional" (the same probability within each class). The promise is exact for a vote and a temperature
+        that were fixed beforehand; `fit` chooses these two on the same validation images (docs/evaluate.md says what
+        that costs). Raises SettingsError for an ensemble without validation images and for too few of them.
+        """
+        if self.calibration is None:
+            raise SettingsError(
+                "this ensemble has nothing to calibrate conformal sets with, as fit(..., validation=...) gives; with "
+                "images that it has not seen: ensemble.replace(calibration=bend_jax.conformal.calibrate("
+                "ensemble.predict_proba(images), labels))"
+            )
+        conformal.check_coverage(coverage)
+        return conformal.sets(self.calibration, conformal.scores(self.predict_proba(images)), method, coverage)
+
     def _batches(self, images: Any) -> Iterator[Float[Array, "m n classes"]]:
         """The members' logits on one batch of images after the other; inside a traced program on all at once."""
         images = images if isinstance(images, jax.Array) else np.asarray(images)
@@ -272,7 +293,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
 
     def save(self, directory: str | Path) -> None:
         """Write the ensemble into a new folder, whole or not at all: variables/, members/, subset.json, ensemble.json,
-        and checkpoints/ where they are known.
+        and checkpoints/ and calibration/ where they are known.
 
         Variables that are nested dicts of arrays are saved as they are, other trees as a list of their leaves, which
         `load` puts back into the tree that it is given. Raises FileExistsError where the folder is there already.
@@ -297,6 +318,8 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
                 storage.save_tree(partial_.output / "members", {"vectors": self.vectors})
             if self.checkpoints is not None:
                 storage.save_tree(partial_.output / "checkpoints", _without_none(self.checkpoints._asdict()))
+            if self.calibration is not None:
+                storage.save_tree(partial_.output / "calibration", self.calibration._asdict())
             storage.write_json(partial_.output / "subset.json", subsets.to_json(self.subset))
             storage.write_json(partial_.output / "ensemble.json", content)
 
@@ -363,6 +386,7 @@ def load(directory: str | Path, apply: Callable[..., Any], variables: Any = None
         checkpoints and Checkpoints(checkpoints["vectors"], checkpoints.get("weights")),
         image and jax.ShapeDtypeStruct(tuple(image[0]), image[1]),
         content.get("vote", "mean"),  # of an earlier version: always the mean
+        conformal.Calibration(**storage.load_tree(path / "calibration")) if (path / "calibration").exists() else None,
     )
     if content.get("classes") not in (None, result.classes):
         raise SettingsError(

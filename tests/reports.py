@@ -49,7 +49,7 @@ TABLE = {
 }
 
 
-VOTE = {"accuracy", "nll", "nll_ts", "brier", "brier_ts", "ece", "ece_ts", "aurc"}
+VOTE = {"accuracy", "nll", "nll_ts", "brier", "brier_ts", "ece", "ece_ts", "aurc", "sets"}
 
 
 DIVERSITY = {
@@ -161,7 +161,7 @@ def measured() -> dict[str, dict[str, Any]]:
     vectors = {name: rng.normal(size=(m, DIM)).astype(np.float32) for name, m in sizes.items()}
     scale = scores.temperatures(votes, labels)
     key, evaluate = jax.random.key(0), settings().evaluate
-    evaluated = scores.Evaluated("bend", labels.test, CLASSES, vectors, test, votes, scale)
+    evaluated = scores.Evaluated("bend", labels.test, CLASSES, vectors, test, votes, scale, labels.validation)
     found = scores.scores(evaluated, evaluate, key)
     times = seconds(100.0 * M)
     return {**times, "evaluate": {**times["evaluate"], **found, "images": N, "temperatures": scale}}

@@ -22,6 +22,7 @@ WALLS = {  # parts of the package, and what nothing in them imports
     "data": {"run", "report", "evaluation", "collect", "generate"},
     "models": {"run", "report", "evaluation", "collect", "generate", "data"},
 }
+REPORTING = "given_logits"  # the one module of the library whose function gives a report
 
 
 def imported(path: Path) -> set[str]:
@@ -52,7 +53,7 @@ def test_no_part_reaches_through_a_wall(own: str) -> None:
     """The modules at the top level, which users import, know nothing of runs and reports."""
     for name, others in imports().items():
         if own == part(name) or (own == "the library" and "." not in name and part(name) not in (*WALLS, "run")):
-            banned = WALLS.get(own, {"run", "report"})
+            banned = WALLS.get(own, {"run", "report"} - ({"report"} if name == REPORTING else set()))
             assert not {other for other in others if other in FILES and part(other) in banned}, name
 
 
