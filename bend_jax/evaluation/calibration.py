@@ -13,7 +13,7 @@ from bend_jax import metrics
 
 KINDS = ("vector", "dirichlet")
 FOLDS = 3  # of the validation images
-SPREADS = (0.05, 0.2)  # of W and b around temperature scaling, of which cross-validation chooses
+SPREADS = (0.1, 0.5)  # of W and b around temperature scaling, of which cross-validation chooses
 STEPS = 100  # of the minimiser, at most
 
 
