@@ -73,9 +73,7 @@ def test_sets_are_calibrated_on_the_validation_images_of_the_fit() -> None:
         own.predict_set(images, 0.99)
     with pytest.raises(SettingsError, match="coverage must be in"):
         own.predict_set(images, 0.0)
-    with pytest.raises(
-        SettingsError, match=r"nothing to calibrate conformal sets with.*ensemble.replace\(calibration="
-    ):
+    with pytest.raises(SettingsError, match="nothing to calibrate conformal sets with"):
         own.replace(calibration=None).predict_set(images)
 
 

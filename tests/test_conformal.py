@@ -83,7 +83,8 @@ def test_coverage_follows_the_exact_law(method: str) -> None:
         found = conformal.sets(conformal.calibrate(p, y), conformal.scores(q), method, coverage)
         held[i] = found[np.arange(n), z].sum()
     counts = np.bincount(held, minlength=n + 1)
-    expected = draws * stats.betabinom(n, k, v + 1 - k).pmf(np.arange(n + 1))
+    law: Any = stats.betabinom(n, k, v + 1 - k)
+    expected = draws * law.pmf(np.arange(n + 1))
     few = expected < 10
     both = [np.append(x[~few], x[few].sum()) for x in (counts, expected)]
     assert stats.chisquare(both[0], both[1] * both[0].sum() / both[1].sum()).pvalue > 1e-3
