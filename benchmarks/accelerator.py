@@ -29,7 +29,7 @@ from bend_jax import ensemble, subset, training
 from bend_jax.collect import COLLECTORS
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.trajectory import Trajectory
-from bend_jax.evaluate import predict
+from bend_jax.evaluation import predict
 from bend_jax.generate import GENERATORS, whitening
 from bend_jax.generate.bend import Bend
 from bend_jax.rng import stream

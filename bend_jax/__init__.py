@@ -5,7 +5,8 @@ All names of bend_jax/public.py, and the modules beside it. The first one that i
 """
 
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        if find_spec(f"bend_jax.{name}"):
+        found = PathFinder.find_spec(f"bend_jax.{name}", [str(Path(__file__).parent)])
+        if found and found.origin:  # a folder that an earlier version left behind has none, and is no module
             return import_module(f"bend_jax.{name}")
         return getattr(import_module("bend_jax.public"), name)
 

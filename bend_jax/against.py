@@ -17,12 +17,13 @@ NULLS = (Gaussian(), Average())  # as many members, and a single one
 
 
 class Judged(NamedTuple):
-    """The vote and temperature of least NLL on validation images, and what they reach there."""
+    """The vote and temperature of least NLL on validation images, and what they give and reach there."""
 
     vote: str
     temperature: float
     accuracy: float
     nll: float
+    probabilities: Any  # [n, classes], after temperature scaling
 
 
 def judge(members: Ensemble, validation: tuple[Any, Any], votes: Sequence[str]) -> Judged:
@@ -32,7 +33,7 @@ def judge(members: Ensemble, validation: tuple[Any, Any], votes: Sequence[str]) 
     vote, temperature = choose_vote(found, labels)
     p = metrics.scale_temperature(jnp.asarray(found[vote]), temperature)
     y = jnp.asarray(labels)
-    return Judged(vote, temperature, float(metrics.accuracy(jnp.argmax(p, axis=1), y)), float(metrics.nll(p, y)))
+    return Judged(vote, temperature, float(metrics.accuracy(jnp.argmax(p, axis=1), y)), float(metrics.nll(p, y)), p)
 
 
 def closing_line(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from bend_jax import batch_norm, batches, devices, inputs, modules
+from bend_jax import batch_norm, batches, conformal, devices, inputs, modules
 from bend_jax.against import closing_line, judge
 from bend_jax.collect.collector import Checkpoints, Problem, check_requirements
 from bend_jax.collect.trajectory import Trajectory
@@ -228,7 +228,8 @@ def _fit(
         draw = partial(generate_members, checkpoints, **how | {"members": len(vectors)})
         line = closing_line(made, own, given.validation, votes, kind, lambda null: draw(generate=null))
         display.say(line)
-    return made.replace(vote=own.vote, temperature=own.temperature)
+    calibration = conformal.calibrate(own.probabilities, np.asarray(given.validation[1]))
+    return made.replace(vote=own.vote, temperature=own.temperature, calibration=calibration)
 
 
 def _collect(given: Inputs, seed: int, callbacks: Callbacks, display: Display) -> Checkpoints:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from bend_jax import devices, metrics, modules, saved
+from bend_jax import conformal, devices, metrics, modules, saved
 from bend_jax.batching import batch_size, rows
 from bend_jax.checks import SettingsError
 from bend_jax.example import Example, as_arrays
@@ -199,6 +199,8 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
     - vote: "mean" of probabilities (`weighted_vote`) or "pool", the logarithmic opinion pool (`pool_vote`).
     - checkpoints: the vectors [k, dim] that the members were made from, and their weights.
     - image: shapes and dtypes of one image (`Example`); None where they are not known.
+    - calibration: what conformal sets of this vote are calibrated with (`conformal.Calibration`); None without
+      validation images. It is of these vectors, weights, vote and temperature: whoever replaces one replaces it too.
     """
 
     apply: Callable[..., Any] = flax.struct.field(pytree_node=False)
@@ -210,6 +212,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
     checkpoints: Any = None
     image: Any = flax.struct.field(pytree_node=False, default=None)
     vote: str = flax.struct.field(pytree_node=False, default="mean")
+    calibration: Any = None
 
     def __repr__(self) -> str:
         m, dim = self.vectors.shape[-2:]
@@ -259,13 +262,37 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
         """[n]: the most probable label of `predict_proba`."""
         return self.predict_proba(images, views).argmax(axis=1)
 
+    def predict_set(
+        self, images: Any, coverage: float = 0.9, method: str = "lac", views: Sequence[View] = (as_they_are,)
+    ) -> Bool[np.ndarray, "n classes"]:
+        """[n, classes]: which labels are in the conformal set of each image, so that a new image's set holds its label
+        with a probability of at least `coverage`, over draws of the validation images too (module `conformal`).
+
+        method: "lac" (the smallest sets, which may be empty), "aps" or "raps" (which hold the label of `predict`), or
+        "class_conditional" (the same probability within each class); views: those that `calibrated` was given. The
+        promise is exact for a vote and a temperature that were fixed beforehand; `fit` chooses these two on the same
+        validation images (docs/evaluate.md says what that costs). Raises SettingsError for an ensemble without
+        validation images and for too few of them.
+        """
+        if self.calibration is None:
+            raise SettingsError(
+                "this ensemble has nothing to calibrate conformal sets with, as fit(..., validation=...) gives; with "
+                "images that it has not seen: ensemble.replace(calibration=bend_jax.conformal.calibrate("
+                "ensemble.predict_proba(images), labels))"
+            )
+        conformal.check_coverage(coverage)
+        return conformal.sets(self.calibration, conformal.scores(self.predict_proba(images, views)), method, coverage)
+
     def calibrated(
         self, validation: tuple[Any, Any], votes: Sequence[str] = tuple(VOTES), views: Sequence[View] = (as_they_are,)
     ) -> "Ensemble":
         """The ensemble with the vote and the temperature of least NLL (`choose_vote`) over these views of (images,
-        labels) that the network was not trained on."""
-        vote, temperature = choose_vote(self.votes(validation[0], votes, views), validation[1])
-        return self.replace(vote=vote, temperature=temperature)
+        labels) that the network was not trained on, and with what conformal sets of that vote need."""
+        found = self.votes(validation[0], votes, views)
+        vote, temperature = choose_vote(found, validation[1])
+        scaled = metrics.scale_temperature(jnp.asarray(found[vote]), temperature)
+        calibration = conformal.calibrate(scaled, np.asarray(validation[1]))
+        return self.replace(vote=vote, temperature=temperature, calibration=calibration)
 
     def _batches(self, images: Any, views: Sequence[View] = (as_they_are,)) -> Iterator[Float[Array, "m n classes"]]:
         """The members' logits on one batch of images after the other, those of one view after those of the other;
@@ -296,7 +323,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
 
     def save(self, directory: str | Path) -> None:
         """Write the ensemble into a new folder, whole or not at all: variables/, members/, subset.json, ensemble.json,
-        and checkpoints/ where they are known.
+        and checkpoints/ and calibration/ where they are known.
 
         Variables that are nested dicts of arrays, as those of an NNX module, are saved as they are, other trees as a
         list of their leaves, which `load` puts back into the tree that it is given. Raises FileExistsError where the
@@ -309,7 +336,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
             "classes": self.classes,
             "image": None if self.image is None else self.image.to_json(),
         }
-        saved.write(Path(directory).absolute(), content, self.variables, self.subset, self.vectors, self.checkpoints)
+        saved.write(Path(directory).absolute(), content, self)
 
     @property
     def classes(self) -> int | None:
@@ -337,7 +364,7 @@ def load(directory: str | Path, network: Any, variables: Any = None) -> Ensemble
     found = modules.adapt(network)
     apply, variables = (network, variables) if found is None else (found[0].apply, found[1])
     path = Path(directory).absolute()
-    content, tree, subset, vectors, checkpoints = saved.read(path, variables)
+    content, tree, subset, vectors, checkpoints, calibration = saved.read(path, variables)
     result = Ensemble(
         apply,
         tree,
@@ -348,6 +375,7 @@ def load(directory: str | Path, network: Any, variables: Any = None) -> Ensemble
         checkpoints,
         Example.from_json(content.get("image")),
         content.get("vote", "mean"),  # of an earlier version: always the mean
+        calibration,
     )
     if content.get("classes") not in (None, result.classes):
         raise SettingsError(

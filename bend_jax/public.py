@@ -26,6 +26,7 @@ from bend_jax.generate.noised import Noised
 from bend_jax.generate.random_latent import RandomLatent
 from bend_jax.generate.reconstruction import Reconstruction
 from bend_jax.generate.resample import Resample
+from bend_jax.given_logits import Evaluation, evaluate
 from bend_jax.storage import DamagedError
 from bend_jax.subset import Subset
 from bend_jax.training import Base, Callbacks, Examples, Model, NonFiniteError
@@ -48,6 +49,7 @@ __all__ = [
     "DamagedError",
     "Diffusion",
     "Ensemble",
+    "Evaluation",
     "Examples",
     "Gaussian",
     "Generator",
@@ -72,6 +74,7 @@ __all__ = [
     "Work",
     "collect_checkpoints",
     "combine",
+    "evaluate",
     "fit",
     "generate_members",
     "load",

@@ -16,7 +16,7 @@ from bend_jax.collect.boosting import Boosting
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.cyclical import Cyclical
 from bend_jax.collect.trajectory import Trajectory
-from bend_jax.evaluate import predict
+from bend_jax.evaluation import predict
 from bend_jax.subset import flatten, select
 from bend_jax.training import Base, Callbacks, Examples, Model
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bend_jax.ensemble import pool_vote
-from bend_jax.evaluate import scores
-from bend_jax.evaluate.predict import Outputs
+from bend_jax.evaluation import scores
+from bend_jax.evaluation.predict import Outputs
 from bend_jax.report.content import Report
 from bend_jax.report.records import from_json, to_json
 from bend_jax.run import summary
@@ -49,7 +49,7 @@ TABLE = {
 }
 
 
-VOTE = {"accuracy", "nll", "nll_ts", "brier", "brier_ts", "ece", "ece_ts", "aurc"}
+VOTE = {"accuracy", "nll", "nll_ts", "brier", "brier_ts", "ece", "ece_ts", "aurc", "sets"}
 
 
 DIVERSITY = {
@@ -161,7 +161,7 @@ def measured() -> dict[str, dict[str, Any]]:
     vectors = {name: rng.normal(size=(m, DIM)).astype(np.float32) for name, m in sizes.items()}
     scale = scores.temperatures(votes, labels)
     key, evaluate = jax.random.key(0), settings().evaluate
-    evaluated = scores.Evaluated("bend", labels.test, CLASSES, vectors, test, votes, scale)
+    evaluated = scores.Evaluated("bend", labels.test, CLASSES, vectors, test, votes, scale, labels.validation)
     found = scores.scores(evaluated, evaluate, key)
     times = seconds(100.0 * M)
     return {**times, "evaluate": {**times["evaluate"], **found, "images": N, "temperatures": scale}}

@@ -47,12 +47,33 @@ def test_an_ensemble_predicts_with_its_members_and_comes_back_from_disk(tmp_path
     ensemble.save(tmp_path / "saved")
     again = bend_jax.load(tmp_path / "saved", blobs_apply)
     np.testing.assert_array_equal(again.predict_proba(images), ensemble.predict_proba(images))
+    assert again == ensemble
+    np.testing.assert_array_equal(again.predict_set(images, 0.8), ensemble.predict_set(images, 0.8))
     with pytest.raises(FileExistsError, match="nothing was written"):
         ensemble.save(tmp_path / "saved")
     file = next((tmp_path / "saved" / "members").rglob("d/*"))
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     with pytest.raises(DamagedError):
         bend_jax.load(tmp_path / "saved", blobs_apply)
+
+
+def test_sets_are_calibrated_on_the_validation_images_of_the_fit() -> None:
+    """At the smallest k-th score of their labels; without such images, and with too few, they are refused."""
+    ensemble, (_, images, labels) = fitted_once(), blobs(40)
+    own = ensemble.calibrated((images, labels), ("mean",))
+    p = own.predict_proba(images)
+    true = np.sort(1 - p[np.arange(40), labels])
+    np.testing.assert_array_equal(own.predict_set(images, 0.8), 1 - p <= true[32])  # ceil(41 * 0.8) is the 33rd
+    held = own.predict_set(images, 0.8)[np.arange(40), labels]
+    assert held.sum() == 33
+    for method in ("aps", "raps"):
+        assert own.predict_set(images, 0.8, method)[np.arange(40), own.predict(images)].all()
+    with pytest.raises(SettingsError, match="needs at least 99 calibration images; 40 came"):
+        own.predict_set(images, 0.99)
+    with pytest.raises(SettingsError, match="coverage must be in"):
+        own.predict_set(images, 0.0)
+    with pytest.raises(SettingsError, match="nothing to calibrate conformal sets with"):
+        own.replace(calibration=None).predict_set(images)
 
 
 def test_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +141,7 @@ def test_an_ensemble_that_an_earlier_version_saved_gives_the_same_numbers(tmp_pa
         archive.extractall(tmp_path, filter="data")
     ensemble = bend_jax.load(tmp_path / "ensemble", lambda variables, x: x @ variables["params"]["w"])
     expected = np.load(tmp_path / "expected.npz")
-    assert (ensemble.vote, ensemble.temperature) == ("mean", 1.7)
+    assert (ensemble.vote, ensemble.temperature, ensemble.calibration) == ("mean", 1.7, None)
     np.testing.assert_allclose(ensemble.predict_proba(expected["images"]), expected["probabilities"], atol=1e-6)
     assert (
         np.abs(ensemble.replace(vote="pool").predict_proba(expected["images"]) - expected["probabilities"]).max() > 0.01

@@ -20,7 +20,7 @@ from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.frozen_features import FineTuning
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.data.sources import Data
-from bend_jax.evaluate.scores import Evaluate
+from bend_jax.evaluation.scores import Evaluate
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.diffusion import OF_CONV, Diffusion, alpha_bar

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bend_jax.evaluate import curves
-from bend_jax.evaluate.predict import Outputs, Running
+from bend_jax.evaluation import curves
+from bend_jax.evaluation.predict import Outputs, Running
 
 RNG = np.random.default_rng(0)
 M, VIEWS, N, CLASSES = 7, 2, 40, 4

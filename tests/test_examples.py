@@ -62,3 +62,17 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
 def test_adapters_of_a_vision_transformer(tmp_path: Path) -> None:
     """Without a file of weights."""
     assert "members disagree on" in run("vit_lora.py")
+
+
+@pytest.mark.slow
+def test_logits_of_any_networks(tmp_path: Path) -> None:
+    """A report in a new folder, and conformal sets."""
+    assert "lac: sets of" in run("evaluate_logits.py", str(tmp_path / "new"))
+    assert (tmp_path / "new").is_dir()
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    """Here, or in a test of what it shows."""
+    text = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    missing = [p.name for p in EXAMPLES.glob("*.py") if not re.search(rf"\b{p.stem}\b", text)]
+    assert missing == []

@@ -16,13 +16,14 @@ FILES = {
 EXPERIMENT = {"ml_collections", "absl", "tqdm"}  # what only a run from the command line needs
 SHOWN = {"display": {"tqdm"}}  # and where else one of them is imported, once something is shown
 WALLS = {  # parts of the package, and what nothing in them imports
-    "report": {"run", "collect", "generate", "evaluate"},
-    "collect": {"run", "report", "evaluate", "generate"},
-    "generate": {"run", "report", "evaluate", "collect"},
-    "evaluate": {"run", "report", "collect", "generate"},
-    "data": {"run", "report", "evaluate", "collect", "generate"},
-    "models": {"run", "report", "evaluate", "collect", "generate", "data"},
+    "report": {"run", "collect", "generate", "evaluation"},
+    "collect": {"run", "report", "evaluation", "generate"},
+    "generate": {"run", "report", "evaluation", "collect"},
+    "evaluation": {"run", "report", "collect", "generate"},
+    "data": {"run", "report", "evaluation", "collect", "generate"},
+    "models": {"run", "report", "evaluation", "collect", "generate", "data"},
 }
+REPORTING = "given_logits"  # the one module of the library whose function gives a report
 
 
 def imported(path: Path) -> set[str]:
@@ -53,7 +54,7 @@ def test_no_part_reaches_through_a_wall(own: str) -> None:
     """The modules at the top level, which users import, know nothing of runs and reports."""
     for name, others in imports().items():
         if own == part(name) or (own == "the library" and "." not in name and part(name) not in (*WALLS, "run")):
-            banned = WALLS.get(own, {"run", "report"})
+            banned = WALLS.get(own, {"run", "report"} - ({"report"} if name == REPORTING else set()))
             assert not {other for other in others if other in FILES and part(other) in banned}, name
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bend_jax import components, metrics, training
-from bend_jax.evaluate import memorisation
+from bend_jax.evaluation import memorisation
 from bend_jax.subset import Subset, add_noise
 
 KEY = jax.random.key(0)

@@ -10,8 +10,8 @@ import pytest
 
 from bend_jax import ensemble, metrics
 from bend_jax.data import augment, sources, splits
-from bend_jax.evaluate import scores
-from bend_jax.evaluate.predict import Outputs, Wanted, predict
+from bend_jax.evaluation import scores
+from bend_jax.evaluation.predict import Outputs, Wanted, predict
 from bend_jax.subset import Subset
 
 CLASSES, N, SIDE = 3, 11, 4

@@ -130,7 +130,18 @@ def test_mean_and_standard_deviation_over_seeds(content: dict[str, Any]) -> None
     assert found["cost"]["break_even_m"] is None
     assert found["sd"]["cost"]["break_even_m"] is None
     check_schema(found, {"gaussian", "identity"})
-    keys = ("table", "votes", "diversity", "novelty", "generators", "cost", "temperatures", "tuned", "shift")
+    keys = (
+        "table",
+        "votes",
+        "diversity",
+        "novelty",
+        "generators",
+        "cost",
+        "temperatures",
+        "tuned",
+        "shift",
+        "calibrations",
+    )
     assert set(found["test"].values()) == {None}
     assert set(found["sd"]) == set(keys)
     for key in keys:
@@ -152,7 +163,11 @@ def test_a_vote_that_an_older_run_lacks_has_no_mean(content: dict[str, Any]) -> 
     for runs in ([old, content], [content, old]):
         found = combined([{**run, "seed": s} for s, run in enumerate(runs)])
         assert set(found["votes"]) == set(content["votes"]) - {"pool"}
-        assert found["votes"]["mean"] == pytest.approx(content["votes"]["mean"])
+        mean, expected = ({**own["votes"]["mean"]} for own in (found, content))
+        for method, own in expected.pop("sets").items():
+            assert mean["sets"][method] == (None if own is None else pytest.approx(own))
+        del mean["sets"]
+        assert mean == pytest.approx(expected)
 
 
 # records
@@ -213,7 +228,7 @@ def test_the_report_of_one_run_renders(content: dict[str, Any]) -> None:
     assert "None" not in text + shown
     assert "nan" not in text + shown
     shown_tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(shown_tables) == 7
+    assert len(shown_tables) == 9
     for table in shown_tables:
         assert len({line.count("|") for line in table}) == 1
 

@@ -22,8 +22,8 @@ import pytest
 
 from bend_jax import models, storage, subset
 from bend_jax.data import splits
-from bend_jax.evaluate import memorisation
-from bend_jax.evaluate.memorisation import IMAGES, NOISES, landscape
+from bend_jax.evaluation import memorisation
+from bend_jax.evaluation.memorisation import IMAGES, NOISES, landscape
 from bend_jax.rng import stream
 from bend_jax.run import context, memorisation_stage, pipeline
 from bend_jax.run.config import parse

@@ -10,8 +10,8 @@ from scipy import stats
 
 from bend_jax import ensemble, metrics
 from bend_jax.checks import SettingsError
-from bend_jax.evaluate import scores
-from bend_jax.evaluate.predict import Outputs
+from bend_jax.evaluation import scores
+from bend_jax.evaluation.predict import Outputs
 
 CLASSES, N, DIM, DRAWS = 3, 60, 5, 4
 SIZES = {"base": 1, "swa": 1, "checkpoints": 4, "bend": 5, "gaussian": 7}

@@ -10,7 +10,7 @@ import pytest
 
 from bend_jax import components, storage
 from bend_jax.checks import SettingsError
-from bend_jax.evaluate import memorisation
+from bend_jax.evaluation import memorisation
 from bend_jax.report import (
     comparison,
     document,

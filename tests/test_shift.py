@@ -13,7 +13,7 @@ import pytest
 from bend_jax import training
 from bend_jax.checks import SettingsError
 from bend_jax.data import augment, corruptions, out_of_distribution, sources, splits
-from bend_jax.evaluate import predict, scores
+from bend_jax.evaluation import predict, scores
 from bend_jax.run import config, pipeline, stages
 from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog
@@ -198,13 +198,15 @@ def shifted(asked: tuple[RunContext, StageContext, dict[str, Any]]) -> dict[str,
 
 def test_every_score_of_every_vote_tells_other_sets_apart(shifted: dict[str, Any]) -> None:
     """The test images themselves not at all; white ones, on which all members are sure, better than not at all."""
-    assert set(shifted) == {"ood", "corruptions"}
+    assert set(shifted) == {"ood", "corruptions", "doubt"}
     assert set(shifted["ood"]) == {"same", "far"}
-    both = {"max_probability", "entropy"}
+    both, of_logits = {"max_probability", "entropy"}, {"energy", "max_logit"}
+    members = both | {"vote_disagreement", "mutual_information"}
     for name, votes in shifted["ood"].items():
         assert {vote: set(own) for vote, own in votes.items()} == {
-            "base": both,
-            **dict.fromkeys(("mean", "sbend"), both | {"vote_disagreement", "mutual_information"}),
+            "base": both | of_logits,
+            "mean": members | of_logits,
+            "sbend": members,
         }
         found = [(score["auroc"], score["fpr95"]) for own in votes.values() for score in own.values()]
         assert all(0 <= x <= 1 for pair in found for x in pair)

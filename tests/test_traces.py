@@ -14,7 +14,7 @@ import pytest
 
 from bend_jax import batch_norm, training
 from bend_jax.collect import COLLECTORS, Collector
-from bend_jax.evaluate import predict
+from bend_jax.evaluation import predict
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.bend import Bend

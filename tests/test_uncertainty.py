@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bend_jax import metrics
-from bend_jax.evaluate import uncertainty
+from bend_jax.evaluation import uncertainty
 
 INFORMATION = jax.jit(uncertainty.mutual_information)
 RNG = np.random.default_rng(0)

@@ -68,14 +68,14 @@ CODER = (
 TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
     "batch_norm": ("tests/test_batch_norm.py",),
     "split": ("tests/test_split.py", "tests/test_split_trees.py"),
-    "evaluate/scores": (
+    "evaluation/scores": (
         "tests/test_scores.py",
         "tests/test_predict.py",
         "tests/test_shift.py",
         "tests/test_sections.py",
         "tests/test_config.py",
     ),
-    "evaluate/predict": ("tests/test_predict.py", "tests/test_shift.py"),
+    "evaluation/predict": ("tests/test_predict.py", "tests/test_shift.py"),
     "generate/denoiser_training": (
         f"{DIFFUSION}::test_the_first_loss_of_each_prediction_is_the_expected_one",
         *LEARNT,
@@ -158,7 +158,7 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("effects move", "PARAMS if step.has_effects else max(", "max("),
         ("other shapes are taken", "    if got != expected:", "    if False:"),
     ),
-    "evaluate/scores": (
+    "evaluation/scores": (
         ("a vote over one member", "majority_vote(jnp.asarray(members)", "majority_vote(jnp.asarray(members[:1])"),
         ("draws from one member", "sampled_vote(k, jnp.asarray(members))", "sampled_vote(k, jnp.asarray(members[:1]))"),
         ("the temperature ignored", "scaled = metrics.scale_temperature(p, temperature)", "scaled = p"),
@@ -171,7 +171,7 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
             'metrics.mcnemar(_right(e, other, "sbend")',
         ),
     ),
-    "evaluate/predict": (
+    "evaluation/predict": (
         ("the mean of one voter", "jnp.tensordot(rows, p,", "jnp.tensordot(rows, p[:1] + 0 * p,"),
         ("the first view again and again", "images(rows, view)", "images(rows, views[0])"),
         ("weights ignored", "*weights.values()]", "*(np.ones(members) for _ in weights)]"),

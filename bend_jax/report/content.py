@@ -11,8 +11,19 @@ from bend_jax.report.learning import Learnt, Memorisation
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetQuality:
+    """Conformal sets of the test images: the share that holds the label, in all and in the class where it is least, and
+    how many labels a set has on average."""
+
+    coverage: float
+    size: float
+    worst_class: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Vote:
-    """Accuracy, calibration and risk of one vote on the test images; "_ts": after temperature scaling."""
+    """Accuracy, calibration and risk of one vote on the test images; "_ts": after temperature scaling; sets: by
+    conformal method, None where there were too few validation images."""
 
     accuracy: float
     nll: float
@@ -22,6 +33,25 @@ class Vote:
     ece: float
     ece_ts: float | None = None
     aurc: float | None = None
+    sets: dict[str, SetQuality | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A vote on the test images after vector scaling or Dirichlet calibration."""
+
+    nll: float
+    brier: float
+    ece: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """Means over images of the members' doubt in nats, total = aleatoric + epistemic; None where there is no image."""
+
+    total: float | None
+    aleatoric: float | None
+    epistemic: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +210,12 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """Other data sets (by data set, vote and score) and corrupted test images (by corruption, severity and vote)."""
+    """Other data sets (by data set, vote and score) and corrupted test images (by corruption, severity and vote);
+    doubt: on each other data set."""
 
     ood: dict[str, dict[str, dict[str, Detection]]]
     corruptions: dict[str, dict[str, dict[str, Vote]]]
+    doubt: dict[str, Doubt] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +249,8 @@ class Averaged:
     tuned: dict[str, float | None]
     shift: Shift | None
     memorisation: Memorisation | None = None
+    calibrations: dict[str, dict[str, Calibrated | None]] | None = None
+    doubt: dict[str, Doubt] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +258,8 @@ class Report:
     """report.json of one run; over several seeds with means, `sd`, `runs` and each seed's folder in the store.
 
     votes, table, novelty: of the main generator (setup.generate); generators: its nulls. temperatures: by set and vote.
-    settings: by dotted name.
+    calibrations: by vote and kind, None where there were too few validation images; doubt: on test images that are
+    labelled rightly ("right") and wrongly. settings: by dotted name.
     """
 
     task: str
@@ -250,6 +285,9 @@ class Report:
     settings: dict[str, Any]
     stages: dict[str, Stage] | None
     memorisation: Memorisation | None = None
+    calibrations: dict[str, dict[str, Calibrated | None]] | None = None  # None of older stores, as doubt
+    doubt: dict[str, Doubt] | None = None
+    coverage: float | None = None  # that the votes' conformal sets are calibrated for
     learnt: Learnt | None = None  # None of several seeds, without a diffusion, of older stores
     versions: dict[str, str] | None = None
     sd: Averaged | None = None

@@ -1,9 +1,11 @@
 """A report as headings, texts, tables and figures; and its faces: HTML, Markdown, plain text, JSON, CSV, PNG, SVG."""
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from bend_jax import devices, storage
 from bend_jax.report import html, plotting
@@ -79,11 +81,13 @@ class Renderer(NamedTuple):
     curves: bool
 
 
-def write(document: Document, folder: Path, content: Any, rows: Lines) -> str:
+def write(
+    document: Document, folder: Path, content: Any, rows: Lines, arrays: Mapping[str, np.ndarray] | None = None
+) -> str:
     """Write every face of it into the folder, and return one line that says what was written.
 
-    content: what report.json holds, as records; rows: header and lines of results.csv. Figures need matplotlib; without
-    it there are none, and the report says so. Of several processes the first writes.
+    content: what report.json holds, as records; rows: header and lines of results.csv; arrays: of images.npz. Figures
+    need matplotlib; without it there are none, and the report says so. Of several processes the first writes.
     """
     if not devices.is_first():
         return ""
@@ -93,22 +97,32 @@ def write(document: Document, folder: Path, content: Any, rows: Lines) -> str:
     (folder / "report.html").write_text(to_html(document, drawn), encoding="utf-8")
     with (folder / "results.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([rows[0], *rows[1]])
+    if arrays:
+        np.savez_compressed(folder / "images.npz", allow_pickle=False, **arrays)
     count = {0: "no figures", 1: "1 figure"}.get(len(drawn), f"{len(drawn)} figures")
     missing = " (matplotlib is not installed)" if _bare(document, bool(drawn)) else ""
     return f"report.html, report.md, report.json, results.csv, {count}{missing}"
 
 
-def publish(document: Document, content: Any, rows: Lines, workdir: Path, manifest: dict[str, Any]) -> None:
+def publish(
+    document: Document,
+    content: Any,
+    rows: Lines,
+    workdir: Path,
+    manifest: dict[str, Any],
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """`write` it into the work directory's store and link it as its report; the same one is not written twice.
 
     manifest: with "stage", the kind of the document.
     """
     said = {"rendering": rendering(), "text": to_markdown(document, figures=False)}
-    digest = storage.digest_of({"format": storage.FORMAT, "content": to_json(content), **said})
+    held = {"arrays": storage.tree_digest(dict(arrays))} if arrays else {}
+    digest = storage.digest_of({"format": storage.FORMAT, "content": to_json(content), **said, **held})
     stage = manifest["stage"]
 
     def build(partial: storage.Partial) -> None:
-        write(document, partial.output, content, rows)
+        write(document, partial.output, content, rows, arrays)
 
     storage.once(workdir / "store", stage, digest, manifest, build)
     storage.link(workdir, "report", storage.entry(workdir / "store", stage, digest))

@@ -11,11 +11,13 @@ import numpy as np
 
 from bend_jax.report.content import Curves, Report, Row
 from bend_jax.report.document import Figure
+from bend_jax.report.given import Evaluation
 from bend_jax.report.plotting import COLOURS, DASHES, GRID, INK, MARKERS, Line, label, legend, lines, widen
 from bend_jax.report.records import at, defined
 from bend_jax.report.text import percent
 
 Runs = list[Report]
+Measured = Sequence[Report | Evaluation]
 BLUE, ORANGE, GREEN, PINK, RED, SKY = COLOURS
 VOTES = {  # what is drawn of a vote
     "base": ("base", INK, "-", "o"),
@@ -33,7 +35,7 @@ def sets(run: Report) -> dict[str, tuple[str, str, str]]:
     return found
 
 
-def _curves(runs: Runs) -> list[Curves]:
+def _curves(runs: Measured) -> list[Curves]:
     """Those of every run; none where a run, from the store of an earlier version, has none."""
     found = [run.curves for run in runs if run.curves]
     return found if len(found) == len(runs) else []
@@ -75,7 +77,7 @@ def _draw_accuracies(runs: Runs, curves: list[Curves], figure: Any) -> None:
     legend(figure, axes)
 
 
-def by_members(runs: Runs) -> Figure | None:
+def by_members(runs: Measured) -> Figure | None:
     """BEND's Fig. 5b: accuracy and NLL of votes over the first m members."""
     curves = _curves(runs)
     if not curves:
@@ -88,7 +90,7 @@ def by_members(runs: Runs) -> Figure | None:
     return Figure("by_members", "Accuracy and NLL against the number of members", sentence, draw)
 
 
-def _draw_by_members(runs: Runs, curves: list[Curves], figure: Any) -> None:
+def _draw_by_members(runs: Measured, curves: list[Curves], figure: Any) -> None:
     figure.set_size_inches(5.4, 5.2)
     above, below = figure.subplots(2, 1, sharex=True)
     over, under = [], []
@@ -156,7 +158,7 @@ def _draw_diversity(runs: Runs, figure: Any) -> None:
         label(axes, text, "")
 
 
-def reliability(runs: Runs) -> Figure | None:
+def reliability(runs: Measured) -> Figure | None:
     """Accuracy against confidence, before and after temperature scaling."""
     curves = _curves(runs)
     if not curves:
@@ -187,7 +189,7 @@ def _draw_reliability(curves: list[Curves], figure: Any) -> None:
     legend(figure, left)
 
 
-def risk_coverage(runs: Runs) -> Figure | None:
+def risk_coverage(runs: Measured) -> Figure | None:
     """The error among the images that a vote is surest of."""
     curves = _curves(runs)
     if not curves:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from bend_jax.report import figures, latent_maps, memorisation, tables
+from bend_jax.report import certainty, figures, latent_maps, memorisation, tables
 from bend_jax.report.content import Report, Shift
 from bend_jax.report.document import Block, Document, Figure, Heading, Lines, Table, Text, noted
 from bend_jax.report.document import rendering as rendered_by
@@ -58,7 +58,8 @@ def document(report: Report, latents: dict[str, Any] | None = None, arrays: dict
             for part in (
                 _table3(report),
                 _votes(report),
-                _shift(report),
+                _certainty(report),
+                shifted(report.shift, report.sd.shift if report.sd else None),
                 _diversity(report, latents),
                 memorisation.section(report, arrays),
             )
@@ -143,9 +144,21 @@ def _votes(report: Report) -> list[Block]:
     return [*blocks, Table(["temperature of", *votes], rows, note)]
 
 
-def _shift(report: Report) -> list[Block]:
+def _certainty(report: Report) -> list[Block]:
+    """How sure the votes of the base and of the main generator's members may be."""
+    sd = report.sd
+    votes = {
+        vote: (name, report.votes[vote], sd.votes[vote] if sd else None)
+        for vote, name in tables.VOTES.items()
+        if vote in report.votes and vote != "abend"  # whose probabilities are sBEND's
+    }
+    calibrations = (report.calibrations, sd.calibrations if sd else None)
+    doubts = certainty.doubts(report.doubt, sd and sd.doubt, report.shift, sd and sd.shift)
+    return certainty.section(votes, report.coverage, calibrations, doubts)
+
+
+def shifted(shift: Shift | None, sd: Shift | None) -> list[Block]:
     """Other data sets, and corrupted test images."""
-    shift, sd = report.shift, report.sd.shift if report.sd else None
     if not shift:
         return []
     blocks: list[Block] = [Heading("Under shift")]

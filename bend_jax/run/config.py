@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bend_jax.checks import DTYPES, Settings, SettingsError, check_field, did_you_mean, names, setting
 from bend_jax.collect import COLLECTORS, Collector
 from bend_jax.data.sources import Data
-from bend_jax.evaluate.scores import Evaluate
+from bend_jax.evaluation.scores import Evaluate
 from bend_jax.generate import GENERATORS, Generator
 from bend_jax.generate.bend import Bend
 from bend_jax.models import PATCH

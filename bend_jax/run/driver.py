@@ -11,10 +11,12 @@ from typing import NoReturn
 import jax
 from absl import flags
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
-from bend_jax import devices, storage
+from bend_jax import devices, given_logits, storage
 from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.data import splits
+from bend_jax.evaluation.scores import Evaluate
 from bend_jax.generate import GENERATORS
 from bend_jax.report import comparison, document, grid, papers, side_by_side, tables
 from bend_jax.report.content import Report
@@ -35,6 +37,9 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
     """
     if own["compare"].present:
         put_side_by_side(own, words)
+        return
+    if own["evaluate"].present:
+        evaluate_logits(own, words)
         return
     if own["verify"].present:
         check_store(own, words)
@@ -120,6 +125,25 @@ def put_side_by_side(own: flags.FlagValues, words: list[str]) -> None:
     workdir = check_workdir(Path(own.workdir or "runs/compared"))
     side_by_side.run(own.compare, workdir)
     print(where(workdir, STAGES[:-1]))
+
+
+def evaluate_logits(own: flags.FlagValues, words: list[str]) -> None:
+    """The report of members that came from anywhere, from a file of their logits."""
+    settings = ConfigDict({"evaluate": {"coverage": Evaluate().coverage}})
+    foreign = [word for word in words if config_file.given_names([word]) != {"evaluate.coverage"}]
+    what = "--evaluate reports on logits and takes --workdir and --config.evaluate.coverage"
+    refuse_others(own, foreign, what, "evaluate", "workdir")
+    config_file.override(settings, words, list(own))
+    path = Path(own.evaluate)
+    workdir = check_workdir(Path(own.workdir or Path("runs") / path.stem))
+    use_compilation_cache()
+    try:
+        found = given_logits.evaluate_file(path, settings.to_dict()["evaluate"]["coverage"])
+    except SettingsError as error:
+        raise SettingsError(f"--evaluate: {error}") from None
+    found.publish(workdir, str(path))
+    say(f"{found}\n")
+    say(where(workdir, STAGES[:-1]))
 
 
 def read_stages(words: list[str]) -> tuple[str, ...]:

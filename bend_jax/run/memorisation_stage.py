@@ -9,7 +9,7 @@ import numpy as np
 from bend_jax import metrics, storage, training
 from bend_jax.checks import SettingsError, names
 from bend_jax.data import sources
-from bend_jax.evaluate import memorisation
+from bend_jax.evaluation import memorisation
 from bend_jax.generate import average16
 from bend_jax.generate.generator import check_finite, fit_generator
 from bend_jax.rng import stream

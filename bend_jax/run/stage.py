@@ -11,7 +11,7 @@ from bend_jax import storage, subset, training
 from bend_jax.api import reestimator
 from bend_jax.checks import names
 from bend_jax.data import augment, sources
-from bend_jax.evaluate import predict
+from bend_jax.evaluation import predict
 from bend_jax.generate.generator import Reestimate
 from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog, loss_curves

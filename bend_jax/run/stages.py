@@ -12,7 +12,7 @@ from bend_jax import devices, metrics, storage, subset, training
 from bend_jax.api import collect_checkpoints, scorer
 from bend_jax.checks import names
 from bend_jax.data import corruptions, sources
-from bend_jax.evaluate import curves, predict, scores
+from bend_jax.evaluation import certainty, curves, predict, scores
 from bend_jax.generate.generator import FittedGenerator, check_finite, fit_generator
 from bend_jax.report import document, run_report
 from bend_jax.rng import stream
@@ -153,15 +153,18 @@ def evaluate(s: RunContext, task: StageContext) -> str:
     votes = scores.all_votes(validation, test, weights, s.dataset.num_classes)
     scale = scores.temperatures(votes, labels)
     key = stream(s.seed, "evaluate", "abend")
-    evaluated = scores.Evaluated(main, labels.test, s.dataset.num_classes, sets, test, votes, scale)
+    classes = s.dataset.num_classes
+    evaluated = scores.Evaluated(main, labels.test, classes, sets, test, votes, scale, labels.validation)
     result = scores.scores(evaluated, settings, key)
     views, reported = len(names(settings.views)), scores.reported_votes(main).items()
     shown = {vote: (votes[a][b].test, scale[a][b]) for vote, (a, b) in reported}
-    result["curves"] = curves.curves(test, shown, labels.test, main, views, settings.bins, s.dataset.num_classes)
+    result["curves"] = curves.curves(test, shown, labels.test, main, views, settings.bins, classes)
     result["shift"] = _shift(s, task, variables, evaluated)
     images = s.dataset.test.images[:IMAGES]
     predictions: dict[str, Any] = {"base": test["base"].predictions[0], "checkpoints": test["checkpoints"].predictions}
     predictions |= {"members": test[main].predictions, "labels": labels.test, "images": images}
+    doubt = certainty.parts(test[main])._asdict()
+    predictions["doubt"] = {name: part for name, part in doubt.items() if name != "total"}
     predictions["votes"] = {name: {vote: p.test for vote, p in own.items()} for name, own in votes.items()}
     storage.save_tree(task.output / "predictions", predictions)
     used = {name: int((own["greedy"] > 0).sum()) for name, own in weights.items() if "greedy" in own}
@@ -191,16 +194,18 @@ def _shift(s: RunContext, task: StageContext, variables: Any, clean: scores.Eval
     asked = {name: clean.vectors[name] for name in ("base", main)}
     inside = scores.uncertainties(clean.outputs, main, classes)
     ood: dict[str, Any] = {}
+    doubt: dict[str, Any] = {}
     for name, images in s.ood.items():
         found = predict_split(s, task, variables, asked, sources.Split(images, np.zeros(len(images), np.int32)))
         ood[name] = scores.detection(inside, scores.uncertainties(found, main, classes))
+        doubt[name] = certainty.doubt(found[main])
     rows: dict[str, dict[str, Any]] = {name: {} for name in wanted}
     for name in wanted:
         for severity in corruptions.SEVERITIES:
             images = corruptions.corrupt(s.dataset.test.images, name, severity)
             found = predict_split(s, task, variables, asked, sources.Split(images, clean.labels))
             rows[name][str(severity)] = scores.corrupted_rows(clean, found, s.config.evaluate.bins)
-    return {"ood": ood, "corruptions": rows}
+    return {"ood": ood, "doubt": doubt, "corruptions": rows}
 
 
 def export(s: RunContext, task: StageContext) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from bend_jax import components, metrics
-from bend_jax.evaluate import curves
+from bend_jax.evaluation import curves
 from bend_jax.subset import Subset, add_noise
 
 LEAST = 20  # checkpoints of which some are held out: below, there are too few of both

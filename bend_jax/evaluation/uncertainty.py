@@ -28,6 +28,30 @@ def mutual_information(probabilities: Float[Array, "m n classes"]) -> Float[Arra
     return jnp.sum(mean * jnp.mean(jnp.maximum(terms, 0.0), axis=0), axis=1)
 
 
+class Parts(NamedTuple):
+    """How unsure each image leaves a vote, in nats: total = aleatoric + epistemic.
+
+    total: the entropy of the members' mean; aleatoric: the mean of their entropies, which more members do not lower;
+    epistemic: their mutual information, which is 0 where all members say the same (Depeweg et al. 2018).
+    """
+
+    total: Float[np.ndarray, " n"]
+    aleatoric: Float[np.ndarray, " n"]
+    epistemic: Float[np.ndarray, " n"]
+
+
+def parts(mean: Float[np.ndarray, "n classes"], information: Float[np.ndarray, " n"]) -> Parts:
+    """From the members' mean probabilities and their `mutual_information`."""
+    total = np.asarray(entropy(jnp.asarray(mean)))
+    return Parts(total, np.maximum(total - information, 0), information)
+
+
+@jax.jit
+def energy(logits: Float[Array, "n classes"]) -> Float[Array, " n"]:
+    """-log sum exp of the logits (Liu et al. 2020, T = 1): the larger, the less like the training images."""
+    return -jax.nn.logsumexp(logits, axis=1)
+
+
 @jax.jit
 def vote_disagreement(counts: Int[Array, "n classes"]) -> Float[Array, " n"]:
     """1 - share of the most frequent label, from how many voters give each label (`metrics.counts`)."""

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bend_jax import ensemble, metrics
+from bend_jax import conformal, ensemble, metrics
 from bend_jax.checks import Settings, SettingsError, did_you_mean, names, setting
 from bend_jax.data.augment import VIEWS
 from bend_jax.data.corruptions import CORRUPTIONS
-from bend_jax.evaluate import uncertainty
-from bend_jax.evaluate.curves import SINGLE
-from bend_jax.evaluate.memorisation import from_nearest, mean_and_tenth
-from bend_jax.evaluate.predict import Outputs, Weights, over_voters
+from bend_jax.evaluation import certainty, uncertainty
+from bend_jax.evaluation.curves import SINGLE
+from bend_jax.evaluation.memorisation import from_nearest, mean_and_tenth
+from bend_jax.evaluation.predict import Outputs, Weights, over_voters
 
 
 class Evaluate(Settings):
@@ -29,6 +29,9 @@ class Evaluate(Settings):
     )
     greedy: int = setting(
         "members that the greedy vote chooses on validation, with replacement; 0: no such vote", default=0, least=0
+    )
+    coverage: float = setting(
+        "that conformal sets are calibrated for on validation", default=0.9, above=0, below=1, added=True
     )
     held_out: float = setting(
         "share of the checkpoints without which a report fits every generator once more, for the data-copying score; "
@@ -71,10 +74,20 @@ def table_row(
     draws: int,
 ) -> dict[str, float]:
     """BEND's Table 3: the votes, the members, the checkpoints, and `potential`: some member is right."""
+    originals = accuracies(checkpoints, labels)
+    of_checkpoints = {"orig_max": originals.max(), "orig_mean": originals.mean(), "orig_median": np.median(originals)}
+    row = members_row(members, labels, num_classes, key, draws)
+    return row | {name: float(value) for name, value in of_checkpoints.items()}
+
+
+def members_row(
+    members: Int[np.ndarray, "m n"], labels: Int[np.ndarray, " n"], num_classes: int, key: Key[Array, ""], draws: int
+) -> dict[str, float]:
+    """The part of `table_row` that needs no checkpoints."""
     sbend = np.asarray(ensemble.majority_vote(jnp.asarray(members), num_classes))
     sampled = [np.asarray(ensemble.sampled_vote(k, jnp.asarray(members))) for k in jax.random.split(key, draws)]
     drawn = np.array([(s == labels).mean() for s in sampled])
-    own, originals = accuracies(members, labels), accuracies(checkpoints, labels)
+    own = accuracies(members, labels)
     return {
         "sbend": float((sbend == labels).mean()),
         "abend": float(drawn.mean()),
@@ -82,9 +95,6 @@ def table_row(
         "max": float(own.max()),
         "mean": float(own.mean()),
         "median": float(np.median(own)),
-        "orig_max": float(originals.max()),
-        "orig_mean": float(originals.mean()),
-        "orig_median": float(np.median(originals)),
         "potential": float((members == labels).any(axis=0).mean()),
     }
 
@@ -207,8 +217,9 @@ def uncertainties(
 ) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
     """By vote and score, how unsure each image leaves it: the larger, the less like what it was trained on.
 
-    max_probability is minus the largest probability, entropy the probabilities' own. The members' vote disagreement and
-    mutual information belong to both of their votes; the base, one net, has neither.
+    max_probability is minus the largest probability, entropy the probabilities' own. energy and max_logit (minus the
+    largest) are of the mean logits, of the base and of all members. The members' vote disagreement and mutual
+    information belong to both of their votes; the base, one net, has neither.
     """
     result = {
         vote: {"max_probability": -p.max(axis=1), "entropy": np.asarray(uncertainty.entropy(jnp.asarray(p)))}
@@ -220,6 +231,9 @@ def uncertainties(
     for vote in ("mean", "sbend"):
         result[vote]["vote_disagreement"] = np.asarray(uncertainty.vote_disagreement(counts))
         result[vote]["mutual_information"] = information
+    for vote, name in (("base", "base"), ("mean", main)):
+        if found[name].energy is not None:
+            result[vote] |= {"energy": found[name].energy, "max_logit": found[name].max_logit}
     return result
 
 
@@ -273,6 +287,7 @@ class Evaluated(NamedTuple):
     outputs: dict[str, Outputs]
     votes: dict[str, dict[str, Vote]]
     temperatures: dict[str, dict[str, float]]
+    validation: Int[np.ndarray, " v"] | None = None  # labels; without them there are no conformal sets
 
 
 def corrupted_rows(clean: Evaluated, found: dict[str, Outputs], bins: int) -> dict[str, dict[str, float]]:
@@ -287,10 +302,7 @@ def corrupted_rows(clean: Evaluated, found: dict[str, Outputs], bins: int) -> di
 
 def scores(e: Evaluated, settings: Evaluate, key: Key[Array, ""]) -> dict[str, Any]:
     """Everything that a report says of accuracy, calibration, diversity and novelty on test images; key: of aBEND."""
-    rows = {
-        name: {vote: vote_row(p.test, e.temperatures[name][vote], e.labels, settings.bins) for vote, p in own.items()}
-        for name, own in e.votes.items()
-    }
+    rows = vote_rows(e, settings)
     nulls = [name for name in e.outputs if name not in (*SINGLE, e.main)]
     own = generator_scores(e, e.main, rows[e.main], settings.draws, key)
     single = {name: rows[name]["mean"] for name in ("base", "swa")}
@@ -305,7 +317,36 @@ def scores(e: Evaluated, settings: Evaluate, key: Key[Array, ""]) -> dict[str, A
         "generators": {name: generator_scores(e, name, rows[name], settings.draws, key) for name in nulls},
         "test": {f"sbend_vs_{name}_mcnemar_p": mcnemar(e, name) for name in ("base", *nulls)},
         "differences": differences(e, ["base", *nulls]),
+        "coverage": settings.coverage,
+        "calibrations": calibrations(e, settings.bins),
+        "doubt": certainty.right_and_wrong(e.outputs[e.main], _right(e, e.main, "mean")),
     }
+
+
+def vote_rows(e: Evaluated, settings: Evaluate) -> dict[str, dict[str, dict[str, Any]]]:
+    """`vote_row` of every vote of every set, and the quality of its conformal sets (`certainty.set_row`): "sets"."""
+    rows: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in e.votes}
+    for name, own in e.votes.items():
+        for vote, p in own.items():
+            temperature = e.temperatures[name][vote]
+            rows[name][vote] = vote_row(p.test, temperature, e.labels, settings.bins)
+            if e.validation is not None:
+                before, after = (np.asarray(metrics.scale_temperature(jnp.asarray(x), temperature)) for x in p)
+                calibrated = conformal.calibrate(before, e.validation)
+                rows[name][vote]["sets"] = certainty.set_row(calibrated, after, e.labels, settings.coverage)
+    return rows
+
+
+def calibrations(e: Evaluated, bins: int) -> dict[str, dict[str, dict[str, float] | None]] | None:
+    """`certainty.calibrations` of certainty.CALIBRATED, votes of the base and of the main generator."""
+    if e.validation is None:
+        return None
+    found = {}
+    for vote in certainty.CALIBRATED:
+        name, own = ("base", "mean") if vote == "base" else (e.main, vote)
+        p, temperature = e.votes[name][own], e.temperatures[name][own]
+        found[vote] = certainty.calibrations((p.validation, e.validation), (p.test, e.labels), temperature, bins)
+    return found
 
 
 def generator_scores(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bend_jax import devices, ensemble
-from bend_jax.evaluate import uncertainty
+from bend_jax.evaluation import uncertainty
 from bend_jax.split import cut
 from bend_jax.subset import Subset, insert
 from bend_jax.training import SILENT, Callbacks
@@ -37,7 +37,8 @@ class Outputs(NamedTuple):
     predictions: the label of each voter; mean: of the voters' probabilities; weighted: other averages of them by the
     name of their weights; probabilities: of each voter, where they were asked for; information: the voters' mutual
     information (`uncertainty.mutual_information`); running: where it was asked for; pools: the voters' logarithmic
-    opinion pool (`ensemble.pool_vote`) as "pool", and that of each of the other weights as "<name>_pool".
+    opinion pool (`ensemble.pool_vote`) as "pool", and that of each of the other weights as "<name>_pool"; energy and
+    max_logit: of the voters' mean logits, as `uncertainty.energy` and as minus the largest.
     """
 
     predictions: Int[np.ndarray, "voters n"]
@@ -47,6 +48,8 @@ class Outputs(NamedTuple):
     information: Float[np.ndarray, " n"] | None = None
     running: Running | None = None
     pools: dict[str, Float[np.ndarray, "n classes"]] = {}  # noqa: RUF012
+    energy: Float[np.ndarray, " n"] | None = None
+    max_logit: Float[np.ndarray, " n"] | None = None
 
 
 class Wanted(NamedTuple):
@@ -69,7 +72,7 @@ class Summary(NamedTuple):
     averages: Any  # [votes, b, classes]: the plain mean, then those of its weights
     pools: Any  # [votes, b, classes]: the pools of the same weights
     probabilities: Any  # [voters, b, classes]
-    information: Any  # [1, b]
+    doubt: Any  # [3, b]: mutual information, energy and minus the largest logit, the latter two of the mean logits
     running_labels: Any  # [steps, b]
     running_likelihoods: Any  # [steps, b]
 
@@ -181,8 +184,9 @@ def _summary(
     labels = jnp.argmax(voters, axis=-1).astype(jnp.int32)
     averages = jnp.tensordot(rows, p, axes=1, precision="highest")
     pools = jax.vmap(ensemble.pool_vote, (None, 0))(voters, jnp.asarray(rows))
-    information = uncertainty.mutual_information(p)[None]
-    return Summary(labels, averages, pools, p if keep else None, information, *_running(first, p, true))
+    mean = jnp.mean(voters, axis=0)
+    doubt = jnp.stack([uncertainty.mutual_information(p), uncertainty.energy(mean), -jnp.max(mean, axis=1)])
+    return Summary(labels, averages, pools, p if keep else None, doubt, *_running(first, p, true))
 
 
 def _running(first: Any, p: Float[Array, "voters b classes"], true: Int[Array | np.ndarray, " b"]) -> tuple[Any, Any]:
@@ -201,4 +205,19 @@ def _outputs(batches: list[Summary], weights: Weights, steps: tuple[int, ...] | 
     running = None if steps is None else Running(steps, whole.running_labels, whole.running_likelihoods)
     weighted = dict(zip(weights, others, strict=True))
     pools = dict(zip(("pool", *(f"{name}_pool" for name in weights)), whole.pools, strict=True))
-    return Outputs(whole.labels, mean, weighted, whole.probabilities, whole.information[0], running, pools)
+    information, *of_logits = whole.doubt
+    return Outputs(whole.labels, mean, weighted, whole.probabilities, information, running, pools, *of_logits)
+
+
+def of_logits(logits: Float[np.ndarray, "m n classes"], wanted: Wanted, name: str, batch: int = 500) -> Outputs:
+    """What `predict` returns of one set, from its members' logits themselves. name: of the set, in `wanted`."""
+    m, n, _ = logits.shape
+    steps, true = wanted.running.get(name), wanted.labels
+    rows = _stack(m, 1, wanted.weights.get(name, {}))
+    first = None if steps is None else _firsts(m, 1, steps)
+    true, found = np.zeros(n, np.int32) if true is None else true, []
+    for begin in range(0, n, batch):
+        images = slice(begin, begin + batch)
+        own = _summary([jnp.asarray(logits[:, images])], 0, rows, first, true[images], wanted.keep)
+        found.append(jax.tree.map(np.asarray, own))
+    return _outputs(found, wanted.weights.get(name, {}), steps)

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bend_jax import metrics
-from bend_jax.evaluate import uncertainty
-from bend_jax.evaluate.predict import Outputs
+from bend_jax.evaluation import uncertainty
+from bend_jax.evaluation.predict import Outputs
 
 SINGLE = ("base", "swa", "checkpoints")  # sets that are no generator's
 STEPS = 50  # numbers of members, at most, on a curve against m
@@ -95,13 +95,22 @@ def curves(
     """All of them. votes: probabilities on test images, and the temperature, of each vote that gets calibration curves;
     main: the generator whose members are counted up."""
     sets = {"checkpoints": None, **{name: test["checkpoints"] for name in test if name not in SINGLE}}
+    return {
+        "by_members": by_members(test[main], labels, views, num_classes),
+        "members": {name: members(test[name], other, labels, views) for name, other in sets.items()},
+        **of_votes(votes, labels, bins),
+    }
+
+
+def of_votes(
+    votes: dict[str, tuple[Any, float]], labels: Int[np.ndarray, " n"], bins: int
+) -> dict[str, dict[str, Any]]:
+    """Reliability before and after temperature scaling, and risk against coverage, of each vote."""
     scaled = {
         vote: np.asarray(metrics.scale_temperature(jnp.asarray(p), temperature))
         for vote, (p, temperature) in votes.items()
     }
     return {
-        "by_members": by_members(test[main], labels, views, num_classes),
-        "members": {name: members(test[name], other, labels, views) for name, other in sets.items()},
         "reliability": {
             vote: {"before": reliability(p, labels, bins), "after": reliability(scaled[vote], labels, bins)}
             for vote, (p, _) in votes.items()
