@@ -113,15 +113,6 @@ class Callbacks(NamedTuple):
 SILENT = Callbacks()
 
 
-def renamed(callbacks: Callbacks, prefix: str) -> Callbacks:
-    """The same, told of trainings with this word before their names."""
-    return callbacks._replace(
-        resume=lambda name, *more: callbacks.resume(f"{prefix} {name}", *more),
-        segment=lambda name, *more: callbacks.segment(f"{prefix} {name}", *more),
-        compiled=lambda name, *more: callbacks.compiled(f"{prefix} {name}", *more),
-    )
-
-
 class State(NamedTuple):
     """Everything a training needs to go on: the same state gives the same bits.
 

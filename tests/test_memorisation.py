@@ -9,6 +9,7 @@ import pytest
 
 from bend_jax import components, metrics, training
 from bend_jax.evaluation import memorisation
+from bend_jax.run import memorisation_stage
 from bend_jax.subset import Subset, add_noise
 
 KEY = jax.random.key(0)
@@ -279,7 +280,7 @@ def test_a_renamed_training_is_told_of_by_both_words() -> None:
         compiled=lambda name, seconds: told.append(name),
         memory=7,
     )
-    found = training.renamed(own, "held-out bend")
+    found = memorisation_stage.renamed(own, "held-out bend")
     assert found.resume("diffusion", 1, 2) == 3
     found.segment("diffusion", None, np.zeros(1))
     found.compiled("diffusion", 0.1)

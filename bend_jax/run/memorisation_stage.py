@@ -50,7 +50,7 @@ def _copying(s: RunContext, task: StageContext, sets: dict[str, Any]) -> dict[st
         if name == "base":
             return np.repeat(sets["base"], s.config.members, axis=0)
         knob = storage.read_json(task.inputs[f"generate {name}"] / "result.json")["knob"]
-        callbacks = training.renamed(task.callbacks, f"held-out {name}")
+        callbacks = renamed(task.callbacks, f"held-out {name}")
         generator = s.config.generate.algorithms[name]
         more = {"seed": s.seed, "reestimate": reestimator_of(s, task), "callbacks": callbacks}
         fitted = fit_generator(generator, jnp.asarray(some), **more)
@@ -106,3 +106,12 @@ def _boundaries(s: RunContext, task: StageContext, variables: Any, of: dict[str,
     shape = (len(members), memorisation.PIXELS, memorisation.PIXELS)
     of_first_view = {name: own.predictions[::views].reshape(shape) for name, own in found.items()}
     return {"members": of_first_view["members"], "checkpoints": of_first_view["nearest"]}
+
+
+def renamed(callbacks: training.Callbacks, prefix: str) -> training.Callbacks:
+    """The same, told of trainings with this word before their names."""
+    return callbacks._replace(
+        resume=lambda name, *more: callbacks.resume(f"{prefix} {name}", *more),
+        segment=lambda name, *more: callbacks.segment(f"{prefix} {name}", *more),
+        compiled=lambda name, *more: callbacks.compiled(f"{prefix} {name}", *more),
+    )
