@@ -56,7 +56,7 @@ def generate_members(
 
     generate: settings of a generator, or a Generator of your own; reestimate: vectors -> vectors with BN statistics of
     their own, for a subset that holds weights and statistics (`reestimator`); callbacks: also `score` (`scorer`), for a
-    generator that chooses by validation images, and the subset's `lengths`, for one that looks at tensors. Raises
+    generator that chooses by validation images, and the `subset`, for one that looks at tensors. Raises
     SettingsError for checkpoints that the generator cannot do with, NonFiniteError where its training or its members
     hold a NaN or Inf.
     """
@@ -130,7 +130,9 @@ def fit(
 
     - apply(variables, images) -> logits [n, classes]: a pure function, in inference mode.
     - variables: any tree of arrays. Where it has no "params", all of it is parameters.
-    - images [n, ...]: exactly as apply takes them; nothing is augmented. labels [n]: whole numbers from 0.
+    - images [n, ...]: exactly as apply takes them; nothing is augmented.
+    - labels [n]: whole numbers from 0; or, with validation images of their own or none, probabilities [n, classes] such
+      as other networks' vote (distillation, Hinton et al. 2015).
     - subset: the leaves in which members differ; patterns with commas between or in a list, such as "layer4.1.bn2".
       With "lora:" in front of a pattern ("lora:blocks.*.attn.qkv"), adapters of these linear layers instead (see
       `select`); rank: of the adapters.
@@ -171,7 +173,7 @@ def fit(
     score = callbacks.score
     if score is None and given.validation is not None:
         score = scorer(given.model, variables, given.subset, given.validation, reestimate=reestimate)
-    how["callbacks"] = callbacks._replace(score=score, lengths=given.subset.lengths)
+    how["callbacks"] = callbacks._replace(score=score, subset=given.subset)
     vectors = generate_members(checkpoints, generate=given.generator, members=members, reestimate=reestimate, **how)
     weights = checkpoints.weights if given.generator.is_all_checkpoints else None
     weights = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)

@@ -57,7 +57,7 @@ def check(
     SettingsError.
     """
     chosen = choose_subset(variables, subset, rank)
-    images, labels = check_images(model, variables, data, "images")
+    images, labels = check_images(model, variables, data, "images", soft=held_out_seed is None)
     if validation is not None:
         validation = check_images(model, variables, validation, "validation images")
     elif held_out_seed is not None:
@@ -78,7 +78,7 @@ def check(
         check_weights(generator, members, k, collector.has_weights)
         problem = Problem(model, variables, chosen, len(labels), devices.count(callbacks.mesh))
         check_requirements(collector, problem, callbacks.memory, generator.members(members, k))
-    examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32), lambda keys, x: x, lambda x: x)
+    examples = Examples(jnp.asarray(images), _device_labels(labels), lambda keys, x: x, lambda x: x)
     image = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
     ready = collect if isinstance(collect, Checkpoints) else None
     return Inputs(model, chosen, examples, collector, ready, generator, validation, image)
@@ -93,15 +93,25 @@ def choose_subset(variables: Any, patterns: str | Sequence[str], rank: int = RAN
         raise SettingsError(f"subset: {error}") from None
 
 
-def check_images(model: Model, variables: Any, data: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels) as arrays. Raises SettingsError for what the network cannot take, or labels that do not fit."""
+def _device_labels(labels: np.ndarray) -> jax.Array:
+    """Whole numbers, or probabilities, which keep every bit that float32 has."""
+    return jnp.asarray(labels, jnp.int32 if labels.ndim == 1 else jnp.float32)
+
+
+def check_images(
+    model: Model, variables: Any, data: Any, name: str, *, soft: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) as arrays; soft: labels may be probabilities [n, classes]. Raises SettingsError for what the
+    network cannot take, or labels that do not fit."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise SettingsError(f"{name} are given as (images, labels); got {type(data).__name__}")
     images, labels = (np.asarray(x) for x in data)
-    if images.ndim == 0 or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    is_soft = soft and labels.ndim == 2 and np.issubdtype(labels.dtype, np.floating)
+    if images.ndim == 0 or not (is_soft or (labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer))):
         raise SettingsError(
-            f"{name}: labels must be a row of whole numbers, one for each image; "
-            f"{labels.dtype}{list(labels.shape)} came"
+            f"{name}: labels must be a row of whole numbers, one for each image"
+            + (", or probabilities [n, classes]" if soft else "")
+            + f"; {labels.dtype}{list(labels.shape)} came"
         )
     if len(images) != len(labels):
         raise SettingsError(
@@ -123,11 +133,26 @@ def check_images(model: Model, variables: Any, data: Any, name: str) -> tuple[np
         ) from None
     if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2:
         raise SettingsError(f"apply(variables, images) must give logits [n, classes]; for n = 2 it gives {logits}")
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+    if is_soft:
+        _check_probabilities(labels, logits.shape[1])
+    elif labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise SettingsError(
             f"{name}: labels go from {labels.min()} to {labels.max()}; apply gives {logits.shape[1]} classes, from 0"
         )
     return images, labels
+
+
+def _check_probabilities(labels: np.ndarray, classes: int) -> None:
+    """Raise SettingsError for rows that are no distributions over the classes."""
+    if labels.shape[1] != classes:
+        raise SettingsError(f"labels have {labels.shape[1]} probabilities an image; apply gives {classes} classes")
+    wrong = ~((labels >= 0).all(axis=1) & (abs(labels.sum(axis=1) - 1) < 1e-3))  # NaN is no distribution either
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise SettingsError(
+            f"labels that are probabilities must be at least 0 and sum to 1; those of image {row} sum to "
+            f"{labels[row].sum():g}, the least is {labels[row].min():g}"
+        )
 
 
 def check_network(model: Model, variables: Any, chosen: Subset, images: np.ndarray) -> None:

@@ -13,9 +13,9 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import jax
 import numpy as np
@@ -24,11 +24,17 @@ from bend_jax import devices
 from bend_jax.checks import SettingsError
 
 FORMAT = 3  # of what lies on disk; part of every digest
+# what manifests held before they had a sum of their own
+WITHOUT_SUM = {"stage", "name", "seed", "seeds", "settings", "inputs", "seconds", "format", "versions", "sha256"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class DamagedError(RuntimeError):
     """A file of the store is not what was written."""
+
+
+class BusyError(SettingsError):
+    """Another process is building the same folder."""
 
 
 def digest_of(value: Any) -> str:
@@ -53,32 +59,83 @@ def is_complete(path: Path) -> bool:
 
 
 def read_manifest(path: Path, remedy: str = "") -> dict[str, Any]:
-    """The manifest of a complete stage. Raises DamagedError where it cannot be read."""
+    """The manifest of a complete stage, without its own sum. Raises DamagedError where it cannot be read, or is not
+    what was written. One from before manifests had a sum may hold only what they held then."""
+    file = path / "manifest.json"
     try:
-        manifest: Any = json.loads((path / "manifest.json").read_text())
+        manifest: Any = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise DamagedError(f"{path / 'manifest.json'} cannot be read ({error}); {_remedy(path, remedy)}") from None
+        raise DamagedError(f"{file} cannot be read ({error}); {_remedy(path, remedy)}") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
-        raise DamagedError(f"{path / 'manifest.json'} is no manifest; {_remedy(path, remedy)}")
+        raise DamagedError(f"{file} is no manifest; {_remedy(path, remedy)}")
+    own = manifest.pop("sum", None)
+    if own != _sum(manifest) if own is not None else not manifest.keys() <= WITHOUT_SUM:
+        raise DamagedError(f"{file} is damaged (its sum is not that of its content); {_remedy(path, remedy)}")
     return manifest
 
 
-def verify(path: Path, remedy: str = "") -> dict[str, Any]:
-    """Read the manifest and check the SHA-256 of every file. Raises DamagedError for one that differs or is missing;
-    remedy: what its text advises, to delete the folder of a stage where nothing is said."""
+def _sum(manifest: dict[str, Any]) -> str:
+    """Of everything in a manifest, however it is laid out."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def verify(path: Path, remedy: str = "", expected: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read the manifest, and check that the folder holds those files with their SHA-256 and no other file or link.
+
+    expected: what the manifest must say of the stage, beside its files. Raises DamagedError for what differs, is
+    missing or is too much; remedy: what its text advises, to delete the folder of a stage where nothing is said.
+    """
     manifest = read_manifest(path, remedy)
-    for name, expected in manifest["sha256"].items():
+    for key, value in json.loads(json.dumps(expected or {})).items():
+        if manifest.get(key, value if key == "digest" else None) != value:  # the first manifests had no digest
+            found = _short(manifest.get(key))
+            raise DamagedError(
+                f"{path} holds another stage: {key} {found}, not {_short(value)}; {_remedy(path, remedy)}"
+            )
+    for name, sum_ in manifest["sha256"].items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DamagedError(f"{path} lists {name}, which leads out of it; {_remedy(path, remedy)}")
         try:
             actual = _sha256(path / name)
         except OSError:
             raise DamagedError(f"{path / name} is missing; {_remedy(path, remedy)}") from None
-        if actual != expected:
+        if actual != sum_:
             raise DamagedError(f"{path / name} is damaged (its SHA-256 is not the manifest's); {_remedy(path, remedy)}")
+    for file in sorted(path.rglob("*")):
+        if file.is_symlink():
+            raise DamagedError(f"{file} is a link, and a stage has none; {_remedy(path, remedy)}")
+        name = str(file.relative_to(path))
+        if file.is_file() and name not in ("manifest.json", *manifest["sha256"]) and not _is_of_the_desktop(file.name):
+            raise DamagedError(f"{file} does not belong here: move it away, or {_remedy(path, remedy)}")
     return manifest
 
 
+def _is_of_the_desktop(name: str) -> bool:
+    """Files that file managers leave where somebody has looked."""
+    return name in (".DS_Store", "Thumbs.db", "desktop.ini", ".directory") or name.startswith("._")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def damaged(store: Path) -> dict[Path, str]:
+    """What is wrong with which entry of a store, for those that are not whole."""
+    found = {}
+    for path in sorted(store.iterdir()):
+        if path.name.startswith("."):
+            continue  # being built, or what a killed process left
+        stage, _, digest = path.name.rpartition("-")
+        try:
+            verify(path, expected={"stage": stage, "digest": digest})
+        except DamagedError as error:
+            found[path] = str(error)
+    return found
+
+
 def _remedy(path: Path, remedy: str) -> str:
-    return remedy or f"delete {path} to have it computed again"
+    return remedy or f"delete {path} to have it computed again, or add --repair to the command"
 
 
 def _sha256(path: Path) -> str:
@@ -97,15 +154,20 @@ class Partial(NamedTuple):
 def publishing(final: Path, manifest: dict[str, Any]) -> Iterator[Partial]:
     """Build a folder in a hidden sibling; when the block ends without an error, write the manifest and rename.
 
-    What the block adds to `manifest` is written with it. Raises SettingsError where another process is building the
-    same folder.
+    What the block adds to `manifest` is written with it. Raises BusyError where another process is building the same
+    folder.
     """
     if final.exists() and not is_complete(final):
         raise SettingsError(f"{final} is there without its manifest.json, so it is not whole: delete it")
-    root = final.with_name(f".{final.name}.partial")
+    root = _partial(final)
     with contextlib.ExitStack() as stack:
-        if devices.is_first():
-            _begin(root, final, stack)
+        lock = _lock(root) if devices.is_first() else None
+        if devices.broadcast_flag(lock is None):
+            raise BusyError(f"another run is computing {final}: wait for it, or choose another folder")
+        if lock is not None:
+            stack.enter_context(lock)
+            shutil.rmtree(root / "output", ignore_errors=True)
+            (root / "output").mkdir()
         devices.barrier(f"build {final.name}")
         yield Partial(root / "output", root / "state")
         devices.barrier(f"built {final.name}")
@@ -114,23 +176,89 @@ def publishing(final: Path, manifest: dict[str, Any]) -> Iterator[Partial]:
         devices.barrier(f"published {final.name}")
 
 
-def _begin(root: Path, final: Path, stack: contextlib.ExitStack) -> None:
-    """An empty output folder, and a lock that is held as long as the stack."""
-    root.mkdir(parents=True, exist_ok=True)
-    lock = stack.enter_context((root / "lock").open("w"))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise SettingsError(f"another run is computing {final}: wait for it, or choose another folder") from None
-    shutil.rmtree(root / "output", ignore_errors=True)
-    (root / "output").mkdir()
+def _partial(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
+
+
+def _lock(root: Path) -> TextIO | None:
+    """The lock of a folder that is being built, held as long as the file is open; None where another process has it.
+
+    Whoever has finished removes the folder, the lock in it included: one that is no longer there is none. Raises
+    SettingsError for a file system that has no locks.
+    """
+    while True:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            file = (root / "lock").open("a")
+        except FileNotFoundError:
+            continue  # removed between the two
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(root / "lock")):
+                return file
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError as error:
+            file.close()
+            raise SettingsError(
+                f"{root} is on a file system without locks ({error.strerror}): choose another"
+            ) from None
+        file.close()
+
+
+def wait(final: Path) -> None:
+    """Until no process is building this folder: it is there then, or the process has died."""
+    while devices.is_first():
+        try:
+            file = (_partial(final) / "lock").open()
+        except FileNotFoundError:
+            break
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.2)
+    devices.barrier(f"waited for {final.name}")
+
+
+def once(
+    store: Path,
+    stage: str,
+    digest: str,
+    manifest: dict[str, Any],
+    build: Callable[[Partial], None],
+    waiting: Callable[[], None] = lambda: None,
+) -> dict[str, Any] | None:
+    """Build a stage, unless it is there: then its manifest, once its files are verified; None where it was built.
+
+    Where another process is building it, `waiting` is called, and it is waited for; where that one dies, this one goes
+    on from its last saved state. manifest: what it must say; build may add to it.
+    """
+    path, expected = entry(store, stage, digest), {**manifest, "stage": stage, "digest": digest}
+    while not devices.broadcast_flag(is_complete(path)):
+        try:
+            with building(store, stage, digest, manifest) as partial:
+                if devices.broadcast_flag(is_complete(path)):
+                    break  # another process has published it between the two looks
+                build(partial)
+            return None
+        except BusyError:
+            waiting()
+            wait(path)
+    return verify(path, expected=expected)
 
 
 def _publish(root: Path, final: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest, and rename the folder to its own name once all of it is on the disk."""
     output = root / "output"
     sums = {str(p.relative_to(output)): _sha256(p) for p in sorted(output.rglob("*")) if p.is_file()}
-    write_json(output / "manifest.json", {**manifest, "format": FORMAT, "versions": versions(), "sha256": sums})
+    content = {**manifest, "format": FORMAT, "versions": versions(), "sha256": sums}
+    content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read
+    write_json(output / "manifest.json", {**content, "sum": _sum(content)})
     for path in [*output.rglob("*"), output]:
         _sync(path)
     if not is_complete(final):  # else another run has published the same meanwhile
@@ -143,6 +271,7 @@ def building(
     store: Path, stage: str, digest: str, manifest: dict[str, Any]
 ) -> contextlib.AbstractContextManager[Partial]:
     """`publishing` of a stage in the store."""
+    manifest |= {"stage": stage, "digest": digest}
     return publishing(entry(store, stage, digest), manifest)
 
 
@@ -151,8 +280,10 @@ def sweep(store: Path) -> None:
     if not devices.is_first():
         return
     for root in store.glob(".*.partial"):
-        if is_complete(store / root.name[1 : -len(".partial")]):
-            shutil.rmtree(root, ignore_errors=True)
+        lock = _lock(root) if is_complete(store / root.name[1 : -len(".partial")]) else None
+        if lock is not None:
+            with lock:
+                shutil.rmtree(root, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -194,78 +325,13 @@ def load_tree(path: Path) -> Any:
         return checkpointer.restore(path.absolute())
 
 
-class StateSaver:
-    """Saves and resumes the complete states of running trainings, each by its name.
-
-    They are orbax CheckpointManagers under `directory`, written at most once in `every` seconds for each training. A
-    state is saved with a SHA-256 of its own bytes: one that does not match is passed over for the one before.
-    """
-
-    def __init__(self, directory: Path, every: float) -> None:
-        self.directory, self.every = directory, every
-        self._managers: dict[str, Any] = {}
-        self._last: dict[str, float] = {}
-
-    def resume(self, name: str, state: Any) -> tuple[Any, float]:
-        """The last saved state or the one given, and the seconds that were saved with it."""
-        self._last[name] = time.monotonic()
-        if not (self.directory / name).is_dir():
-            return state, 0.0
-        manager = self._manager(name)
-        for step in sorted(manager.all_steps(), reverse=True):
-            found = self._restore(manager, step, state)
-            if found is not None:
-                return found
-            manager.delete(step)  # the training will come to this step again
-        return state, 0.0
-
-    def save(self, name: str, state: Any, seconds: float) -> None:
-        """Save a state, where the last save is long enough ago."""
-        import orbax.checkpoint as ocp
-
-        if not devices.broadcast_flag(time.monotonic() - self._last.get(name, 0.0) >= self.every):
-            return
-        leaves = devices.to_host(jax.tree.leaves(state))
-        content = {
-            "leaves": {str(i): x for i, x in enumerate(leaves)},
-            "sha256": _fingerprint(leaves),
-            "seconds": np.float64(seconds),
-        }
-        step = int(state.step)
-        if not self._manager(name).save(step, args=ocp.args.StandardSave(content), force=True):
-            raise RuntimeError(f"the state of {name} at step {step} was not saved")
-        self._last[name] = time.monotonic()
-
-    def _manager(self, name: str) -> Any:
-        import orbax.checkpoint as ocp
-
-        if name not in self._managers:
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-            self._managers[name] = ocp.CheckpointManager((self.directory / name).absolute(), options=options)
-        return self._managers[name]
-
-    def _restore(self, manager: Any, step: int, state: Any) -> tuple[Any, float] | None:
-        """The state that was saved at a step and its seconds; None where it is damaged or of another training."""
-        import orbax.checkpoint as ocp
-
-        leaves, tree = jax.tree.flatten(state)
-        try:
-            saved = manager.restore(step, args=ocp.args.StandardRestore())
-        except Exception:  # noqa: BLE001  a damaged checkpoint can raise anything; the one before may be whole
-            return None
-        found = [saved["leaves"].get(str(i)) for i in range(len(leaves))]
-        fits = all(x is not None and x.shape == y.shape for x, y in zip(found, leaves, strict=True))
-        if not fits or not np.array_equal(_fingerprint(found), saved["sha256"]):
-            return None
-        return jax.tree.unflatten(tree, found), float(saved["seconds"])
-
-
 def tree_digest(tree: Any) -> str:
     """SHA-256 of the bytes of a tree's leaves, in leaf order."""
-    return _fingerprint([np.asarray(x) for x in jax.tree.leaves(tree)]).tobytes().hex()
+    return fingerprint([np.asarray(x) for x in jax.tree.leaves(tree)]).tobytes().hex()
 
 
-def _fingerprint(leaves: list[np.ndarray]) -> np.ndarray:
+def fingerprint(leaves: list[np.ndarray]) -> np.ndarray:
+    """The SHA-256 of the bytes of all leaves, as bytes."""
     digest = hashlib.sha256()
     for leaf in leaves:
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -277,6 +343,9 @@ def link(workdir: Path, name: str, target: Path) -> None:
     if not devices.is_first():
         return
     path, temporary = workdir / name, workdir / f".{name}.link"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, workdir))
-    os.replace(temporary, path)
+    while True:
+        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another run links at the same time
+            temporary.symlink_to(os.path.relpath(target, workdir))
+            os.replace(temporary, path)
+            return

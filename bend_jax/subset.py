@@ -45,6 +45,24 @@ class Subset:
         return tuple(math.prod(shape) for shape in self.shapes)
 
 
+def add_noise(
+    subset: Subset, vectors: Float[Array, "n dim"], share: float | Float[Array, ""], key: Key[Array, ""]
+) -> Float[Array, "n dim"]:
+    """Vectors with white noise of `share` times the sd (over n - 1) of each tensor's own numbers, p-diff's
+    "noise-added" networks. A tensor of one number has no sd, and gets none. BN variances get it on their logarithm, so
+    that they stay above 0.
+    """
+    noise = share * jax.random.normal(key, vectors.shape)
+    ends = np.cumsum(subset.lengths)[:-1]
+    parts = []
+    for path, x, e in zip(subset.paths, jnp.split(vectors, ends, axis=1), jnp.split(noise, ends, axis=1), strict=True):
+        is_variance = path.startswith("batch_stats.") and path.endswith(".var")
+        numbers = jnp.log(jnp.maximum(x, 1e-12)) if is_variance else x
+        step = e * jnp.std(numbers, axis=1, keepdims=True, ddof=1) if x.shape[1] > 1 else jnp.zeros_like(x)
+        parts.append(x * jnp.exp(step) if is_variance else x + step)
+    return jnp.concatenate(parts, axis=1)
+
+
 def to_json(subset: Subset) -> dict[str, Any]:
     """The subset as lists and strings; `from_json` gives it back."""
     return {"paths": list(subset.paths), "shapes": [list(s) for s in subset.shapes]}

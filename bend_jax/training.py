@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import devices
 from bend_jax.checks import Settings, setting
+from bend_jax.subset import Subset
 
 SCHEDULES = ("step", "cosine")
 
@@ -57,11 +58,12 @@ class Model(NamedTuple):
 class Examples(NamedTuple):
     """Labelled images as they are stored, and how they become what a model's apply takes.
 
+    labels: whole numbers, or a probability for each class, such as other networks' vote (Hinton et al. 2015).
     view(keys [n], images [n, ...]): augmented, one key an image; plain(images): not augmented.
     """
 
     images: Any
-    labels: Int[Array, " n"]
+    labels: Int[Array, " n"] | Float[Array, "n classes"]
     view: Callable[..., Any]
     plain: Callable[..., Any]
 
@@ -83,9 +85,10 @@ class Callbacks(NamedTuple):
     - compiled(name, seconds): called after a compilation, with its duration.
     - memory: bytes that chunks are chosen by.
     - mesh: the devices that share the work; None for one (see `devices`).
+    - stop() -> whether the training is to save its state now and not to go on.
     - score(vectors [n, dim]) -> accuracies [n] on validation images, for a generator that chooses by them; None where
       there are none.
-    - lengths: of the tensors that a vector is made of, in its order; () where they are not known.
+    - subset: what the vectors are of, for a generator that looks at tensors; None where it is not known.
     """
 
     resume: Callable[[str, Any, int], Any] = lambda name, state, steps: state
@@ -93,8 +96,9 @@ class Callbacks(NamedTuple):
     compiled: Callable[[str, float], None] = lambda name, seconds: None
     memory: int = MEMORY
     mesh: Mesh | None = None
+    stop: Callable[[], bool] = lambda: False
     score: Callable[[Any], np.ndarray] | None = None
-    lengths: tuple[int, ...] = ()
+    subset: Subset | None = None
 
 
 SILENT = Callbacks()
@@ -198,6 +202,7 @@ def train(
         left = min(segment - done % segment, steps - done)  # until the segment's end
         length = min(part - done % segment % part, left)
         state, losses, norms = run(state, data, length)
+        length = len(losses)
         _check_finite(name, losses, norms, done)
         if finish and length == left:
             state = finish(state, data)
@@ -232,6 +237,8 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, callbacks: C
             for _ in range(length):
                 state, result = one(state, data)
                 results.append(result if out is None else jax.block_until_ready(result))
+                if callbacks.stop():
+                    break
             losses, norms = zip(*jax.device_get(results), strict=True)
             return state, np.stack(losses), np.stack(norms)
 
@@ -275,9 +282,16 @@ def _check_finite(name: str, losses: np.ndarray, norms: np.ndarray, done: int) -
         raise NonFiniteError(name, "gradients" if np.isfinite(losses[first]) else "loss", done + first + 1)
 
 
-def cross_entropy(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
-    """Per image, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+def cross_entropy(
+    logits: Float[Array, "n classes"],
+    labels: Int[Array, " n"] | Float[Array, "n classes"],
+    smoothing: float = 0.0,
+) -> Float[Array, " n"]:
+    """Per image, in nats. smoothing: the share of each target that all classes get alike (Szegedy et al. 2016)."""
+    if labels.ndim == 1 and not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = jax.nn.one_hot(labels, logits.shape[-1]) if labels.ndim == 1 else labels
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def sgd(

@@ -17,8 +17,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bend_jax import storage
 from bend_jax.report import plotting
+from bend_jax.run import saved_states
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 300
@@ -115,7 +115,7 @@ def blank(work: Callable[[Any], None], name: str, folder: Path) -> str:
 def tell_starts() -> None:
     """In such a process: print where each training begins."""
 
-    class Spied(storage.StateSaver):
+    class Spied(saved_states.StateSaver):
         """Tells where it resumes."""
 
         def resume(self, name: str, state: Any) -> tuple[Any, float]:
@@ -123,4 +123,4 @@ def tell_starts() -> None:
             print(f"resumed {name} at {int(found[0].step)}", flush=True)
             return found
 
-    storage.StateSaver = Spied
+    saved_states.StateSaver = Spied

@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from benchmarks import all as every
-from benchmarks import check, collect, common, compilation, cost, generate, members, published, train, votes
+from benchmarks import (
+    check,
+    collect,
+    common,
+    compilation,
+    cost,
+    generate,
+    last_stages,
+    members,
+    published,
+    train,
+    votes,
+)
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.generate.autoencoder import Autoencoder
@@ -20,7 +32,7 @@ OPS = Operations(forward=10.0, step=30.0, suffix=1.0, suffix_step=2.0, parts=Non
 
 
 @pytest.mark.parametrize(
-    "script", [members, collect, generate, published, train, cost, compilation, check, every, votes]
+    "script", [members, collect, generate, published, train, cost, compilation, check, every, votes, last_stages]
 )
 def test_each_script_tells_its_flags(script, capsys) -> None:
     """`--help` ends well."""
@@ -122,6 +134,25 @@ def test_results_are_json(tmp_path) -> None:
     content = json.loads(path.read_text())
     assert content["rows"] == [1]
     assert {"cpu", "cores", "jax", "device"} <= content["machine"].keys()
+
+
+def test_the_last_stages_halves_scale_each_other() -> None:
+    """The half with right labels gives the other a temperature below 1, the half with half of them wrong one above;
+    gains are paired differences from the base."""
+    logits = np.log(np.array([[0.9, 0.1]] * 40, np.float32))[None]
+    first = np.arange(40) < 20
+    labels = np.where(first, 0, np.arange(40) % 2).astype(np.int32)
+    found = last_stages.scaled_votes(logits, labels, first)
+    assert found[~first, 0].min() > 0.95
+    np.testing.assert_allclose(found[first, 0], 0.5, atol=0.05)
+    row = last_stages.row("x", found, np.exp(logits[0]), labels)
+    index = np.arange(40)
+    assert row["accuracy"] == np.mean(labels == 0)
+    assert row["nll_gain"]["mean"] == pytest.approx(
+        np.mean(-np.log(found[index, labels])) + np.mean(logits[0, index, labels])
+    )
+    assert row["nll_gain"]["low"] < row["nll_gain"]["mean"] < row["nll_gain"]["high"]
+    assert list(row["gain"].values()) == [0, 0, 0]
 
 
 def test_votes_from_logits(tmp_path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from bend_jax.report import document, html, plotting
 from bend_jax.report.document import Document, Figure, Heading, Table, Text
+from bend_jax.report.text import LINK, escaped
 from tests.reports import Page, check_page
 
 NASTY = "a<b & \"c\" | *d* 'e'"
@@ -165,3 +166,36 @@ def test_a_report_is_published_once_and_anew_where_its_text_is_another(tmp_path:
     assert first == again != other
     assert "new" in (tmp_path / "report" / "report.md").read_text()
     assert len(list((tmp_path / "store").iterdir())) == 2
+
+
+HOSTILE = [
+    "javascript:alert(1)",
+    "JaVaScRiPt:alert(1)",
+    "java\tscript:alert(1)",
+    "\x01javascript:alert(1)",
+    "data:text/html,<script>",
+    "vbscript:x",
+    "file:///etc/passwd",
+    "//elsewhere.org/x",
+]
+
+
+@pytest.mark.parametrize("target", HOSTILE)
+def test_no_text_of_a_run_becomes_a_link_that_runs_or_leads_astray(target: str, tmp_path: Path) -> None:
+    """Wherever a task, a setting or a data set's name comes to stand; and the page forbids scripts altogether."""
+    bad = f"[x]({target})"
+    blocks = (document.Heading(bad), document.Text(bad), document.Text(f"- {bad}"), document.Table([bad], [[bad]], bad))
+    made = document.Document(bad, blocks)
+    document.write(made, tmp_path, {}, (["a"], []))
+    page = (tmp_path / "report.html").read_text()
+    assert "<a " not in page
+    assert "default-src 'none'" in page
+    text = (tmp_path / "report.md").read_text()
+    assert not [found for found in LINK.finditer(text) if text[found.start() - 1] != "\\"]
+
+
+def test_links_to_the_web_and_beside_the_page_stay() -> None:
+    """As they are."""
+    for target in ("https://arxiv.org/abs/2403.15766", "http://x.org", "../store/base-1", "a.md#b", "seed_0/x"):
+        assert html.inline(f"[x]({target})") == f'<a href="{target}">x</a>'
+        assert escaped(f"[x]({target})") == f"[x]({target})"

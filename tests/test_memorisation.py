@@ -3,12 +3,13 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bend_jax import components, metrics, training
 from bend_jax.evaluate import memorisation
-from bend_jax.subset import Subset
+from bend_jax.subset import Subset, add_noise
 
 KEY = jax.random.key(0)
 
@@ -175,10 +176,10 @@ def test_noise_is_of_each_tensors_own_size() -> None:
     rng = np.random.default_rng(7)
     weights, variances = 5 + 3 * rng.normal(size=(8, 200)), np.exp(2 * rng.normal(size=(8, 100)) - 5)
     vectors = np.concatenate([weights, variances], axis=1).astype(np.float32)
-    np.testing.assert_allclose(memorisation.noised(TWO, vectors, 0.0, KEY), vectors, rtol=1e-6)
-    noise = memorisation.noised(TWO, vectors, 0.15, KEY) - vectors
+    np.testing.assert_allclose(add_noise(TWO, jnp.asarray(vectors), 0.0, KEY), vectors, rtol=1e-6)
+    noise = add_noise(TWO, jnp.asarray(vectors), 0.15, KEY) - vectors
     assert noise[:, :200].std() == pytest.approx(0.15 * 3, rel=0.1)
-    assert memorisation.noised(TWO, vectors, 1.5, KEY)[:, 200:].min() > 0
+    assert add_noise(TWO, jnp.asarray(vectors), 1.5, KEY)[:, 200:].min() > 0
     sets = memorisation.noised_sets(TWO, vectors, KEY)
     gaps = [metrics.nearest(x, vectors)[0].mean() for x in sets.values()]
     assert gaps == sorted(gaps)

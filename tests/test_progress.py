@@ -18,7 +18,7 @@ import optax
 import pytest
 
 from bend_jax import storage
-from bend_jax.run import progress
+from bend_jax.run import progress, saved_states
 from bend_jax.run.config import Compute, Config, parse
 from bend_jax.run.progress import TrainingLog, loss_curves
 from bend_jax.training import State, make_step, start_with_ema, train
@@ -101,17 +101,17 @@ def test_a_killed_stage_publishes_the_lines_of_one_that_was_not(
     """None is lost and none is there twice, wherever the kill comes."""
     left = [segment]
 
-    class Killing(storage.StateSaver):
+    class Killing(saved_states.StateSaver):
         """Ends the process at a segment."""
 
-        def save(self, name: str, state: Any, seconds: float) -> None:
+        def save(self, name: str, state: Any, seconds: float, *, now: bool = False) -> None:
             left[0] -= 1
             if left[0] or saved:
-                super().save(name, state, seconds)
+                super().save(name, state, seconds, now=now)
             if not left[0]:
                 raise KilledError
 
-    monkeypatch.setattr(storage, "StateSaver", Killing)
+    monkeypatch.setattr(saved_states, "StateSaver", Killing)
     with pytest.raises(KilledError):
         build(tmp_path, config())
     path = tmp_path / "state" / "metrics.jsonl"

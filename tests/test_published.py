@@ -27,6 +27,7 @@ from bend_jax.generate.latents import LatentCodec
 from bend_jax.generate.noised import Noised
 from bend_jax.generate.whitening import as_it_is, unchanged
 from bend_jax.run import config, rows
+from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Callbacks, make_step, start_with_ema, train
 from tests.problems import blobs, blobs_apply
 
@@ -370,7 +371,8 @@ def test_fit_gives_the_generator_its_validation_images() -> None:
 
     def fit(vectors: Any, key: Any, settings: Any, *, callbacks: Callbacks) -> Any:
         scores.append(None if callbacks.score is None else callbacks.score(vectors))
-        assert callbacks.lengths == (3, 24)
+        assert callbacks.subset is not None
+        assert callbacks.subset.lengths == (3, 24)
         return vectors
 
     told = bend_jax.Generator("told", Told(), fit, lambda vectors, key, m: vectors[:m])
@@ -511,6 +513,9 @@ def test_the_preset_works_on_any_number_of_checkpoints(k: int) -> None:
     assert float(jnp.abs(white).max()) <= 1
 
 
+THREE = Subset(("params.a", "params.b", "params.c"), ((20, 20), (300,), (1,)))
+
+
 def test_checkpoints_with_noise_have_each_tensors_own_sd() -> None:
     """Two tensors of sd 2 and 0.1, and one of a single number, which gets none; each checkpoint comes equally often."""
     rng = np.random.default_rng(0)
@@ -518,9 +523,7 @@ def test_checkpoints_with_noise_have_each_tensors_own_sd() -> None:
         [rng.normal(1, 2, (3, 400)), rng.normal(-1, 0.1, (3, 300)), rng.normal(5, 1, (3, 1))], axis=1
     )
     vectors = vectors.astype(np.float32)
-    fitted = noised.fit(
-        jnp.asarray(vectors), jax.random.key(0), Noised(scale=0.15), callbacks=Callbacks(lengths=(400, 300, 1))
-    )
+    fitted = noised.fit(jnp.asarray(vectors), jax.random.key(0), Noised(scale=0.15), callbacks=Callbacks(subset=THREE))
     members = np.asarray(noised.sample(fitted, jax.random.key(1), 300))
     near = np.argmin(((members[:, None, :400] - vectors[None, :, :400]) ** 2).sum(axis=2), axis=1)
     assert np.bincount(near).tolist() == [100, 100, 100]
@@ -530,8 +533,10 @@ def test_checkpoints_with_noise_have_each_tensors_own_sd() -> None:
         assert own[:, :400].std() == pytest.approx(0.15 * vectors[i, :400].std(ddof=1), rel=0.02)
         assert own[:, 400:700].std() == pytest.approx(0.15 * vectors[i, 400:700].std(ddof=1), rel=0.02)
         assert np.abs(own[:, 700]).max() == 0
-    whole = noised.fit(jnp.asarray(vectors), jax.random.key(0), Noised(), callbacks=SILENT)
-    np.testing.assert_allclose(whole.sd[:, 0], vectors.std(axis=1, ddof=1), rtol=1e-5)
+    whole = noised.fit(jnp.asarray(vectors), jax.random.key(0), Noised(scale=0.15), callbacks=SILENT)
+    members = np.asarray(noised.sample(whole, jax.random.key(1), 300))
+    near = np.argmin(((members[:, None] - vectors[None]) ** 2).sum(axis=2), axis=1)
+    assert (members - vectors[near]).std() == pytest.approx(0.15 * vectors.std(axis=1, ddof=1).mean(), rel=0.02)
 
 
 def test_every_switch_of_the_preset_is_one_of_its_own() -> None:

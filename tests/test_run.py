@@ -169,7 +169,8 @@ def diverge_collect(folder: Path, finished: Path) -> Ended:
 
 
 def damage(folder: Path, finished: Path) -> tuple[Ended, Ended, Ended]:
-    """One flipped bit in the base; one in a null's members; and the latter deleted, as the error says."""
+    """One flipped bit in the base; one in a null's members; and then --repair, as the error says, after that null's
+    folder was swapped with another's as well."""
     workdir = copy(finished, folder / "damaged_base")
     flip(largest(workdir / "base" / "variables"))
     base = launch(workdir)
@@ -177,8 +178,10 @@ def damage(folder: Path, finished: Path) -> tuple[Ended, Ended, Ended]:
     null = stage_of(workdir, "generate gaussian")
     flip(largest(null / "members"))
     members = launch(workdir)
-    shutil.rmtree(null)
-    return base, members, launch(workdir)
+    other, spare = stage_of(workdir, "generate identity"), workdir / "spare"
+    for source, target in ((null, spare), (other, null), (spare, other)):
+        source.rename(target)
+    return base, members, launch(workdir, "--repair")
 
 
 def flip(path: Path) -> None:
@@ -619,12 +622,15 @@ def test_a_flipped_bit_in_the_store_stops_the_next_run(runs: Runs, finished: Pat
         assert "Traceback" not in ended.err
         assert len(ended.err.splitlines()) == 1
         assert re.search(rf"store/{path.resolve().name}/\S+ is damaged", ended.err)
-        assert f"delete {path.resolve()} to have it computed again" in ended.err
+        assert f"delete {path.resolve()} to have it computed again, or add --repair" in ended.err
     before = {p.name for p in (finished / "store").iterdir()}
     assert {p.name for p in (base.workdir / "store").iterdir()} == before
     assert base.out == ""
     assert (again.code, again.err) == (0, "")
-    assert re.search(rf"^generate gaussian: {M} members", again.out, re.MULTILINE)
+    for name in ("gaussian", "identity"):
+        assert re.search(rf"^generate {name}: \d+ members", again.out, re.MULTILINE)
+    assert len(re.findall("^removed store/generate-", again.out, re.MULTILINE)) == 2
+    assert len(re.findall(": reused store/", again.out)) == len(before) - 2
     assert {p.name for p in (again.workdir / "store").iterdir()} == before
     gaussian = [stage_of(w, "generate gaussian") / "members" for w in (again.workdir, finished)]
     assert bytes_of(restore(gaussian[0])) == bytes_of(restore(gaussian[1]))

@@ -21,6 +21,7 @@ import pytest
 
 from bend_jax import storage, training
 from bend_jax.checks import SettingsError
+from bend_jax.run import saved_states
 
 ROOT = Path(__file__).parent.parent
 # where a damaged state cannot be read, orbax's other reads end after their event loop is closed
@@ -326,14 +327,14 @@ def state_at(step: int) -> training.State:
 
 def saved(folder: Path, *steps: int) -> None:
     """Save the states of these steps, as one process does."""
-    saver = storage.StateSaver(folder, 0.0)
+    saver = saved_states.StateSaver(folder, 0.0)
     for step in steps:
         saver.save("base", state_at(step), float(step))
 
 
 def resumed(folder: Path) -> tuple[training.State, float]:
     """What another process would go on from; step 0 where there is nothing."""
-    return storage.StateSaver(folder, 0.0).resume("base", state_at(0))
+    return saved_states.StateSaver(folder, 0.0).resume("base", state_at(0))
 
 
 def test_a_state_comes_back_exactly_in_a_new_process(tmp_path: Path) -> None:
@@ -347,20 +348,20 @@ def test_a_state_comes_back_exactly_in_a_new_process(tmp_path: Path) -> None:
     assert same(found, state_at(27))
     assert seconds == 27
     assert {p.name for p in (tmp_path / "base").iterdir()} == {"18", "27"}
-    other, _ = storage.StateSaver(tmp_path, 0.0).resume("diffusion", state_at(0))
+    other, _ = saved_states.StateSaver(tmp_path, 0.0).resume("diffusion", state_at(0))
     assert same(other, state_at(0))
 
 
 def test_saves_are_as_far_apart_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that is set by hand: after `every` seconds since the start or the last save, each training its own."""
     now = [1000.0]
-    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(saved_states, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def steps(name: str) -> set[str]:
         folder = tmp_path / name
         return {p.name for p in folder.iterdir()} if folder.is_dir() else set()
 
-    saver = storage.StateSaver(tmp_path, 30.0)
+    saver = saved_states.StateSaver(tmp_path, 30.0)
     saver.resume("base", state_at(0))
     for seconds, step, expected in [(29.0, 1, set()), (1.0, 2, {"2"}), (29.0, 3, {"2"}), (1.5, 4, {"2", "4"})]:
         now[0] += seconds
@@ -374,7 +375,7 @@ def test_saves_are_as_far_apart_as_asked(tmp_path: Path, monkeypatch: pytest.Mon
 def test_no_save_within_a_long_interval_and_every_one_without(tmp_path: Path) -> None:
     """The two ends of the setting."""
     for every, expected in ((1e9, 0), (0.0, 2)):
-        saver = storage.StateSaver(tmp_path / str(every), every)
+        saver = saved_states.StateSaver(tmp_path / str(every), every)
         saver.resume("base", state_at(0))
         saver.save("base", state_at(1), 0.0)
         saver.save("base", state_at(2), 0.0)
@@ -438,7 +439,7 @@ def test_after_a_fallback_the_training_can_save_again(tmp_path: Path) -> None:
     for file in (tmp_path / "base" / "27").rglob("*"):
         if file.is_file() and file.stat().st_size:
             flip(file)
-    saver = storage.StateSaver(tmp_path, 0.0)
+    saver = saved_states.StateSaver(tmp_path, 0.0)
     found, _ = saver.resume("base", state_at(0))
     assert int(found.step) == 18
     saver.save("base", state_at(27), 27.0)

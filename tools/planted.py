@@ -269,8 +269,9 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("the knob ignored", "fitted.scale * draws", "draws"),
     ),
     "generate/noised": (
-        ("one sd for all tensors", "fitted.sd[chosen][:, fitted.tensor]", "fitted.sd[chosen][:, 0 * fitted.tensor]"),
-        ("the first checkpoint's sd", "fitted.sd[chosen]", "fitted.sd[0 * chosen]"),
+        ("no noise", "fitted.scale, key_noise", "0.0, key_noise"),
+        ("the first checkpoint alone", "fitted.vectors[chosen]", "fitted.vectors[0 * chosen]"),
+        ("one sd for all tensors", "callbacks.subset or Subset", "Subset"),
     ),
     "generate/published": (
         ("adamw(0.0)", "optax.adamw(settings.lr,", "optax.adamw(0.0,"),

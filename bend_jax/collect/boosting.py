@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bend_jax import devices
-from bend_jax.checks import setting
+from bend_jax.checks import SettingsError, setting
 from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Work
 from bend_jax.collect.fine_tuning import Reweighting, Schedule, fine_tune
@@ -66,6 +66,8 @@ def collect(
     Each vector is trained on from the one before with the loss of image i multiplied by n w_i; its error is that of
     its labels for the training images, not augmented, in inference mode.
     """
+    if data.labels.ndim != 1:
+        raise SettingsError("boosting counts errors: it needs labels that are whole numbers, not probabilities")
     n = data.labels.shape[0]
     classes = jax.eval_shape(lambda x: model.apply(variables, data.plain(x)), data.images[:1]).shape[1]
 

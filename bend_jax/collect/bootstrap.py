@@ -122,7 +122,7 @@ def collect(
 
     def one(vector: Any, rest: Any, weight: UInt16[Array, " b"], own: Any, inputs: Any, labels: Any, key: Any) -> Any:
         logits, rest = source.logits(vector, rest, own, inputs, key)
-        return jnp.mean(weight * cross_entropy(logits, labels)), rest
+        return jnp.mean(weight * cross_entropy(logits, labels, settings.label_smoothing)), rest
 
     members = devices.over_members(jax.vmap(one, (0, 0, 0, None, None, None, None)), callbacks.mesh, 3)
 

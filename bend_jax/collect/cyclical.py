@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from bend_jax.checks import SettingsError, setting
 from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work
-from bend_jax.collect.fine_tuning import Schedule, fine_tune
+from bend_jax.collect.fine_tuning import MIXUP, Schedule, fine_tune
 from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
 from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Callbacks, Examples, Model
@@ -35,6 +35,7 @@ class Cyclical(FineTuning):
         choices=NOISES,
     )
     temperature: float = setting("of that noise; below 1: a sharpened posterior", default=1.0, least=0)
+    mixup: float = setting(MIXUP, default=0.0, least=0, added=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,7 +114,7 @@ def collect(
         return jnp.where(last >= quiet, 1 + cycle * settings.per_cycle + last - quiet, -1)
 
     noisy = sampler(settings, rate, is_noisy, n, key_noise)
-    schedule = Schedule("cyclical", noisy, cycles * settings.epochs, slot)
+    schedule = Schedule("cyclical", noisy, cycles * settings.epochs, slot, mixup=settings.mixup)
     state = fine_tune(schedule, model, variables, subset, data, key_training, settings, callbacks)
     return Checkpoints(state.extra["saved"])
 

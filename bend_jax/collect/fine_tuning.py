@@ -26,16 +26,23 @@ from bend_jax.training import (
     train,
 )
 
+MIXUP = (
+    "a of Beta(a, a): each image's features, where the network is cut, are mixed with another's and so are the targets "
+    "(manifold mixup, Verma et al. 2019; on images, where BN statistics move, mixup, Zhang et al. 2018); 0: not at all"
+)
+_MIXUP_KEY = 2**31  # folded into a step's key; the keys of images are below it
+
 
 class Schedule(NamedTuple):
     """One training of the subset. slot(completed epochs) -> the row of the checkpoints that the vector goes to, below
-    0: none; drift: all BN statistics follow the minibatches."""
+    0: none; drift: all BN statistics follow the minibatches; mixup: a of `mixed`, 0 for none."""
 
     name: str
     optimizer: optax.GradientTransformation
     epochs: int
     slot: Callable[[Int[Array, ""]], Int[Array, ""]]
     drift: bool = False
+    mixup: float = 0.0
 
 
 class Reweighting(NamedTuple):
@@ -79,8 +86,15 @@ def fine_tune(
         index, order = draw_batch(arrays["order"], step, extra["order"], settings.batch)
         view = (step // per_epoch) % settings.views
         inputs = source.read(arrays, view, index, key)
+        labels, share = arrays["labels"][index], 1.0
+        if schedule.mixup:
+            share = jax.random.beta(jax.random.fold_in(key, _MIXUP_KEY), schedule.mixup, schedule.mixup)
+            inputs = mixed(inputs, share)
         logits, rest = source.logits(vector, extra["rest"], arrays, inputs, key)
-        losses = cross_entropy(logits, arrays["labels"][index])
+        losses = cross_entropy(logits, labels, settings.label_smoothing)
+        if schedule.mixup:
+            others = cross_entropy(logits, jnp.roll(labels, 1, axis=0), settings.label_smoothing)
+            losses = share * losses + (1 - share) * others
         if reweighting.weigh is not None:
             losses = reweighting.weigh(extra, index) * losses
         return jnp.mean(losses), {**extra, "order": order, "rest": rest}
@@ -100,6 +114,24 @@ def fine_tune(
         callbacks=callbacks,
         after=_saver(source, per_epoch, schedule.slot, reweighting.saved),
     )
+
+
+def mixed(inputs: Any, share: Float[Array, ""]) -> Any:
+    """share x_i + (1 - share) x_(i-1) of every array of a minibatch in random order; the first one gets the last.
+
+    Raises SettingsError for whole numbers, which cannot be mixed.
+    """
+
+    def mix(x: Array) -> Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise SettingsError(
+                f"mixup needs features that are real numbers, and the subset reads {x.dtype}: leave out of the subset "
+                "the layer that takes them, or set mixup=0"
+            )
+        wide = x.astype(jnp.float32)
+        return share * wide + (1 - share) * jnp.roll(wide, 1, axis=0)
+
+    return jax.tree.map(mix, inputs)
 
 
 def _saver(source: SubsetLoss, per_epoch: int, slot: Callable[..., Any], saved: Callable[..., State]) -> Any:

@@ -41,6 +41,9 @@ class FineTuning(Settings):
     )
     momentum: float = setting("of SGD", default=0.9, least=0, below=1)
     weight_decay: float = setting("coupled: added to the gradient, as PyTorch's SGD does", default=5e-4, least=0)
+    label_smoothing: float = setting(
+        "the share of each target that all classes get alike", default=0.0, least=0, below=1, added=True
+    )
 
 
 class SubsetLoss(NamedTuple):
@@ -101,6 +104,8 @@ def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mes
         return {k: v for k, v in insert(subset, data["variables"], vector).items() if k != "params"}
 
     def vector_of(vector: Any, rest: Any, data: dict[str, Any]) -> Any:
+        if not holds_statistics(subset):
+            return vector
         return flatten(subset, {**insert(subset, data["variables"], vector), **rest})
 
     return SubsetLoss(data, read, logits, rest_of, vector_of, None, 0)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Key
 from bend_jax.checks import setting
 from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_train_apply
-from bend_jax.collect.fine_tuning import Schedule, fine_tune
+from bend_jax.collect.fine_tuning import MIXUP, Schedule, fine_tune
 from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
 from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Callbacks, Examples, Model, sgd
@@ -24,6 +24,7 @@ class Trajectory(FineTuning):
         default="frozen",
         choices=STATISTICS,
     )
+    mixup: float = setting(MIXUP, default=0.0, least=0, added=True)
 
 
 def collect(
@@ -44,7 +45,7 @@ def collect(
     """
     optimizer = sgd(settings.lr, settings.momentum, settings.weight_decay)
     drift = settings.statistics == "drift"
-    schedule = Schedule("trajectory", optimizer, settings.k, lambda epoch: epoch - 1, drift)
+    schedule = Schedule("trajectory", optimizer, settings.k, lambda epoch: epoch - 1, drift, settings.mixup)
     state = fine_tune(schedule, model, variables, subset, data, key, settings, callbacks)
     return Checkpoints(state.extra["saved"])
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from bend_jax import components, metrics
 from bend_jax.evaluate import curves
-from bend_jax.subset import Subset
+from bend_jax.subset import Subset, add_noise
 
 LEAST = 20  # checkpoints of which some are held out: below, there are too few of both
 NOISES = (0.001, 0.05, 0.15, 0.5, 1.5)  # p-diff's, and two that can be seen where its do nothing
@@ -70,31 +70,14 @@ def copying(found: HeldOut | None) -> dict[str, float | None]:
     }
 
 
-def noised(subset: Subset, vectors: Float[Any, "n dim"], sd: float, key: Key[Array, ""]) -> Float[np.ndarray, "n dim"]:
-    """Vectors with white noise of sd times each tensor's own standard deviation (p-diff's "noise-added" networks);
-    variances of BN get it on their logarithm, so that they stay above 0."""
-    sizes = [int(np.prod(shape)) for shape in subset.shapes]
-    noise = np.asarray(jax.random.normal(key, np.shape(vectors)), np.float64) * sd
-    parts = []
-    for path, x, e in zip(
-        subset.paths,
-        np.split(np.asarray(vectors, np.float64), np.cumsum(sizes)[:-1], axis=1),
-        np.split(noise, np.cumsum(sizes)[:-1], axis=1),
-        strict=True,
-    ):
-        if path.startswith("batch_stats.") and path.endswith(".var"):
-            log = np.log(np.maximum(x, 1e-12))
-            parts.append(np.exp(log + e * log.std(axis=1, keepdims=True)))
-        else:
-            parts.append(x + e * x.std(axis=1, keepdims=True))
-    return np.concatenate(parts, axis=1).astype(np.float32)
-
-
 def noised_sets(subset: Subset, vectors: Float[Any, "k dim"], key: Key[Array, ""]) -> dict[str, Any]:
     """EACH evenly spaced checkpoints with noise of each of NOISES, by "noise SD": a curve from copies to ruins."""
     some = np.asarray(vectors)[np.linspace(0, len(vectors) - 1, EACH).round().astype(int)]
     keys = jax.random.split(key, len(NOISES))
-    return {f"noise {sd:g}": noised(subset, some, sd, k) for sd, k in zip(NOISES, keys, strict=True)}
+    return {
+        f"noise {sd:g}": np.asarray(add_noise(subset, jnp.asarray(some), sd, k))
+        for sd, k in zip(NOISES, keys, strict=True)
+    }
 
 
 def from_nearest(

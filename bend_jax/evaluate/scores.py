@@ -40,7 +40,7 @@ class Evaluate(Settings):
     )
     ood: str = setting("data sets to be told from the test images, with commas between: names or npz:PATH", default="")
     corruptions: str = setting(f"of the test images, each at five severities: {', '.join(CORRUPTIONS)}", default="")
-    batch: int = setting("images a program; changes no number", default=500, least=1, digest=False)
+    batch: int = setting("images a program; it can move the last bits of a logit", default=500, least=1, added=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

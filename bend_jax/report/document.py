@@ -11,7 +11,7 @@ from bend_jax.report.content import Comparison
 from bend_jax.report.records import to_json
 from bend_jax.report.text import escaped, markdown_table, text_table
 
-FORMAT = 3  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
+FORMAT = 4  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
 BARE = (
     "This report has no figures, because matplotlib is not installed: "
     "`pip install matplotlib`, and `--stages=report` renders it again with them."
@@ -105,11 +105,13 @@ def publish(document: Document, content: Any, rows: Lines, workdir: Path, manife
     """
     said = {"rendering": rendering(), "text": to_markdown(document, figures=False)}
     digest = storage.digest_of({"format": storage.FORMAT, "content": to_json(content), **said})
-    path = storage.entry(workdir / "store", manifest["stage"], digest)
-    if not storage.is_complete(path):
-        with storage.building(workdir / "store", manifest["stage"], digest, manifest) as partial:
-            write(document, partial.output, content, rows)
-    storage.link(workdir, "report", path)
+    stage = manifest["stage"]
+
+    def build(partial: storage.Partial) -> None:
+        write(document, partial.output, content, rows)
+
+    storage.once(workdir / "store", stage, digest, manifest, build)
+    storage.link(workdir, "report", storage.entry(workdir / "store", stage, digest))
 
 
 def rendering() -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import re
 from html import escape
 
+from bend_jax.report.text import LINK, is_safe
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #ffffff; --grid: #d0d7de; --link: #0a5cad;
   --band: #f6f8fa; --blue: #0072b2; }
@@ -44,6 +46,7 @@ figcaption strong { display: block; color: var(--ink); font-size: 1rem; margin-b
   td:not(.number) { white-space: normal; min-width: 8.5rem; overflow-wrap: break-word; } }
 @media print { main { max-width: none; padding: 0; } figure, .scroll { break-inside: avoid; } }
 """
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 NUMBER = re.compile(r"^(-|[-+−]?\d.*)?$")
 LONG = 48  # letters from which a cell may break into lines
 
@@ -52,6 +55,7 @@ def page(title: str, body: list[str]) -> str:
     """The whole file."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         f"<h1>{escape(title)}</h1>\n" + "\n".join(body) + "\n</main>\n</body>\n</html>\n"
@@ -70,8 +74,8 @@ def inline(text: str) -> str:
 
 
 def _piece(part: str) -> str:
-    link = re.fullmatch(r"\[([^\]]*)\]\(([^)\s]*)\)", part)
-    if link:
+    link = re.fullmatch(LINK, part)
+    if link and is_safe(link[2]):
         return f'<a href="{escape(link[2])}">{escape(link[1])}</a>'
     if len(part) > 1 and part[0] == part[-1] == "`":
         return f"<code>{escape(part[1:-1])}</code>"

@@ -45,6 +45,12 @@ def _read(folder: Path) -> Finished:
             f"--compare: {folder} has no report/report.json: its run has not finished, or is no run; run it to its end"
         )
     path = places[0] / "report.json"
+    if not storage.is_complete(places[0]):
+        raise SettingsError(
+            f"--compare: {places[0]} has no manifest.json, so that nothing says whether it is whole: give the work "
+            "directory, or a copy of its report folder with every file"
+        )
+    storage.verify(places[0].resolve(), "render it again by --stages=report --repair")
     try:
         content = storage.read_json(path)
     except (OSError, ValueError) as error:

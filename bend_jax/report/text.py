@@ -4,6 +4,8 @@ import re
 
 from tabulate import tabulate
 
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]*)\)")
+
 
 def number(value: float | None, sd: float | None = None, form: str = ".4f", factor: int = 1) -> str:
     """ "number ± sd", both times the factor; "-" where it is undefined, no "± sd" where that is.
@@ -33,9 +35,20 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Plain text such that Markdown shows it as it is; `code` is left alone."""
+    """Plain text such that Markdown shows it as it is, but for `code` and links to the web or beside the page."""
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(p if i % 2 else re.sub(r"([*<&])", _escape, p) for i, p in enumerate(parts))
+    return "".join(p if i % 2 else re.sub(r"([*<&])", _escape, LINK.sub(_link, p)) for i, p in enumerate(parts))
+
+
+def is_safe(target: str) -> bool:
+    """Whether a link leads to the web or to a place beside the page; nothing that a browser would run."""
+    word = "".join(c for c in target if c > " ").lower()  # browsers skip what cannot be printed
+    scheme = re.match(r"[a-z][a-z0-9+.-]*:", word)
+    return word.startswith(("http://", "https://")) or not (scheme or word.startswith(("//", "\\")))
+
+
+def _link(found: re.Match[str]) -> str:
+    return found[0] if is_safe(found[2]) else f"\\{found[0]}"
 
 
 def _escape(found: re.Match[str]) -> str:

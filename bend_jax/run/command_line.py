@@ -6,6 +6,7 @@ from pathlib import Path
 from absl.flags import Error, FlagValues
 
 from bend_jax.checks import SettingsError
+from bend_jax.run import signals
 from bend_jax.run.flags import USAGE, define_flags, every_flag
 
 
@@ -23,8 +24,8 @@ def main(argv: list[str]) -> int:
         return start(own, settings, Path(argv[0]).parent)
     except SettingsError as error:
         return complain(error, 2)
-    except KeyboardInterrupt:
-        return complain("interrupted; the same command goes on from the last saved state", 130)
+    except signals.Interrupted as error:
+        return complain(error, signals.exit_code(error.number))
 
 
 def start(own: FlagValues, settings: list[str], home: Path) -> int:

@@ -1,6 +1,7 @@
 """From a parsed command line to what it asks for: runs, a table of many, reports side by side, or only an answer."""
 
 import os
+import shutil
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -34,6 +35,9 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
     if own["compare"].present:
         put_side_by_side(own, words)
         return
+    if own["verify"].present:
+        check_store(own, words)
+        return
     file = config_file.read(own.config, home)
     settings = [*words, "--config.compute.tensorboard"] if own.tensorboard else words
     sys.path.append(os.getcwd())  # where a user's own algorithms are
@@ -53,6 +57,8 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
     if own.distributed:
         devices.initialize(own.distributed)
     try:
+        if own.repair and not own.dry_run:
+            remove_damaged(workdir / "store")
         if rows:
             run_rows(own, file, rows, workdir, seeds)
         else:
@@ -66,12 +72,40 @@ def run(own: flags.FlagValues, words: list[str], home: Path) -> None:
         devices.abort(f"launch.py: stopped, most likely because another process was lost: {what}")
 
 
+def check_store(own: flags.FlagValues, words: list[str]) -> None:
+    """Say that every entry of a store is whole. Raises DamagedError with all that is wrong."""
+    refuse_others(own, words, "--verify checks what is on disk and takes no other flag", "verify")
+    store = Path(own.verify) / "store"
+    if not store.is_dir():
+        raise SettingsError(f"--verify: there is no folder {store}; give the work directory of a run")
+    found = storage.damaged(store)
+    count = sum(not path.name.startswith(".") for path in store.iterdir())
+    if found:
+        what = "; ".join(found.values())
+        raise storage.DamagedError(f"{len(found)} of {count} stages in {store} are not what was written: {what}")
+    print(f"{count} stages in {store}: every file is what was written")
+
+
+def remove_damaged(store: Path) -> None:
+    """Make room for what is to be computed again."""
+    if devices.is_first() and store.is_dir():
+        for path, what in storage.damaged(store).items():
+            say(f"removed store/{path.name}: {what.split('; ')[0]}")
+            shutil.rmtree(path)
+    devices.barrier("repaired")
+
+
+def refuse_others(own: flags.FlagValues, words: list[str], what: str, *names: str) -> None:
+    """Raise SettingsError for every flag but these."""
+    given = [f"--{flag.name}" for flag in every_flag(own) if flag.present and flag.name not in names]
+    if given or words:
+        raise SettingsError(f"{what}; got {', '.join([*given, *words])}")
+
+
 def put_side_by_side(own: flags.FlagValues, words: list[str]) -> None:
     """The reports of finished runs in one document."""
-    given = [f"--{flag.name}" for flag in every_flag(own) if flag.present and flag.name not in ("compare", "workdir")]
-    if given or words:
-        more = ", ".join([*given, *words])
-        raise SettingsError(f"--compare puts finished runs side by side and takes --workdir alone; got {more}")
+    alone = "--compare puts finished runs side by side and takes --workdir alone"
+    refuse_others(own, words, alone, "compare", "workdir")
     workdir = check_workdir(Path(own.workdir or "runs/compared"))
     side_by_side.run(own.compare, workdir)
     print(where(workdir, STAGES[:-1]))

@@ -12,6 +12,7 @@ USAGE = """bend_jax: an ensemble out of one training run.
   python launch.py --config=configs/digits.py --sweep=collect.k=2,10,50 --sweep=members=10,100    a grid of runs
   python launch.py --config=configs/paper/table3.py:digits         a table of the papers, or :cifar10_small, :full
   python launch.py --compare=runs/digits,runs/other                finished runs side by side, without computing
+  python launch.py --verify=runs/digits                            whether every file is what was written
   python launch.py --config=configs/digits.py --print_config       every setting and its value
   python launch.py --config=configs/digits.py --dry_run            dimensions, memory, a rough time
   python launch.py --config=configs/digits.py --distributed=HOST:PORT,COUNT,INDEX   one of COUNT processes
@@ -36,6 +37,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_multi_string("sweep", [], values, own)
     own["sweep"].help = values  # absl appends a remark in a second line
     several("compare", [], "Work directories of finished runs, to put side by side; computes nothing.", own)
+    text("verify", "", "A work directory: check every file of its store against what was written.", own)
+    switch("repair", False, "Compute those stages again whose files are not what was written.", own)
     processes = "One run in many processes: HOST:PORT,COUNT,INDEX, or auto on a cluster (docs/devices.md)."
     text("distributed", "", processes, own)
     switch("tensorboard", False, "Write TensorBoard's event files under <workdir>/tensorboard as well.", own)

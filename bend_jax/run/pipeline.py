@@ -1,6 +1,7 @@
 """Which stages a run consists of, what their digests cover, which are there already; and running those that are not."""
 
 import inspect
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,13 @@ from bend_jax.run.stages import WORK
 from bend_jax.training import NonFiniteError
 
 Say = Callable[[str], None]
+# settings of JAX that change numbers, as they come
+ARITHMETIC = {
+    "enable_x64": False,
+    "default_prng_impl": "threefry2x32",
+    "threefry_partitionable": True,
+    "default_matmul_precision": None,
+}
 
 
 class StoppedError(RuntimeError):
@@ -51,7 +59,7 @@ def plan(s: RunContext) -> dict[str, Job]:
 
     def add(stage: str, settings: dict[str, Any], inputs: tuple[str, ...], generator: str = "") -> None:
         covered = {"format": storage.FORMAT, "stage": stage, "settings": settings, "seed": s.seed, "data": content}
-        covered |= {"platform": jax.default_backend(), "inputs": {i: jobs[i].digest for i in inputs}}
+        covered |= {"platform": jax.default_backend(), "inputs": {i: jobs[i].digest for i in inputs}, **arithmetic()}
         digest, name = storage.digest_of(covered), f"{stage} {generator}".strip()
         path = storage.entry(s.workdir / "store", stage, digest)
         jobs[name] = Job(stage, name, digest, path, settings, inputs, generator)
@@ -70,6 +78,16 @@ def plan(s: RunContext) -> dict[str, Job]:
     add("report", {"task": c.task, "config": s.config_name, "rendering": run_report.rendering()}, tuple(jobs))
     add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
     return jobs
+
+
+def arithmetic() -> dict[str, Any]:
+    """What of JAX's own settings changes numbers and is not as it comes; nothing where all of it is."""
+    read = {name: getattr(jax.config, f"jax_{name}") for name in ARITHMETIC}
+    other: dict[str, Any] = {name: value for name, value in read.items() if value != ARITHMETIC[name]}
+    words = [word for word in os.environ.get("XLA_FLAGS", "").split() if word.startswith("--xla_gpu_deterministic_ops")]
+    if words and jax.default_backend() == "gpu":
+        other["xla_flags"] = words
+    return {"jax": other} if other else {}
 
 
 def _generate_settings(s: RunContext, name: str) -> dict[str, Any]:
@@ -108,7 +126,7 @@ def run(s: RunContext, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
             if job.generator in ("", s.config.generate.name):
                 storage.link(s.workdir, job.stage, job.path)
         elif job.name in needed:
-            storage.verify(job.path)
+            storage.verify(job.path, expected=_manifest(s, jobs, job))
     return jobs
 
 
@@ -129,27 +147,39 @@ def check_inputs(s: RunContext, jobs: dict[str, Job], stages: tuple[str, ...]) -
 
 def run_job(s: RunContext, jobs: dict[str, Job], job: Job, say: Say) -> None:
     """Build one stage, or check its files and say that it is reused."""
-    if storage.is_complete(job.path):
-        then, now = storage.verify(job.path)["versions"], storage.versions()
-        other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
-        if s.config.compute.tensorboard:
-            replay(job.path, _events(s, job))
-        say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
-        return
-    manifest: dict[str, Any] = {"stage": job.stage, "name": job.name, "seed": s.seed, "settings": job.settings}
-    manifest["inputs"] = {name: jobs[name].digest for name in job.inputs}
-    with storage.building(s.workdir / "store", job.stage, job.digest, manifest) as partial:
+    manifest, said = _manifest(s, jobs, job), ""
+
+    def build(partial: storage.Partial) -> None:
+        nonlocal said
         clock = TrainingLog({}, {}, {}, {})
         inputs = {name: jobs[name].path for name in job.inputs}
         started = time.perf_counter()
         try:
             with watching(s.config, partial, clock, _events(s, job), s.mesh) as callbacks:
                 task = StageContext(inputs, partial.output, callbacks, clock, job.generator)
-                summary = WORK[job.stage](s, task)
+                said = WORK[job.stage](s, task)
         except NonFiniteError as error:
             raise StoppedError(f"{job.name} stopped: {error}; {_advice(s, job, error.name)}") from None
         manifest["seconds"] = time.perf_counter() - started
-    say(f"{job.name}: {summary} ({manifest['seconds']:.1f} s)")
+
+    def waiting() -> None:
+        say(f"{job.name}: another run is computing it; waiting")
+
+    found = storage.once(s.workdir / "store", job.stage, job.digest, manifest, build, waiting)
+    if found is None:
+        say(f"{job.name}: {said} ({manifest['seconds']:.1f} s)")
+        return
+    then, now = found["versions"], storage.versions()
+    other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    if s.config.compute.tensorboard:
+        replay(job.path, _events(s, job))
+    say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
+
+
+def _manifest(s: RunContext, jobs: dict[str, Job], job: Job) -> dict[str, Any]:
+    """What a stage's manifest says of it beside its files."""
+    said: dict[str, Any] = {"stage": job.stage, "name": job.name, "digest": job.digest, "seed": s.seed}
+    return {**said, "settings": job.settings, "inputs": {name: jobs[name].digest for name in job.inputs}}
 
 
 def _events(s: RunContext, job: Job) -> Path:
@@ -176,17 +206,15 @@ def summarise(settings: list[RunContext], plans: list[dict[str, Job]], say: Say)
     s = settings[0]
     digest = storage.digest_of({"format": storage.FORMAT, "seeds": [jobs["report"].digest for jobs in plans]})
     path = storage.entry(s.workdir / "store", "report", digest)
-    if not storage.is_complete(path):
+    manifest = {"seeds": [x.seed for x in settings], "inputs": [jobs["report"].digest for jobs in plans]}
+
+    def build(partial: storage.Partial) -> None:
         reports = [from_json(Report, storage.read_json(jobs["report"].path / "report.json")) for jobs in plans]
-        manifest = {
-            "stage": "report",
-            "seeds": [x.seed for x in settings],
-            "inputs": [j["report"].digest for j in plans],
-        }
-        with storage.building(s.workdir / "store", "report", digest, manifest) as partial:
-            folders = {str(x.seed): jobs["report"].path.name for x, jobs in zip(settings, plans, strict=True)}
-            report = replace(summary.combine(reports), folders=folders)
-            document.write(run_report.document(report), partial.output, report, run_report.rows_csv(report))
+        folders = {str(x.seed): jobs["report"].path.name for x, jobs in zip(settings, plans, strict=True)}
+        report = replace(summary.combine(reports), folders=folders)
+        document.write(run_report.document(report), partial.output, report, run_report.rows_csv(report))
+
+    storage.once(s.workdir / "store", "report", digest, manifest, build)
     storage.link(s.workdir, "report", path)
     say(f"report over seeds {', '.join(str(x.seed) for x in settings)}: store/{path.name}")
     return path

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from bend_jax import devices, storage, training
+from bend_jax.run import saved_states, signals
 from bend_jax.run.config import Config
 
 METRICS = "metrics.jsonl"
@@ -44,9 +45,11 @@ def watching(
     progress = Progress(config, built, log, events)
     memory = config.compute.memory_mb * 2**20
     try:
-        yield training.Callbacks(progress.resume, progress.segment, progress.compiled, memory, mesh)
+        stop = lambda: bool(signals.asked())  # noqa: E731
+        yield training.Callbacks(progress.resume, progress.segment, progress.compiled, memory, mesh, stop)
         progress.publish()
     finally:
+        signals.training(False)
         progress.close()
 
 
@@ -56,7 +59,7 @@ class Progress:
     def __init__(self, config: Config, built: storage.Partial, log: TrainingLog, events: Path) -> None:
         self.log, self.built, self.events = log, built, events
         self.is_boarded = config.compute.tensorboard and devices.is_first()
-        self.saver = storage.StateSaver(built.state, config.compute.save_seconds)
+        self.saver = saved_states.StateSaver(built.state, config.compute.save_seconds)
         self.metrics = built.state / METRICS
         self.bars: dict[str, Any] = {}
         self.since: dict[str, float] = {}
@@ -65,6 +68,7 @@ class Progress:
 
     def resume(self, name: str, given: Any, steps: int) -> Any:
         """The last saved state of a training, or the one given; its lines of metrics.jsonl end there."""
+        signals.training(True)
         result, self.log.before[name] = self.saver.resume(name, given)
         self.log.seconds[name] = self.log.before[name]
         step = int(result.step)
@@ -94,7 +98,10 @@ class Progress:
         self.log.lines[name].append(line)
         # before the state: a line too many is dropped at a resume, a missing one stays missing
         _append(self.metrics, line)
-        self.saver.save(name, given, self.log.seconds[name])
+        number = signals.asked()
+        self.saver.save(name, given, self.log.seconds[name], now=bool(number))
+        if number:
+            raise signals.Interrupted(number)
         self.since[name] = time.perf_counter()
         if self.board is not None:
             _show(self.board, [line])

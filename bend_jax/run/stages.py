@@ -87,7 +87,7 @@ def generate(s: RunContext, task: StageContext) -> str:
     variables, reestimate = storage.load_tree(task.inputs["base"] / "variables"), reestimator_of(s, task)
     validation = (s.dataset.validation.images, s.dataset.validation.labels)
     score = scorer(s.model, variables, s.chosen, validation, plain=s.examples.plain, reestimate=reestimate)
-    callbacks = task.callbacks._replace(score=score, lengths=s.chosen.lengths)
+    callbacks = task.callbacks._replace(score=score, subset=s.chosen)
     fitted = fit_generator(generator, vectors, seed=s.seed, reestimate=reestimate, callbacks=callbacks)
     started = time.perf_counter()
     jax.block_until_ready(fitted.draw(s.config.members))
