@@ -300,7 +300,7 @@ def stack(subset: Subset, vectors: Float[Array | np.ndarray, "m dim"]) -> dict[s
 def _check_fit(subset: Subset, found: dict[str, Any]) -> None:
     for path, shape in zip(subset.paths, subset.shapes, strict=True):
         kernel, _, last = path.rpartition(".")
-        if path not in found and last in (LORA_A, LORA_B) and kernel in found:
+        if last in (LORA_A, LORA_B) and kernel in found:
             axis = 0 if last == LORA_A else 1
             if len(found[kernel].shape) != 2 or found[kernel].shape[axis] != shape[axis]:
                 raise ValueError(f"{kernel} has shape {list(found[kernel].shape)}; {path} was made for {list(shape)}")

@@ -13,9 +13,10 @@ import bend_jax
 from bend_jax import models, storage
 from bend_jax.checks import SettingsError
 from bend_jax.collect.bootstrap import Bootstrap, start_vectors
+from bend_jax.collect.frozen_features import prepare
 from bend_jax.ensemble import member_logits
 from bend_jax.subset import Subset, flatten, from_json, insert, select, stack, to_json
-from bend_jax.training import Model
+from bend_jax.training import SILENT, Examples, Model
 from tests import launching
 from tests.problems import blobs, blobs_apply, write_images
 
@@ -87,6 +88,17 @@ def test_bootstraps_start_from_an_a_of_each_ones_own(variables: Any) -> None:
         assert not np.any(kernel["lora_b"])
         assert bool(np.ptp(tree["head"]["kernel"], axis=0).any()) == again
         assert np.array_equal(tree["head"]["kernel"][0], variables["params"]["head"]["kernel"]) != again
+
+
+def test_adapters_are_kept_where_statistics_drift() -> None:
+    """A training that moves all BN statistics of the network saves the adapters that it has trained."""
+    tree = {"params": {"kernel": jnp.ones((3, 4))}, "batch_stats": {"mean": jnp.zeros(4)}}
+    subset = select(tree, ["lora:kernel"], 2)
+    examples = Examples(jnp.ones((5, 3)), jnp.arange(5) % 4, lambda keys, x: x, lambda x: x)
+    model = Model(lambda v, x: x, lambda v, x, key: (x, v))
+    source = prepare(model, tree, subset, examples, jax.random.key(0), Bootstrap(), SILENT, drift=True)
+    vector = jnp.arange(subset.dim, dtype=jnp.float32)
+    np.testing.assert_array_equal(source.vector_of(vector, source.rest_of(vector, source.data), source.data), vector)
 
 
 def test_members_do_not_copy_the_trunk(variables: Any) -> None:

@@ -107,6 +107,8 @@ def _whole(model: Model, variables: Any, subset: Subset, examples: Examples, mes
         return {k: v for k, v in insert(subset, data["variables"], vector).items() if k != "params"}
 
     def vector_of(vector: Any, rest: Any, data: dict[str, Any]) -> Any:
+        if not holds_statistics(subset):
+            return vector
         return flatten(subset, {**insert(subset, data["variables"], vector), **rest})
 
     return SubsetLoss(data, read, logits, rest_of, vector_of, None, 0)
