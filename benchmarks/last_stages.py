@@ -97,7 +97,7 @@ def training_features(stage: Stage, images: Any, views: int) -> np.ndarray:
     """[n, 1 + views, numbers], bfloat16: of the plain image and of augmented ones."""
     view, plain = augment.transforms(DATA)
     parts = [in_batches(jax.jit(lambda x: stage.features(plain(x)).astype(jnp.bfloat16)), images)]
-    augmented = jax.jit(lambda keys, x: stage.features(view(keys, x)).astype(jnp.bfloat16))
+    augmented = jax.jit(lambda keys, x: stage.features(view(keys, x, 0)).astype(jnp.bfloat16))
     parts += [in_batches(augmented, jax.random.split(jax.random.key(v), len(images)), images) for v in range(views)]
     return np.stack(parts, axis=1)
 
@@ -106,7 +106,7 @@ def train_on(stage: Stage, recipe: Recipe, features: Any, targets: Any, settings
     """The base's vector and those of the ends of the cycles, [k, dim]."""
     drawn = features.shape[1] - 1
 
-    def view(keys: Any, rows: Any) -> Any:
+    def view(keys: Any, rows: Any, index: Any) -> Any:
         if not recipe.augmented:
             return rows[:, 0]
         return jax.vmap(lambda key, own: own[1 + jax.random.randint(key, (), 0, drawn)])(keys, rows)

@@ -1,6 +1,7 @@
 """The documents of runs, seeds and runs side by side: what is in them, by hand, with every figure drawn once."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -324,10 +325,12 @@ def test_a_comparisons_figures() -> None:
 # side by side
 
 
-def write(folder: Path, content: dict[str, Any]) -> str:
+def write(folder: Path, content: dict[str, Any] | str) -> str:
     """A work directory with nothing but a report in it."""
-    (folder / "report").mkdir(parents=True)
-    storage.write_json(folder / "report" / "report.json", content)
+    folder.mkdir()
+    text = content if isinstance(content, str) else json.dumps(content)
+    with storage.publishing(folder / "report", {"stage": "report"}) as partial:
+        (partial.output / "report.json").write_text(text)
     return str(folder)
 
 
@@ -372,8 +375,7 @@ def test_a_folder_that_is_no_finished_run_is_named(content: dict[str, Any], tmp_
     good = write(tmp_path / "good", content)
     sweep = write(tmp_path / "sweep", {"rows": []})
     (tmp_path / "empty").mkdir()
-    (tmp_path / "broken" / "report").mkdir(parents=True)
-    (tmp_path / "broken" / "report" / "report.json").write_text('{"votes": ')
+    write(tmp_path / "broken", '{"votes": ')
     cases = {
         "nowhere": "there is no folder",
         "empty": "has no report/report.json",

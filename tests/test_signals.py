@@ -88,12 +88,11 @@ def test_a_second_signal_and_one_without_a_training_end_at_once(monkeypatch: pyt
     monkeypatch.setattr(signals, "_leave", left.append)
     monkeypatch.setattr(signals._Asked, "number", 0)
     monkeypatch.setattr(signals._Asked, "is_training", False)
-    monkeypatch.setattr(signals, "GRACE", 0.01)
+    monkeypatch.setattr(signals, "GRACE", 1000.0)
     signals._handle(signal.SIGTERM, None)
     assert left == [signal.SIGTERM]
     signals._Asked.number = 0
     signals.training(True)
-    monkeypatch.setattr(signals, "GRACE", 1000.0)
     signals._handle(signal.SIGINT, None)
     assert (left, signals.asked()) == ([signal.SIGTERM], signal.SIGINT)
     signals._handle(signal.SIGINT, None)

@@ -45,7 +45,7 @@ def step_by_hand(features: np.ndarray, targets: np.ndarray, kernel: Any) -> np.n
 def collected(module: Any, settings: Any, labels: Any) -> np.ndarray:
     """The last checkpoint of a collector on the softmax net."""
     model, variables, images, _, _ = softmax_net()
-    examples = Examples(jnp.asarray(images), jnp.asarray(labels), lambda keys, x: x, lambda x: x)
+    examples = Examples(jnp.asarray(images), jnp.asarray(labels), lambda keys, x, index: x, lambda x: x)
     found = module.collect(model, variables, select(variables, ["head"]), examples, KEY, settings)
     return np.asarray(found.vectors[-1]).reshape(4, CLASSES)
 

@@ -12,7 +12,6 @@ USAGE = """bend_jax: an ensemble out of one training run.
   python launch.py --config=configs/digits.py --sweep=collect.k=2,10,50 --sweep=members=10,100    a grid of runs
   python launch.py --config=configs/paper/table3.py:digits         a table of the papers, or :cifar10_small, :full
   python launch.py --compare=runs/digits,runs/other                finished runs side by side, without computing
-  python launch.py --verify=runs/digits                            whether every file is what was written
   python launch.py --evaluate=logits.npz                           the report of any networks, by their logits
   python launch.py --config=configs/digits.py --print_config       every setting and its value
   python launch.py --config=configs/digits.py --dry_run            dimensions, memory, a rough time
