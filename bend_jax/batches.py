@@ -138,19 +138,7 @@ def read(
             full = jax.tree.map(lambda x, b=b: np.pad(x, ((0, size - b), *[(0, 0)] * (x.ndim - 1)), mode="edge"), part)
             values = features(parts.prefix, full, jnp.int32(found.n))
             found.add(jax.tree.map(lambda x, b=b: np.asarray(x[:b]), values))
-    fits = found.n * each_image <= callbacks.memory
-    arrays = jax.tree.map(jnp.asarray, found.filled()) if fits else OnHost(found.filled())
-    if not fits and devices.count(callbacks.mesh) > 1:
-        raise SettingsError(
-            f"the features take {in_bytes(found.n * each_image)} on each of several devices and "
-            f"{in_bytes(callbacks.memory)} are allowed: give a smaller subset, fewer views, bfloat16 or more memory"
-        )
-    if not fits:
-        callbacks.say(
-            f"the frozen features of {found.n:,} images take {in_bytes(found.n * each_image)} and "
-            f"{in_bytes(callbacks.memory)} are allowed on the device: they stay in the host's memory, and every epoch "
-            "moves all of them to the device"
-        )
+    arrays = _placed(found, each_image, callbacks)
 
     def apply(variables: Any, values: Any) -> Any:
         return parts.suffix(flatten(subset, variables), values)
@@ -161,6 +149,23 @@ def read(
     targets = np.concatenate(labels)
     examples = Examples(arrays, device_labels(targets), seen, lambda values: seen(None, values, 0), are_features=True)
     return Model(apply, init=model.init, loss=model.loss), examples
+
+
+def _placed(found: _Buffer, each_image: int, callbacks: Callbacks) -> Any:
+    """The features on the device where they fit, else in the host's memory, which is said."""
+    if found.n * each_image <= callbacks.memory:
+        return jax.tree.map(jnp.asarray, found.filled())
+    if devices.count(callbacks.mesh) > 1:
+        raise SettingsError(
+            f"the features take {in_bytes(found.n * each_image)} on each of several devices and "
+            f"{in_bytes(callbacks.memory)} are allowed: give a smaller subset, fewer views, bfloat16 or more memory"
+        )
+    callbacks.say(
+        f"the frozen features of {found.n:,} images take {in_bytes(found.n * each_image)} and "
+        f"{in_bytes(callbacks.memory)} are allowed on the device: they stay in the host's memory, and every epoch "
+        "moves all of them to the device"
+    )
+    return OnHost(found.filled())
 
 
 def _memory_line(each_image: int, size: int, count: int | None, memory: int) -> str:
