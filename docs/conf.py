@@ -32,8 +32,8 @@ python_maximum_signature_line_length = 80
 
 PAGES = {
     "First": ("docs/tutorial", "docs/results", "docs/findings", "docs/systems"),
-    "Your own": ("docs/extending", "docs/split", "docs/api/index"),
-    "Runs": ("docs/runs", "docs/settings", "docs/networks", "docs/data", "docs/devices", "docs/watching"),
+    "Your own": ("docs/networks", "docs/evaluate", "docs/extending", "docs/split", "docs/api/index"),
+    "Runs": ("docs/runs", "docs/settings", "docs/backbones", "docs/data", "docs/devices", "docs/watching"),
     "Comparisons": ("docs/comparison_digits", "docs/comparison_cifar10"),
     "The project": ("docs/README", "benchmarks/README", "CONTRIBUTING", "CHANGELOG"),
 }
