@@ -29,6 +29,22 @@ def words_of(folder: Path) -> list[str]:
     return ["--config=tests/configs/tiny.py", data, f"--workdir={folder / 'run'}", "--stages=base", *LONG]
 
 
+HEEDING = """
+import runpy, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # tests under nohup or in the background would hand on that one is ignored
+sys.argv = sys.argv[1:]
+runpy.run_path("launch.py", run_name="__main__")
+"""
+
+
+def as_from_a_terminal() -> None:
+    """In the process of a run, before it starts: it heeds every signal, and tells where trainings begin."""
+    for number in CODES:
+        signal.signal(number, signal.SIG_DFL)
+    launching.tell_starts()
+
+
 def lines_of(folder: Path) -> int:
     """How many segments the training has run."""
     files = list(folder.glob("run/store/.base-*.partial/state/metrics.jsonl"))
@@ -48,7 +64,7 @@ def test_a_training_saves_its_state_and_goes_on_from_it(tmp_path: Path) -> None:
     steps = []
     for i, (number, code) in enumerate(CODES.items()):
         before = lines_of(tmp_path)
-        running = launching.begin(tmp_path / f"streams{i}", words_of(tmp_path), before=launching.tell_starts)
+        running = launching.begin(tmp_path / f"streams{i}", words_of(tmp_path), before=as_from_a_terminal)
         until(lambda before=before: lines_of(tmp_path) > before, running)
         assert running.process.pid is not None
         os.kill(running.process.pid, number)
@@ -69,7 +85,7 @@ def test_a_training_saves_its_state_and_goes_on_from_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", CODES)
 def test_start_up_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
     """As soon as signals are handled, which is before any long import: the code, one line, no traceback."""
-    command = [sys.executable, "launch.py", *words_of(tmp_path)]
+    command = [sys.executable, "-c", HEEDING, "launch.py", *words_of(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     handled = 0  # a bit for each signal; Python itself handles SIGINT, so SIGTERM's tells of ours
     while not handled >> signal.SIGTERM - 1 & 1 and process.poll() is None:
