@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ import numpy as np
 from bend_jax import devices
 from bend_jax.checks import SettingsError
 
+STAGE = re.compile(r"[a-z_]+-[0-9a-f]{16}")  # the name of a stage's folder
 FORMAT = 3  # of what lies on disk; part of every digest
 # what manifests held before they had a sum of their own
 WITHOUT_SUM = {"stage", "name", "seed", "seeds", "settings", "inputs", "seconds", "format", "versions", "sha256"}
@@ -120,12 +122,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def stages(store: Path) -> list[Path]:
+    """The folders of a store that have the name of a stage; not those being built, nor anything of a user's own."""
+    return [path for path in sorted(store.iterdir()) if STAGE.fullmatch(path.name) and path.is_dir()]
+
+
 def damaged(store: Path) -> dict[Path, str]:
-    """What is wrong with which entry of a store, for those that are not whole."""
+    """What is wrong with which stage of a store, for those that are not whole."""
     found = {}
-    for path in sorted(store.iterdir()):
-        if path.name.startswith("."):
-            continue  # being built, or what a killed process left
+    for path in stages(store):
         stage, _, digest = path.name.rpartition("-")
         try:
             verify(path, expected={"stage": stage, "digest": digest})

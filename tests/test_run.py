@@ -629,7 +629,7 @@ def test_a_flipped_bit_in_the_store_stops_the_next_run(runs: Runs, finished: Pat
     assert (again.code, again.err) == (0, "")
     for name in ("gaussian", "identity"):
         assert re.search(rf"^generate {name}: \d+ members", again.out, re.MULTILINE)
-    assert len(re.findall("^removed store/generate-", again.out, re.MULTILINE)) == 2
+    assert len(re.findall("^moved store/generate-", again.out, re.MULTILINE)) == 2
     assert len(re.findall(": reused store/", again.out)) == len(before) - 2
     assert {p.name for p in (again.workdir / "store").iterdir()} == before
     gaussian = [stage_of(w, "generate gaussian") / "members" for w in (again.workdir, finished)]

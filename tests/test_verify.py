@@ -12,7 +12,7 @@ import pytest
 from bend_jax import storage
 from bend_jax.checks import SettingsError
 from bend_jax.report import side_by_side
-from bend_jax.run import pipeline
+from bend_jax.run import driver, pipeline
 from tests.launching import launch
 
 ONE, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -149,6 +149,21 @@ def test_a_comparison_reads_whole_reports_alone(tmp_path: Path) -> None:
     (tmp_path / "a" / "report" / "report.json").write_text('{"votes": 1}')
     with pytest.raises(storage.DamagedError, match=r"report\.json is damaged"):
         side_by_side.read([str(tmp_path / "a"), str(tmp_path / "b")])
+
+
+def test_what_is_no_stage_is_left_alone(tmp_path: Path) -> None:
+    """A user's own file or folder in the store; and a damaged stage is set aside with everything in it."""
+    workdir = tmp_path / "run"
+    path = build(workdir / "store")
+    (workdir / "store" / "my-notes").mkdir()
+    (workdir / "store" / "todo.txt").write_text("mine")
+    assert not storage.damaged(workdir / "store")
+    (path / "notes.txt").write_text("mine too")
+    driver.set_damaged_aside(workdir)
+    assert not path.exists()
+    (kept,) = (workdir / "damaged").glob(f"*/{path.name}/notes.txt")
+    assert kept.read_text() == "mine too"
+    assert {p.name for p in (workdir / "store").iterdir()} == {"my-notes", "todo.txt"}
 
 
 def test_verify_says_what_is_wrong_with_a_store(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """From a parsed command line to what it asks for: runs, a table of many, reports side by side, or only an answer."""
 
 import os
-import shutil
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -66,7 +65,7 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
         devices.initialize(own.distributed)
     try:
         if own.repair and not own.dry_run:
-            remove_damaged(workdir / "store")
+            set_damaged_aside(workdir)
         if rows:
             run_rows(own, file, rows, workdir, seeds)
         else:
@@ -87,19 +86,22 @@ def check_store(own: flags.FlagValues, words: list[str]) -> None:
     if not store.is_dir():
         raise SettingsError(f"--verify: there is no folder {store}; give the work directory of a run")
     found = storage.damaged(store)
-    count = sum(not path.name.startswith(".") for path in store.iterdir())
+    count = len(storage.stages(store))
     if found:
         what = "; ".join(found.values())
         raise storage.DamagedError(f"{len(found)} of {count} stages in {store} are not what was written: {what}")
     print(f"{count} stages in {store}: every file is what was written")
 
 
-def remove_damaged(store: Path) -> None:
-    """Make room for what is to be computed again."""
+def set_damaged_aside(workdir: Path) -> None:
+    """Make room for what is to be computed again. Nothing is deleted: a user's file may lie in a stage."""
+    store = workdir / "store"
     if devices.is_first() and store.is_dir():
         for path, what in storage.damaged(store).items():
-            say(f"removed store/{path.name}: {what.split('; ')[0]}")
-            shutil.rmtree(path)
+            (workdir / "damaged").mkdir(exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=f"{path.name}-", dir=workdir / "damaged")) / path.name
+            path.rename(aside)
+            say(f"moved store/{path.name} to {aside.relative_to(workdir)}: {what.split('; ')[0]}")
     devices.barrier("repaired")
 
 

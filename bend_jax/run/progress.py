@@ -46,7 +46,8 @@ def watching(
     memory = config.compute.memory_mb * 2**20
     try:
         stop = lambda: bool(signals.asked())  # noqa: E731
-        yield training.Callbacks(progress.resume, progress.segment, progress.compiled, memory, mesh, stop)
+        own = (progress.resume, progress.segment, progress.compiled)
+        yield training.Callbacks(*own, memory, mesh, stop, say=progress.say)
         progress.publish()
     finally:
         signals.training(False)
@@ -107,6 +108,11 @@ class Progress:
             _show(self.board, [line])
         self.bars[name].set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
         self.bars[name].update(line["step"] - self.bars[name].n)
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bars."""
+        if devices.is_first():
+            tqdm.write(line)
 
     def publish(self) -> None:
         """Put the lines of every training into the stage."""
