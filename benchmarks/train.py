@@ -47,7 +47,7 @@ def fed(s: RunContext, settings: Any) -> Any:
     train_apply = s.model.train_apply
     images, labels = s.dataset.train
     n, batch = len(labels), settings.batch
-    optimizer = training.sgd(training.schedule(settings, n // batch), settings.momentum, settings.weight_decay)
+    optimizer = recipe.sgd(recipe.schedule(settings, n // batch), settings.momentum, settings.weight_decay)
 
     def loss(params: Any, rest: Any, data: Any, key: Any, step: Any) -> tuple[Any, Any]:
         keys = jax.random.split(key, batch + 1)

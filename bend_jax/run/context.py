@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from bend_jax import devices, models, subset, training
+from bend_jax import devices, models, recipe, subset, training
 from bend_jax.checks import SettingsError
 from bend_jax.collect.collector import Problem, check_requirements
 from bend_jax.data import augment, out_of_distribution, sources, splits
-from bend_jax.models import pytorch
+from bend_jax.models import airbench, pytorch
 from bend_jax.run.config import Backbone, Config
+
+WHITENED = 5000  # training images, at most, whose patches the first layer of an airbench network whitens
 
 
 class RunContext(NamedTuple):
@@ -83,7 +86,11 @@ def prepare(
     collected = examples if unseen is None else training.Examples(*_placed(unseen, mesh), view, plain)
     model = network(config.backbone, dataset.num_classes, dataset.train.images.shape[1:])
     assert model.init is not None
+    if not init and models.BACKBONES[config.backbone.name].net is airbench.Airbench:
+        first = plain(jnp.asarray(dataset.train.images[:WHITENED]))
+        model = model._replace(init=airbench.whitened(model.init, np.asarray(first)))
     shapes = jax.eval_shape(model.init, jax.random.key(0))
+    recipe.factors(config.base, shapes)  # are their names the network's?
     try:
         chosen = subset.select(shapes, config.collect.subset, config.collect.rank)
     except ValueError as error:
