@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from bend_jax import training
+from bend_jax import recipe, training
 from bend_jax.rng import stream
 from bend_jax.run import cost
 from bend_jax.run.context import RunContext

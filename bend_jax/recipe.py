@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from bend_jax.checks import Settings, SettingsError, setting
+from bend_jax.checks import Settings, SettingsError, names, setting
 from bend_jax.subset import dotted_names, select
 
 SCHEDULES = ("step", "cosine", "linear", "one_cycle")
@@ -33,10 +33,11 @@ class Base(Settings):
     )
     decay: float = setting("what the step schedule multiplies by", default=0.2, above=0)
     warmup: int = setting("epochs of warm-up, linear but for one cycle", default=0, least=0)
-    lr_factors: tuple[str, ...] = setting(
-        "layers whose learning rate is another: NAME:FACTOR, named as in collect.subset, such as layer*.bn*.bias:64. Their "
-        "learning rate times weight decay stays what it is (Jordan 2024). 0: they are not trained",
-        default=(),
+    lr_factors: str = setting(
+        "layers whose learning rate is another: NAME:FACTOR,..., named as in collect.subset, such as "
+        "layer*.bn*.bias:64. Their learning rate times weight decay stays what it is (Jordan 2024). 0: they are not "
+        "trained",
+        default="",
         added=True,
     )
     label_smoothing: float = setting(
@@ -47,15 +48,15 @@ class Base(Settings):
         added=True,
     )
     mixup: float = setting(
-        "a of Beta(a, a): a minibatch's images are mixed in pairs, and so are their targets (Zhang et al. 2018); 0: not "
-        "at all",
+        "a of Beta(a, a): a minibatch's images are mixed in pairs, and so are their targets (Zhang et al. 2018); 0: "
+        "not at all",
         default=0.0,
         least=0,
         added=True,
     )
     cutmix: float = setting(
-        "a of Beta(a, a): a box of each image is another image's, and so is that share of the target (Yun et al. 2019); "
-        "0: not at all; beside mixup: each in half of the steps",
+        "a of Beta(a, a): a box of each image is another image's, and so is that share of the target (Yun et al. "
+        "2019); 0: not at all; beside mixup: each in half of the steps",
         default=0.0,
         least=0,
         added=True,
@@ -71,7 +72,7 @@ class Base(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for text in self.lr_factors:
+        for text in names(self.lr_factors):
             _factor(text)
         if self.schedule == "one_cycle" and not 0 < self.warmup < self.epochs:
             raise SettingsError(
@@ -98,7 +99,7 @@ def factors(settings: Base, variables: Any) -> Any:
     if not settings.lr_factors:
         return None
     found: dict[str, float] = {}
-    for text in settings.lr_factors:
+    for text in names(settings.lr_factors):
         name, factor = _factor(text)
         try:
             paths = select(variables, [name]).paths
@@ -140,7 +141,7 @@ def optimizer(settings: Base, steps_per_epoch: int, variables: Any) -> optax.Gra
 def sgd(
     lr: float | optax.Schedule, momentum: float, weight_decay: float, nesterov: bool = False, mask: Any = None
 ) -> optax.GradientTransformation:
-    """SGD as PyTorch's: the decay is added to the gradient before the momentum. mask: what it is added to; None: all."""
+    """SGD as PyTorch's: the decay is added to the gradient before the momentum. mask: what gets it; None: all."""
     decay = optax.add_decayed_weights(weight_decay, mask)
     return optax.chain(decay, optax.sgd(lr, momentum, nesterov=nesterov))
 

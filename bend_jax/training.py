@@ -377,4 +377,6 @@ def train_base(
         segment=min(per_epoch, SEGMENT),
         callbacks=callbacks,
     )
-    return {"params": state.ema, **state.extra["ema"]} if settings.ema else {"params": state.params, **state.extra["rest"]}
+    return (
+        {"params": state.ema, **state.extra["ema"]} if settings.ema else {"params": state.params, **state.extra["rest"]}
+    )

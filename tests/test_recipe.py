@@ -1,5 +1,6 @@
 """Recipes of the base: rates by layer and by step, averages, mixed minibatches."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from bend_jax import recipe
+from bend_jax import models, recipe
 from bend_jax.checks import SettingsError
+from bend_jax.models import airbench
 from bend_jax.recipe import Base
 from bend_jax.training import Callbacks, Examples, Model, train_base
 
@@ -28,7 +30,7 @@ def test_rates_rise_and_fall_as_the_schedules_say() -> None:
 
 def test_a_factor_multiplies_the_gradient_and_leaves_the_decay() -> None:
     """lr (f g + w decay); 0 moves nothing; the last factor that names a parameter holds."""
-    settings = Base(lr=0.1, momentum=0.0, weight_decay=0.5, lr_factors=("b:7", "b.bias:4", "a:0"))
+    settings = Base(lr=0.1, momentum=0.0, weight_decay=0.5, lr_factors="b:7,b.bias:4,a:0")
     optimizer = recipe.optimizer(settings, 10, VARIABLES)
     params, gradient = VARIABLES["params"], jax.tree.map(jnp.ones_like, VARIABLES["params"])
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
@@ -42,13 +44,13 @@ def test_a_factor_multiplies_the_gradient_and_leaves_the_decay() -> None:
 def test_what_is_no_factor_is_refused(text: str) -> None:
     """By the settings, before anything is read."""
     with pytest.raises(SettingsError, match="NAME:FACTOR"):
-        Base(lr_factors=(text,))
+        Base(lr_factors=text)
 
 
 def test_a_factor_of_no_layer_is_refused() -> None:
     """With the names that there are."""
     with pytest.raises(SettingsError, match=r"base.lr_factors: .*'c' matches nothing; top-level names: a, b"):
-        recipe.factors(Base(lr_factors=("c:2",)), VARIABLES)
+        recipe.factors(Base(lr_factors="c:2"), VARIABLES)
 
 
 def test_one_cycle_needs_epochs_to_rise_and_to_fall() -> None:
@@ -127,7 +129,7 @@ def trained(settings: Base, images: Any = None) -> tuple[Any, np.ndarray]:
 
 def test_the_average_of_the_steps_is_the_base() -> None:
     """Against trainings of one, two and three steps; BN-like statistics are averaged too, counters are not."""
-    recipe_of = dict(batch=6, lr=0.5, milestones=())
+    recipe_of = {"batch": 6, "lr": 0.5, "milestones": ()}
     steps = [trained(Base(epochs=e, **recipe_of))[0] for e in (1, 2, 3)]
     start = linear().init(jax.random.split(jax.random.key(0), 3)[0])  # pyright: ignore[reportOptionalCall]
     average = [start["params"]["w"], start["stats"]["mean"]]
@@ -147,7 +149,7 @@ def test_smoothed_and_mixed_targets_reach_the_loss() -> None:
     images = jnp.ones((6, 1, 1, 3))
     weights = linear().init(jax.random.split(jax.random.key(0), 3)[0])["params"]["w"]  # pyright: ignore[reportOptionalCall]
     logp = np.asarray(jax.nn.log_softmax(weights.sum(axis=0)))
-    once = dict(epochs=1, batch=6, lr=0.5)
+    once = {"epochs": 1, "batch": 6, "lr": 0.5}
     plain, smooth = (trained(Base(label_smoothing=s, **once), images)[1][0] for s in (0.0, 0.3))
     assert np.isclose(plain, -logp.mean())  # two images of each class
     uneven = jnp.array([2.0, 1, 1])[None, None, None] * images
@@ -166,3 +168,62 @@ def test_mixing_needs_images() -> None:
     """A tree, or vectors, are refused with what to do."""
     with pytest.raises(SettingsError, match="set them to 0"):
         recipe.mix(Base(mixup=1.0), jax.random.key(0), {"a": IMAGES})
+
+
+# the network that comes with the fast recipe
+
+
+def airbench_variables(init: Any = None) -> tuple[Any, Any]:
+    """(a narrow one, its variables); init: what draws them."""
+    net = models.build("airbench94", 3, widths=(30, 4), blocks=(3, 2))
+    draw = partial(net.init, images=jnp.zeros((1, 8, 8, 3)))
+    return net, (init(draw) if init else draw)(jax.random.key(0))
+
+
+def test_the_first_layer_whitens_the_patches_of_the_training_images() -> None:
+    """Its first half gives uncorrelated outputs of variance 1, its second half their negatives; the biases are 0. Drawn
+    at random they are correlated."""
+    images = np.asarray(jax.random.normal(jax.random.key(1), (20, 8, 8, 3)))
+    images = images + 0.5 * np.roll(images, 1, axis=1) + np.array([1.0, 0.0, 0.0], np.float32)  # neighbours resemble
+    for init, is_white in ((lambda draw: airbench.whitened(draw, images), True), (None, False)):
+        net, variables = airbench_variables(init)
+        first = variables["params"]["conv1"]
+        filters = first["kernel"].shape[-1]
+        assert filters == 24
+        windows = [images[:, i : i + 7, j : j + 7] for i in range(2) for j in range(2)]
+        patches = np.concatenate(windows, axis=-1).reshape(-1, 12)
+        out = patches @ np.asarray(first["kernel"]).reshape(12, filters)
+        second_moments = out[:, :12].T @ out[:, :12] / len(out)
+        assert (np.abs(second_moments - np.eye(12)).max() < 0.02) == is_white
+        assert np.allclose(out[:, 12:], -out[:, :12], atol=1e-5) == is_white
+        assert net.apply(variables, jnp.asarray(images)).shape == (20, 3)
+
+
+def test_convolutions_begin_by_copying_their_input() -> None:
+    """As many channels as there are; no BN has a scale."""
+    _, variables = airbench_variables()
+    kernel = variables["params"]["layer1"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel[1, 1, :, :24], np.eye(24))
+    assert np.abs(kernel[0, 0, :, :24]).max() == 0
+    bound = (9 * 24) ** -0.5
+    assert 0.9 * bound < np.abs(kernel[..., 24:]).max() <= bound
+    assert set(variables["params"]["layer1"]["bn1"]) == {"bias"}
+
+
+def test_three_convolutions_have_a_skip() -> None:
+    """With the last convolution at 0 the group passes on what the first one gave, once more through GELU."""
+    net, variables = airbench_variables()
+    params = variables["params"]
+    third = jax.tree.map(jnp.zeros_like, params["layer1"]["conv3"])
+    silent = {**variables, "params": {**params, "layer1": {**params["layer1"], "conv3": third}}}
+    images = jax.random.normal(jax.random.key(2), (2, 8, 8, 3))
+    _, seen = net.apply(silent, images, capture_intermediates=True)
+    group = seen["intermediates"]["layer1"]
+    expected = jax.nn.gelu(jax.nn.gelu(group["bn1"]["__call__"][0]))
+    np.testing.assert_allclose(group["__call__"][0], expected, atol=1e-5)
+
+
+def test_images_that_are_pooled_away_are_refused() -> None:
+    """With the least size."""
+    with pytest.raises(ValueError, match="4 x 8 are too small: 5 x 5 at least"):
+        models.build("airbench94", 3, widths=(4, 4), blocks=(2, 2)).init(jax.random.key(0), jnp.zeros((1, 4, 8, 3)))

@@ -58,7 +58,7 @@ def shifted_view(images: UInt8[Array, "n h w c"], view: str) -> UInt8[Array, "n 
 
 
 def cut_out(image: UInt8[Array, "h w c"], centre: Float[Array, "2"], sides: Any, fill: Any) -> UInt8[Array, "h w c"]:
-    """The image with `fill` in a box of these sides (pixels) about a centre (rows, columns); what is outside is lost."""
+    """The image with `fill` in a box of these sides (pixels) about a centre (rows, columns); the outside is lost."""
     y, x = jnp.mgrid[: image.shape[0], : image.shape[1]] + 0.5
     inside = (2 * abs(y - centre[0]) <= sides[0]) & (2 * abs(x - centre[1]) <= sides[1])
     return jnp.where(inside[..., None], fill, image).astype(image.dtype)

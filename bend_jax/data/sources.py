@@ -104,7 +104,9 @@ class Data(Settings):
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise SettingsError(f"mean and std need one number a channel, std above 0; got {self.mean}, {self.std}")
         if self.flip_alternates and not self.flip:
-            raise SettingsError("flip_alternates=True says when images are mirrored, and flip=False never does: drop one")
+            raise SettingsError(
+                "flip_alternates=True says when images are mirrored, and flip=False never does: drop one"
+            )
 
 
 NAMES = ("digits", *archives.ARCHIVES, *prepared.KNOWN, "tiny_imagenet")

@@ -18,8 +18,8 @@ Pixels = Float[Array, "h w c"]  # of an image, 0 to 255
 
 
 def warp(image: Image, rows: Sequence[float | Array], columns: Sequence[float | Array]) -> Image:
-    """The image whose pixel (y, x), from its centre, is the nearest one to (a y + b x + c) for (a, b, c) = rows, and the
-    same for columns; zeros from outside. Coordinates are those of the upper left corner, in pixels."""
+    """The image whose pixel (y, x), from its centre, is the nearest one to (a y + b x + c) for (a, b, c) = rows, and
+    alike for columns; zeros from outside. Coordinates are those of the upper left corner, in pixels."""
     height, width, _ = image.shape
     y, x = jnp.mgrid[:height, :width] + 0.5
     row, column = (jnp.floor(a * y + b * x + c).astype(jnp.int32) for a, b, c in (rows, columns))
@@ -116,6 +116,4 @@ def trivial_augment(key: Key[Array, ""], image: Image) -> Image:
     strengths = [signed] * len(SIGNED) + [share] * len(UNSIGNED)
     changes = [*SIGNED.values(), *UNSIGNED.values()]
     kind = jax.random.randint(key_kind, (), 0, len(changes))
-    return jax.lax.switch(
-        kind, [lambda x, f=f, s=s: f(x, s) for f, s in zip(changes, strengths, strict=True)], image
-    )
+    return jax.lax.switch(kind, [lambda x, f=f, s=s: f(x, s) for f, s in zip(changes, strengths, strict=True)], image)

@@ -38,9 +38,7 @@ class Group(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         skip = x
         for i in range(1, self.convolutions + 1):
-            x = nn.Conv(
-                self.width, (3, 3), use_bias=False, kernel_init=_identity, dtype=self.dtype, name=f"conv{i}"
-            )(x)
+            x = nn.Conv(self.width, (3, 3), use_bias=False, kernel_init=_identity, dtype=self.dtype, name=f"conv{i}")(x)
             if i == 1:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             x = nn.BatchNorm(not train, momentum=0.6, use_scale=False, dtype=self.dtype, name=f"bn{i}")(x)
@@ -67,7 +65,9 @@ class Airbench(nn.Module):
     def __call__(self, images: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n classes"]:
         least = PATCH ** len(self.widths) + 1
         if min(images.shape[1:3]) < least:
-            raise ValueError(f"images of {images.shape[1]} x {images.shape[2]} are too small: {least} x {least} at least")
+            raise ValueError(
+                f"images of {images.shape[1]} x {images.shape[2]} are too small: {least} x {least} at least"
+            )
         x = images.astype(self.dtype)
         filters = 2 * PATCH**2 * x.shape[-1]
         x = nn.gelu(nn.Conv(filters, (PATCH, PATCH), padding="VALID", dtype=self.dtype, name="conv1")(x))

@@ -84,12 +84,8 @@ def prepare(
     examples = training.Examples(*_placed(dataset.train, mesh), view, plain)
     unseen = dataset.unseen
     collected = examples if unseen is None else training.Examples(*_placed(unseen, mesh), view, plain)
-    model = network(config.backbone, dataset.num_classes, dataset.train.images.shape[1:])
-    assert model.init is not None
-    if not init and models.BACKBONES[config.backbone.name].net is airbench.Airbench:
-        first = plain(jnp.asarray(dataset.train.images[:WHITENED]))
-        model = model._replace(init=airbench.whitened(model.init, np.asarray(first)))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    model, draw = _network(config, dataset, plain, drawn=not init)
+    shapes = jax.eval_shape(draw, jax.random.key(0))
     recipe.factors(config.base, shapes)  # are their names the network's?
     try:
         chosen = subset.select(shapes, config.collect.subset, config.collect.rank)
@@ -117,6 +113,16 @@ def prepare(
     return RunContext(
         config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh
     )
+
+
+def _network(config: Config, dataset: splits.Dataset, plain: Any, *, drawn: bool) -> tuple[training.Model, Any]:
+    """The model and its initialisation, which looks at training images where the first layer is to whiten them."""
+    model = network(config.backbone, dataset.num_classes, dataset.train.images.shape[1:])
+    assert model.init is not None
+    if not drawn or models.BACKBONES[config.backbone.name].net is not airbench.Airbench:
+        return model, model.init
+    draw = airbench.whitened(model.init, np.asarray(plain(jnp.asarray(dataset.train.images[:WHITENED]))))
+    return model._replace(init=draw), draw
 
 
 def _placed(split: sources.Split, mesh: Mesh | None) -> tuple[Any, Any]:
