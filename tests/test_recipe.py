@@ -13,7 +13,7 @@ from bend_jax import models, recipe
 from bend_jax.checks import SettingsError
 from bend_jax.models import airbench
 from bend_jax.recipe import Base
-from bend_jax.training import Callbacks, Examples, Model, train_base
+from bend_jax.training import MIX_KEY, Callbacks, Examples, Model, train_base
 
 VARIABLES = {"params": {"a": {"w": jnp.array([1.0, -2.0])}, "b": {"w": jnp.array([3.0]), "bias": jnp.array([0.5])}}}
 
@@ -144,8 +144,8 @@ def test_the_average_of_the_steps_is_the_base() -> None:
     assert not np.allclose(found["params"]["w"], steps[-1]["params"]["w"], rtol=1e-2)
 
 
-def test_smoothed_and_mixed_targets_reach_the_loss() -> None:
-    """Of the first step, in which the weights are known; alike images stay themselves when they are mixed."""
+def test_smoothed_targets_reach_the_loss() -> None:
+    """Of the first step, in which the weights are known."""
     images = jnp.ones((6, 1, 1, 3))
     weights = linear().init(jax.random.split(jax.random.key(0), 3)[0])["params"]["w"]  # pyright: ignore[reportOptionalCall]
     logp = np.asarray(jax.nn.log_softmax(weights.sum(axis=0)))
@@ -154,7 +154,6 @@ def test_smoothed_and_mixed_targets_reach_the_loss() -> None:
     assert np.isclose(plain, -logp.mean())  # two images of each class
     uneven = jnp.array([2.0, 1, 1])[None, None, None] * images
     logp = np.asarray(jax.nn.log_softmax(uneven[0, 0, 0] @ weights))
-    assert np.isclose(trained(Base(mixup=1.0, **once), uneven)[1][0], -logp.mean())
     assert np.isclose(smooth, plain)  # balanced classes: the same mean; one class alone differs, below
     labels = jnp.zeros(6, jnp.int32)
     examples = Examples(uneven, labels, lambda keys, x, index: x, lambda x: x)
@@ -162,6 +161,23 @@ def test_smoothed_and_mixed_targets_reach_the_loss() -> None:
     callbacks = Callbacks(segment=lambda name, state, new: losses.append(new))
     train_base(linear(), examples, jax.random.key(0), Base(label_smoothing=0.3, **once), callbacks=callbacks)
     assert np.isclose(losses[0][0], -(0.7 * logp[0] + 0.3 * logp.mean()))
+
+
+def test_targets_are_mixed_as_the_images_are() -> None:
+    """Two images: s of each one's loss for its own class and the rest for the other's, in either order."""
+    images, labels = jnp.array([[2.0, 0, 1], [0, 1, -1]])[:, None, None], jnp.array([0, 2], jnp.int32)
+    settings = Base(epochs=1, batch=2, lr=0.5, mixup=1.0)
+    examples = Examples(images, labels, lambda keys, x, index: x, lambda x: x)
+    losses: list[np.ndarray] = []
+    callbacks = Callbacks(segment=lambda name, state, new: losses.append(new))
+    train_base(linear(), examples, jax.random.key(0), settings, callbacks=callbacks)
+    key_init, _, key_steps = jax.random.split(jax.random.key(0), 3)
+    weights = linear().init(key_init)["params"]["w"]  # pyright: ignore[reportOptionalCall]
+    mixed, s = recipe.mix(settings, jax.random.fold_in(jax.random.fold_in(key_steps, 0), MIX_KEY), images)
+    logp = np.asarray(jax.nn.log_softmax(mixed[:, 0, 0] @ weights))
+    own, other = logp[[0, 1], labels], logp[[0, 1], labels[::-1]]
+    assert np.isclose(losses[0][0], -(s * own + (1 - s) * other).mean())
+    assert not np.isclose(losses[0][0], -own.mean(), rtol=0.01)
 
 
 def test_mixing_needs_images() -> None:
