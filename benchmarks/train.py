@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from bend_jax import training
+from bend_jax import recipe, training
 from bend_jax.rng import stream
 from bend_jax.run import cost
 from bend_jax.run.context import RunContext
@@ -47,7 +47,7 @@ def fed(s: RunContext, settings: Any) -> Any:
     train_apply = s.model.train_apply
     images, labels = s.dataset.train
     n, batch = len(labels), settings.batch
-    optimizer = training.sgd(training.schedule(settings, n // batch), settings.momentum, settings.weight_decay)
+    optimizer = recipe.sgd(recipe.schedule(settings, n // batch), settings.momentum, settings.weight_decay)
 
     def loss(params: Any, rest: Any, data: Any, key: Any, step: Any) -> tuple[Any, Any]:
         keys = jax.random.split(key, batch + 1)

@@ -27,9 +27,10 @@ from bend_jax.generate.random_latent import RandomLatent
 from bend_jax.generate.reconstruction import Reconstruction
 from bend_jax.generate.resample import Resample
 from bend_jax.given_logits import Evaluation, evaluate
+from bend_jax.recipe import Base
 from bend_jax.storage import DamagedError
 from bend_jax.subset import Subset
-from bend_jax.training import Base, Callbacks, Examples, Model, NonFiniteError
+from bend_jax.training import Callbacks, Examples, Model, NonFiniteError
 
 __all__ = [
     "PUBLISHED",

@@ -264,6 +264,12 @@ def insert(subset: Subset, variables: Variables, vector: Float[Array, " dim"]) -
     return insert_leaves(subset, variables, parts)
 
 
+def dotted_names(variables: Variables) -> Variables:
+    """The dotted name of every leaf, as a tree like the variables."""
+    names = [".".join(path) for path, _ in _leaves(variables)]
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(variables), names)
+
+
 def insert_leaves(subset: Subset, variables: Variables, parts: dict[str, Array]) -> Variables:
     """The variables with the subset's leaves taken from a dict by their dotted names, as in `insert`."""
     leaves = _leaves(variables)

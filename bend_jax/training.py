@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,34 +12,13 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from bend_jax import devices
+from bend_jax import devices, recipe
 from bend_jax.batching import rows
-from bend_jax.checks import Settings, setting
+from bend_jax.recipe import Base
 from bend_jax.subset import Subset
 
-SCHEDULES = ("step", "cosine")
-
-
-class Base(Settings):
-    """Training of the base: SGD with coupled weight decay, as p-diff's release trains it."""
-
-    epochs: int = setting("passes over the training images", default=100, least=1)
-    batch: int = setting("images a step", default=64, least=1)
-    lr: float = setting("learning rate at the start, after the warm-up", default=0.1, above=0)
-    momentum: float = setting("of SGD", default=0.9, least=0, below=1)
-    nesterov: bool = setting("whether that momentum looks ahead", default=False)
-    weight_decay: float = setting("coupled: added to the gradient, as PyTorch's SGD does", default=5e-4, least=0)
-    schedule: str = setting(
-        "of the learning rate: steps at the milestones, or half a cosine", default="step", choices=SCHEDULES
-    )
-    milestones: tuple[int, ...] = setting(
-        "epochs after which the step schedule multiplies by decay", default=(30, 60, 90)
-    )
-    decay: float = setting("what the step schedule multiplies by", default=0.2, above=0)
-    warmup: int = setting("epochs of linear warm-up", default=0, least=0)
-
-
 SEGMENT = 100  # steps of the base between two checks and saves, at most
+MIX_KEY = 2**31  # folded into a step's key where a minibatch is mixed; the keys of images are below it
 MEMORY = 2**30  # bytes of intermediates in one program, where nothing else is said
 
 
@@ -148,6 +127,11 @@ Loss = Callable[..., tuple[Float[Array, ""], Any]]
 Step = Callable[[State, Any], tuple[State, tuple[Array, Array]]]
 
 
+def warmed_up(ema: float, step: Int[Array, ""]) -> Float[Array, ""]:
+    """The decay of an average after that many steps: at first the average forgets faster."""
+    return jnp.minimum(ema, (1.0 + step) / (10.0 + step))
+
+
 def make_step(
     loss: Loss, optimizer: optax.GradientTransformation, ema: float | None = None, *, warms_up: bool = True
 ) -> Step:
@@ -165,7 +149,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         state = state._replace(step=state.step + 1, params=params, opt=opt, extra=extra)
         if ema is not None:
-            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step)) if warms_up else ema
+            decay = warmed_up(ema, state.step) if warms_up else ema
             state = state._replace(ema=optax.incremental_update(params, state.ema, 1 - decay))
         return state, (value, optax.tree.norm(grads))
 
@@ -300,27 +284,6 @@ def losses_of(model: Model, logits: Any, labels: Any, smoothing: float = 0.0) ->
     return cross_entropy(logits, labels, smoothing) if model.loss is None else model.loss(logits, labels)
 
 
-def sgd(
-    lr: float | optax.Schedule, momentum: float, weight_decay: float, nesterov: bool = False
-) -> optax.GradientTransformation:
-    """SGD as PyTorch's: the decay is added to the gradient before the momentum."""
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(lr, momentum, nesterov=nesterov))
-
-
-def schedule(settings: Base, steps_per_epoch: int) -> optax.Schedule:
-    """The base's learning rate by step: linear warm-up, then steps at the milestones or half a cosine."""
-    warmup = settings.warmup * steps_per_epoch
-    total = settings.epochs * steps_per_epoch
-    if settings.schedule == "cosine":
-        main = optax.cosine_decay_schedule(settings.lr, max(total - warmup, 1))
-    else:
-        bounds = {epoch * steps_per_epoch - warmup: settings.decay for epoch in settings.milestones}
-        main = optax.piecewise_constant_schedule(settings.lr, bounds)
-    if not warmup:
-        return main
-    return optax.join_schedules([optax.linear_schedule(0.0, settings.lr, warmup), main], [warmup])
-
-
 def draw_batch(
     key: Key[Array, ""], step: Int[Array, ""], order: Int[Array, " n"], batch: int
 ) -> tuple[Int[Array, " batch"], Int[Array, " n"]]:
@@ -346,6 +309,13 @@ def _once(fn: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
 
 
+def _averaged(decay: Float[Array, ""], old: Array, new: Array) -> Array:
+    """A moving average; whole numbers, such as counters, are the last ones."""
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+        return new
+    return (decay * old + (1 - decay) * new).astype(new.dtype)
+
+
 def train_base(
     model: Model,
     examples: Examples,
@@ -369,27 +339,44 @@ def train_base(
     data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
     data = devices.replicate(data, callbacks.mesh)
 
+    is_mixed = settings.mixup > 0 or settings.cutmix > 0
+
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         index, order = draw_batch(data["order"], step, extra["order"], settings.batch)
         keys = jax.random.split(key, settings.batch + 1)
         keys_own, images = devices.shard_rows((keys[1:], rows(data["images"], index)), callbacks.mesh)
         images = examples.view(keys_own, images, step // per_epoch)
+        labels, share = data["labels"][index], None
+        if is_mixed:
+            images, share = recipe.mix(settings, jax.random.fold_in(key, MIX_KEY), images)
         logits, new = train_apply({**extra["rest"], "params": params}, images, keys[0])
+        losses = losses_of(model, logits, labels, settings.label_smoothing)
+        if share is not None:
+            others = losses_of(model, logits, jnp.roll(labels, 1, axis=0), settings.label_smoothing)
+            losses = share * losses + (1 - share) * others
         rest = {name: value for name, value in new.items() if name != "params"}
-        return jnp.mean(losses_of(model, logits, data["labels"][index])), {"rest": rest, "order": order}
+        carried = {"rest": rest, "order": order}
+        if settings.ema:
+            decay = warmed_up(settings.ema, step + 1)
+            carried["ema"] = jax.tree.map(partial(_averaged, decay), extra["ema"], rest)
+        return jnp.mean(losses), carried
 
     rest = {name: value for name, value in variables.items() if name != "params"}
-    rate = schedule(settings, per_epoch)
-    optimizer = sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov)
-    state = start(variables["params"], optimizer, {"rest": rest, "order": jnp.zeros(n, jnp.int32)})
+    optimizer = recipe.optimizer(settings, per_epoch, variables)
+    extra = {"rest": rest, "order": jnp.zeros(n, jnp.int32)}
+    state = start(variables["params"], optimizer, {**extra, "ema": rest} if settings.ema else extra)
+    if settings.ema:
+        state = state._replace(ema=variables["params"])
     state = devices.replicate(state, callbacks.mesh)
     state = train(
         name,
-        make_step(loss, optimizer),
+        make_step(loss, optimizer, settings.ema or None),
         state,
         data,
         steps=settings.epochs * per_epoch,
         segment=min(per_epoch, SEGMENT),
         callbacks=callbacks,
     )
-    return {"params": state.params, **state.extra["rest"]}
+    return (
+        {"params": state.ema, **state.extra["ema"]} if settings.ema else {"params": state.params, **state.extra["rest"]}
+    )

@@ -17,8 +17,9 @@ from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.cyclical import Cyclical
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.evaluation import predict
+from bend_jax.recipe import Base
 from bend_jax.subset import flatten, select
-from bend_jax.training import Base, Callbacks, Examples, Model
+from bend_jax.training import Callbacks, Examples, Model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 N, BATCH = 18, 8  # 18 images fill no 4 devices evenly

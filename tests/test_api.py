@@ -23,8 +23,9 @@ from bend_jax.collect.trajectory import Trajectory
 from bend_jax.ensemble import VOTES
 from bend_jax.generate.average16 import Average16
 from bend_jax.generate.identity import Identity
+from bend_jax.recipe import Base
 from bend_jax.storage import DamagedError
-from bend_jax.training import Base, Callbacks
+from bend_jax.training import Callbacks
 from tests import launching
 from tests.problems import blobs, blobs_apply, fitted, fitted_once, write_images
 

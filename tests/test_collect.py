@@ -17,9 +17,10 @@ from bend_jax.collect import bootstrap, trajectory
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.frozen_features import optimizer
 from bend_jax.collect.trajectory import Trajectory
+from bend_jax.recipe import sgd
 from bend_jax.split import cut
 from bend_jax.subset import Subset, flatten, insert, select
-from bend_jax.training import SILENT, Examples, Model, sgd
+from bend_jax.training import SILENT, Examples, Model
 from tests.problems import BATCH, STEPS, N, Problem, coordinates, dense, fine_tune, momentum_sgd, plain, view
 
 MODULE = models.build("resnet18", 3, widths=(4, 8), blocks=(1, 1))

@@ -17,8 +17,9 @@ from bend_jax.collect import boosting, cyclical, independent
 from bend_jax.collect.boosting import Boosting
 from bend_jax.collect.cyclical import Cyclical
 from bend_jax.collect.independent import Independent
+from bend_jax.recipe import Base
 from bend_jax.subset import flatten, insert
-from bend_jax.training import SILENT, Base, State, make_step, start, train, train_base
+from bend_jax.training import SILENT, State, make_step, start, train, train_base
 from tests.problems import BATCH, STEPS, N, Problem, dense, fine_tune, momentum_sgd, plain
 
 # ---- boosting

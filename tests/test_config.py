@@ -24,8 +24,8 @@ from bend_jax.evaluation.scores import Evaluate
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.diffusion import OF_CONV, Diffusion, alpha_bar
+from bend_jax.recipe import Base
 from bend_jax.run.config import Backbone, Collect, Compute, Config, Generate, parse
-from bend_jax.training import Base
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -128,6 +128,8 @@ ADDED = {"Data.init_unseen", "Data.resize", "Data.test", *(f"Autoencoder.{name}"
 ADDED |= {"Backbone.patch", "Collect.rank"}
 ADDED |= {f"Diffusion.{name}" for name in ("denoiser", *OF_CONV)}
 ADDED |= {"Trajectory.mixup", *(f"{kind}.label_smoothing" for kind in ("Trajectory", "Bootstrap"))}
+ADDED |= {f"Data.{name}" for name in ("crop_padding", "flip_alternates", "trivial_augment", "erasing", "cutout")}
+ADDED |= {f"Base.{name}" for name in ("lr_factors", "label_smoothing", "mixup", "cutmix", "ema")}
 RECORDS = {"Collect.algorithm", "Generate.algorithms"}  # the functions that belong to a name and its settings
 
 

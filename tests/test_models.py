@@ -47,6 +47,7 @@ def small(dtype: str = "float32") -> tuple[Any, Any, jax.Array]:
         ("resnet44", 658_586),
         ("resnet56", 853_018),
         ("resnet110", 1_727_962),
+        ("airbench94", 1_971_640),  # Jordan 2024: 1.97 million
     ],
 )
 def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax import batch_norm, training
+from bend_jax import batch_norm, recipe, training
 from bend_jax.collect import COLLECTORS, Collector
 from bend_jax.evaluation import predict
 from bend_jax.generate import GENERATORS
@@ -56,7 +56,7 @@ def test_a_training_traces_its_step_once(convolves: bool) -> None:
         calls["after"] += 1
         return state
 
-    tx = training.sgd(0.01, 0.9, 0.0)
+    tx = recipe.sgd(0.01, 0.9, 0.0)
     state = training.start(jnp.ones(3), tx)
     data = {"key": jax.random.key(0), "x": jnp.ones((2, 5))}
     step = training.make_step(loss, tx)

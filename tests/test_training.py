@@ -8,15 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from bend_jax.recipe import Base, schedule, sgd
 from bend_jax.training import (
     SILENT,
-    Base,
     NonFiniteError,
     State,
     draw_batch,
     make_step,
-    schedule,
-    sgd,
     start,
     start_with_ema,
     train,

@@ -13,8 +13,9 @@ from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Work
 from bend_jax.collect.fine_tuning import Reweighting, Schedule, fine_tune
 from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
+from bend_jax.recipe import sgd
 from bend_jax.subset import Subset, flatten, insert
-from bend_jax.training import SILENT, Callbacks, Examples, Model, State, sgd
+from bend_jax.training import SILENT, Callbacks, Examples, Model, State
 
 
 class Boosting(FineTuning):

@@ -13,6 +13,7 @@ from bend_jax import devices
 from bend_jax.checks import SettingsError, setting
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_batch, check_init
 from bend_jax.collect.frozen_features import FineTuning, SubsetLoss, fine_tuning_cost, optimizer, prepare
+from bend_jax.recipe import sgd
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
     SEGMENT,
@@ -24,7 +25,6 @@ from bend_jax.training import (
     draw_batch,
     losses_of,
     make_step,
-    sgd,
     start,
     train,
 )

@@ -14,6 +14,7 @@ from bend_jax.collect.collector import Problem, check_batch
 from bend_jax.collect.frozen_features import FineTuning, SubsetLoss, optimizer, prepare
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
+    MIX_KEY,
     SEGMENT,
     Callbacks,
     Examples,
@@ -30,7 +31,6 @@ MIXUP = (
     "a of Beta(a, a): each image's features, where the network is cut, are mixed with another's and so are the targets "
     "(manifold mixup, Verma et al. 2019; on images, where BN statistics move, mixup, Zhang et al. 2018); 0: not at all"
 )
-_MIXUP_KEY = 2**31  # folded into a step's key; the keys of images are below it
 
 
 class Schedule(NamedTuple):
@@ -88,7 +88,7 @@ def fine_tune(
         inputs = source.read(arrays, view, index, key)
         labels, share = arrays["labels"][index], 1.0
         if schedule.mixup:
-            share = jax.random.beta(jax.random.fold_in(key, _MIXUP_KEY), schedule.mixup, schedule.mixup)
+            share = jax.random.beta(jax.random.fold_in(key, MIX_KEY), schedule.mixup, schedule.mixup)
             inputs = mixed(inputs, share)
         logits, rest = source.logits(vector, extra["rest"], arrays, inputs, key)
         losses = losses_of(model, logits, labels, settings.label_smoothing)

@@ -17,8 +17,9 @@ from bend_jax.collect.collector import (
     check_init,
     check_train_apply,
 )
+from bend_jax.recipe import Base
 from bend_jax.subset import Subset, flatten, select
-from bend_jax.training import SILENT, Base, Callbacks, Examples, Model, train_base
+from bend_jax.training import SILENT, Callbacks, Examples, Model, train_base
 
 
 class Independent(Settings):

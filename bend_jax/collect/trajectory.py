@@ -9,8 +9,9 @@ from bend_jax.collect import fine_tuning
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_train_apply
 from bend_jax.collect.fine_tuning import MIXUP, Schedule, fine_tune
 from bend_jax.collect.frozen_features import FineTuning, fine_tuning_cost
+from bend_jax.recipe import sgd
 from bend_jax.subset import Subset
-from bend_jax.training import SILENT, Callbacks, Examples, Model, sgd
+from bend_jax.training import SILENT, Callbacks, Examples, Model
 
 STATISTICS = ("frozen", "drift")
 

@@ -67,8 +67,35 @@ class Data(Settings):
         added=True,
     )
     crop: int = setting("the largest random shift, in pixels", default=4, least=0)
+    crop_padding: str = setting(
+        "what is outside of a shifted image", default="zeros", choices=("zeros", "reflect"), added=True
+    )
     flip: bool = setting("random mirror images", default=True)
+    flip_alternates: bool = setting(
+        "whether each image is mirrored in every other epoch, instead of at random (Jordan 2024)",
+        default=False,
+        added=True,
+    )
     rotation: float = setting("the largest random rotation, in degrees", default=0.0, least=0)
+    trivial_augment: bool = setting(
+        "one change an image, of a kind and strength drawn evenly (TrivialAugment, Müller & Hutter 2021)",
+        default=False,
+        added=True,
+    )
+    erasing: float = setting(
+        "share of the images that lose a random box to noise (random erasing, Zhong et al. 2020)",
+        default=0.0,
+        least=0,
+        most=1,
+        added=True,
+    )
+    cutout: int = setting(
+        "the side of a square of the mean colour about a random pixel (cutout, DeVries & Taylor 2017), in pixels; 0: "
+        "none",
+        default=0,
+        least=0,
+        added=True,
+    )
     mean: tuple[float, ...] = setting("of the training images, by channel", default=(0.4914, 0.4822, 0.4465))
     std: tuple[float, ...] = setting("of the training images, by channel; above 0", default=(0.2023, 0.1994, 0.2010))
 
@@ -76,6 +103,10 @@ class Data(Settings):
         super().__post_init__()
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise SettingsError(f"mean and std need one number a channel, std above 0; got {self.mean}, {self.std}")
+        if self.flip_alternates and not self.flip:
+            raise SettingsError(
+                "flip_alternates=True says when images are mirrored, and flip=False never does: drop one"
+            )
 
 
 NAMES = ("digits", *archives.ARCHIVES, *prepared.KNOWN, "tiny_imagenet")

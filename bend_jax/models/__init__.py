@@ -7,6 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from bend_jax.checks import did_you_mean
+from bend_jax.models.airbench import Airbench
 from bend_jax.models.backbone import ResidualNet
 from bend_jax.models.convnext import ConvNeXt
 from bend_jax.models.efficientnet import EfficientNet
@@ -57,6 +58,8 @@ BACKBONES = {
     ),
     "regnetx_400mf": Architecture(_residual(RegNetBlock, (1, 1, 2, 2)), *REGNET),
     "regnety_400mf": Architecture(_residual(partial(RegNetBlock, se_ratio=0.25), (1, 1, 2, 2)), *REGNET),
+    "airbench94": Architecture(Airbench, (64, 256, 256), (2, 2, 2)),
+    "airbench96": Architecture(Airbench, (128, 384, 512), (3, 3, 3)),
     "vit_tiny": Architecture(VisionTransformer, (192,), (12,)),
     "vit_small": Architecture(VisionTransformer, (384,), (12,)),
     "vit_base": Architecture(VisionTransformer, (768,), (12,)),

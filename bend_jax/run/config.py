@@ -17,8 +17,8 @@ from bend_jax.evaluation.scores import Evaluate
 from bend_jax.generate import GENERATORS, Generator
 from bend_jax.generate.bend import Bend
 from bend_jax.models import PATCH
+from bend_jax.recipe import Base
 from bend_jax.subset import RANK
-from bend_jax.training import Base
 
 OF_RECORDS = ("settings", "algorithm", "algorithms")  # fields of Collect and Generate that are no settings
 # settings that collectors have in common, which stand in the group collect itself

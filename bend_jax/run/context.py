@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from bend_jax import devices, models, subset, training
+from bend_jax import devices, models, recipe, subset, training
 from bend_jax.checks import SettingsError
 from bend_jax.collect.collector import Problem, check_requirements
 from bend_jax.data import augment, out_of_distribution, sources, splits
-from bend_jax.models import pytorch
+from bend_jax.models import airbench, pytorch
 from bend_jax.run.config import Backbone, Config
+
+WHITENED = 5000  # training images, at most, whose patches the first layer of an airbench network whitens
 
 
 class RunContext(NamedTuple):
@@ -81,9 +84,9 @@ def prepare(
     examples = training.Examples(*_placed(dataset.train, mesh), view, plain)
     unseen = dataset.unseen
     collected = examples if unseen is None else training.Examples(*_placed(unseen, mesh), view, plain)
-    model = network(config.backbone, dataset.num_classes, dataset.train.images.shape[1:])
-    assert model.init is not None
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    model, draw = _network(config, dataset, plain, drawn=not init)
+    shapes = jax.eval_shape(draw, jax.random.key(0))
+    recipe.factors(config.base, shapes)  # are their names the network's?
     try:
         chosen = subset.select(shapes, config.collect.subset, config.collect.rank)
     except ValueError as error:
@@ -110,6 +113,16 @@ def prepare(
     return RunContext(
         config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh
     )
+
+
+def _network(config: Config, dataset: splits.Dataset, plain: Any, *, drawn: bool) -> tuple[training.Model, Any]:
+    """The model and its initialisation, which looks at training images where the first layer is to whiten them."""
+    model = network(config.backbone, dataset.num_classes, dataset.train.images.shape[1:])
+    assert model.init is not None
+    if not drawn or models.BACKBONES[config.backbone.name].net is not airbench.Airbench:
+        return model, model.init
+    draw = airbench.whitened(model.init, np.asarray(plain(jnp.asarray(dataset.train.images[:WHITENED]))))
+    return model._replace(init=draw), draw
 
 
 def _placed(split: sources.Split, mesh: Mesh | None) -> tuple[Any, Any]:
