@@ -20,7 +20,7 @@ from bend_jax.run.context import RunContext
 
 NETS = ("res18", "res50", "regx", "regy")
 TASKS = {f"{net}_{data}": f"{net}_cifar10" for net in NETS for data in ("cifar10", "cifar100")}  # measured on
-TASKS |= {"cifar10_small": "cifar10_small", "digits": "digits"}
+TASKS |= {"cifar10_resnet": "cifar10_resnet", "digits": "digits"}
 BARS = {"res50_cifar10": 1.12, "res18_cifar10": 1.20}
 SPLITS = {"digits": (599, 300, 898)}  # of other sets: CIFAR's
 CIFAR = (45_000, 5_000, 10_000)

@@ -19,7 +19,7 @@ from bend_jax.run.context import RunContext
 # (task, images, batch, dtype)
 SIZES: dict[str, tuple[tuple[str, int, int, str], ...]] = {
     "tiny": (("digits", 16, 8, "float32"),),
-    "small": (("res18_cifar10", 48, 16, "float32"), ("cifar10_small", 1024, 16, "float32")),
+    "small": (("res18_cifar10", 48, 16, "float32"), ("cifar10_resnet", 1024, 16, "float32")),
     "full": (
         ("res18_cifar10", 12_800, 64, "float32"),
         ("res18_cifar10", 12_800, 64, "bfloat16"),

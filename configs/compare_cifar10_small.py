@@ -1,4 +1,4 @@
-"""What to do with one training budget, on all of CIFAR-10 with cifar10_small's net: one table.
+"""What to do with one training budget, on all of CIFAR-10 with a small ResNet: one table.
 
 python launch.py --config=configs/compare_cifar10_small.py
 """
@@ -13,8 +13,8 @@ VIEWS = "identity,flip,right"
 
 
 def get_config() -> ConfigDict:
-    """cifar10_small.py; the rows change it."""
-    config = run_path(str(Path(__file__).with_name("cifar10_small.py")))["get_config"]()
+    """cifar10_resnet.py; the rows change it."""
+    config = run_path(str(Path(__file__).with_name("cifar10_resnet.py")))["get_config"]()
     config.task = "compare_cifar10_small"
     config.generate.nulls = ""
     config.members = 20

@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 SCALES = ("digits", "cifar10_small", "full")
+FILES = {"digits": "digits", "cifar10_small": "cifar10_resnet"}  # whose nets are the papers', with few layers
 SMALL = {  # each family's name, and the BN of its last block
     "res18": ("resnet18", (16, 32, 64), "layer3.0.bn1,layer3.0.bn2"),
     "res50": ("resnet50", (8, 16, 32), "layer3.0.bn2,layer3.0.bn3"),
@@ -22,8 +23,8 @@ def load(name: str) -> ConfigDict:
 
 
 def start(paper: str, scale: str, full: str = "res50_cifar10") -> ConfigDict:
-    """The configuration that a paper's rows change: of digits, of cifar10_small, or the published one."""
-    config: Any = load(full if scale == "full" else scale)
+    """The configuration that a paper's rows change: of digits, of cifar10_resnet, or the published one."""
+    config: Any = load(FILES.get(scale, full))
     if scale != "full":
         config.update_from_flattened_dict(small(full.split("_")[0]))
     config.task = f"{paper}_{scale}"
