@@ -1,4 +1,4 @@
-"""Conformal sets: against MAPIE's and torchcp's, against the definitions label by label, and against the law of their coverage."""
+"""Conformal sets: against MAPIE and torchcp, against the definitions by label, and the law of their coverage."""
 
 from typing import Any
 
