@@ -173,16 +173,26 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each variant: run once to warm up, then in turn, so that other work on the machine meets all alike.
     between(): what to do after each round."""
+    return by_two_clocks(variants, repeats, between)[0]
+
+
+def by_two_clocks(
+    variants: dict[str, Callable[[], Any]], repeats: int, between: Callable[[], None] = lambda: None
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """`interleaved`, and beside its seconds those of the CPU that all threads of this process took, in which other work
+    on the machine hardly counts. They say nothing of an accelerator, nor of how well the threads share the work."""
     for run in variants.values():
         jax.block_until_ready(run())
     seconds: dict[str, list[float]] = {name: [] for name in variants}
+    busy: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, run in variants.items():
-            started = time.perf_counter()
+            started, before = time.perf_counter(), time.process_time()
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - started)
+            busy[name].append(time.process_time() - before)
         between()
-    return seconds
+    return seconds, busy
 
 
 def median(seconds: dict[str, list[float]]) -> dict[str, float]:

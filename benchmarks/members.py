@@ -1,4 +1,4 @@
-"""100 members in one program, against a loop of full passes, vmap over whole trees, and PyTorch."""
+"""100 members in one program, against a loop of full passes, vmap over whole trees, plain vmap, and PyTorch."""
 
 import argparse
 import importlib.util
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from bend_jax import ensemble, subset
+from bend_jax import ensemble, split, subset
 from bend_jax.run import cost
 
 CASES = {
@@ -22,6 +22,7 @@ CASES = {
 }
 BARS = {"resnet18 bn2": 1.15}  # forward passes; of the others 1.3 floors
 FLOORS = 1.3
+OTHERS = ("loop", "vmap", "torch", "plain", "torch_vmap", "cached")  # columns, in times of ours
 # images; members; passes of the loop that are timed; trees in the vmap; bytes for intermediates, the first is the bar's
 SIZES = {
     "tiny": (2, 4, 1, 2, (2**30,)),
@@ -40,33 +41,39 @@ def least_bytes(variables: Any, vectors: Any, images: Any, classes: int) -> int:
     return common.size_of((variables, vectors, images)) + 4 * len(vectors) * len(images) * classes
 
 
-def in_torch(name: str, vectors: np.ndarray, images: Any, passes: int) -> Callable[[], Any] | None:
-    """`passes` full passes of the same network in PyTorch, the vector copied into it before each; None without it."""
+def in_torch(name: str, vectors: np.ndarray, images: Any, passes: int) -> dict[str, Callable[[], Any]]:
+    """The same network in PyTorch, where it is installed: `passes` full passes, the vector copied into the net before
+    each; and `torch.func.vmap` over `functional_call`, all members at once."""
     if not importlib.util.find_spec("torch") or not name.startswith("resnet18"):
-        return None  # the tests' nets in PyTorch have no ResNet-50
+        return {}  # the tests' nets in PyTorch have no ResNet-50
     import torch  # pyright: ignore[reportMissingImports]
 
     from tests import torch_nets
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = torch_nets.build("resnet18").eval().to(device)
-    block = net.layer4[1]
-    layers = [block.bn2] if name.endswith("bn2") and "+" not in name else [block.bn1, block.bn2]
+    names = [f"layer4.1.{layer}" for layer in (("bn1", "bn2") if "+" in name else ("bn2",))]
     x = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy()).to(device)
     rows = torch.from_numpy(vectors.copy()).to(device)
+    leaves = [f"{layer}.{leaf}" for layer in names for leaf in ("bias", "weight")]  # the order of a subset's leaves
+    own = dict(net.named_parameters())
 
-    def run() -> Any:
+    def loop() -> Any:
         labels = []
         with torch.no_grad():
             for vector in rows[:passes]:
-                for layer, part in zip(layers, vector.chunk(len(layers)), strict=True):
-                    bias, scale = part.chunk(2)  # the order of a subset's leaves
-                    layer.bias.copy_(bias)
-                    layer.weight.copy_(scale)
+                for leaf, part in zip(leaves, vector.chunk(len(leaves)), strict=True):
+                    own[leaf].copy_(part)
                 labels.append(net(x).argmax(1))
         return [np.asarray(label.cpu()) for label in labels]
 
-    return run
+    def vmap() -> Any:
+        stacked = dict(zip(leaves, rows.chunk(len(leaves), dim=1), strict=True))
+        with torch.no_grad():
+            logits = torch.func.vmap(lambda part: torch.func.functional_call(net, part, (x,)))(stacked)
+            return np.asarray(logits.argmax(2).cpu())
+
+    return {"torch": loop, "torch vmap": vmap}
 
 
 class Case(NamedTuple):
@@ -110,15 +117,35 @@ def temporary_bytes(run: Any) -> int:
 
 
 def rivals(name: str, case: Case, size: str) -> dict[str, Callable[[], Any]]:
-    """A loop of full passes, vmap over whole trees, PyTorch; the last two where they can be run."""
+    """A loop of full passes, vmap over the vectors with the insertion inside, vmap over whole trees, PyTorch; the last
+    two where they can be run."""
     _, _, passes, trees, _ = SIZES[size]
-    found = {"loop": lambda: [case.single(case.variables, v, case.images) for v in case.vectors[:passes]]}
+    found: dict[str, Callable[[], Any]] = {
+        "loop": lambda: [case.single(case.variables, v, case.images) for v in case.vectors[:passes]]
+    }
+    found["plain"] = partial(plain(case), case.variables, case.vectors, case.images)
     if name in BARS:
         stacked = jax.vmap(partial(subset.insert, case.chosen, case.variables))(case.vectors[:trees])
         whole = jax.jit(jax.vmap(case.apply, (0, None)))
         found["vmap"] = lambda: whole(stacked, case.images)
-    torch_run = in_torch(name, np.asarray(case.vectors), case.images, passes)
-    return {**found, "torch": torch_run} if torch_run is not None else found
+    return {**found, **in_torch(name, np.asarray(case.vectors), case.images, passes)}
+
+
+def plain(case: Case) -> Callable[..., Any]:
+    """What a careful user writes: all members at once, and XLA finds what does not depend on the vector by itself."""
+    one = lambda variables, vector, x: case.apply(subset.insert(case.chosen, variables, vector), x)  # noqa: E731
+    arguments = (case.variables, case.vectors, case.images)
+    return jax.jit(jax.vmap(one, (None, 0, None))).lower(*arguments).compile()
+
+
+def cached(case: Case) -> Callable[[], Any]:
+    """The members on features that are there already, as in a second call on the same images."""
+    parts = split.cut(
+        lambda v, x: case.apply(subset.insert(case.chosen, case.variables, v), x), case.vectors[0], case.images
+    )
+    features = jax.jit(parts.prefix)(case.images)
+    run = jax.jit(lambda suffix, vectors, features: jax.vmap(lambda v: suffix(v, features))(vectors))
+    return partial(run, parts.suffix, case.vectors, features)
 
 
 def measure(name: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
@@ -131,7 +158,8 @@ def measure(name: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
     for chunk, run in chunked.values():
         variants[f"chunk {chunk}"] = partial(run, case.variables, case.vectors, case.images)
     probes = common.Probes()
-    seconds = common.interleaved({**variants, **rivals(name, case, size)}, repeats, probes.take)
+    variants |= {**rivals(name, case, size), "cached": cached(case)}
+    seconds, busy = common.by_two_clocks(variants, repeats, probes.take)
     own, times, over = f"chunk {chunked[memories[0]][0]}", common.median(seconds), partial(common.ratio, seconds)
     lowest, rate = floor(case.ops, m), probes.rates()
     moved = least_bytes(case.variables, case.vectors, case.images, case.classes)
@@ -152,6 +180,10 @@ def measure(name: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
         "vmap_over_own": over("vmap", own) * m / trees if "vmap" in times else None,
         "vmap_trees": trees,
         "torch_over_own": over("torch", own) * m / passes if "torch" in times else None,
+        "plain_over_own": over("plain", own),
+        "torch_vmap_over_own": over("torch vmap", own) if "torch" in times else None,
+        "cached_over_own": over("cached", own),
+        "busy_over_own": {name: common.ratio(busy, name, own) for name in busy},
         "forward_temporary_bytes": temporary_bytes(forward),
         "memory": {
             str(memory): {
@@ -163,6 +195,7 @@ def measure(name: str, dtype: str, size: str, repeats: int) -> dict[str, Any]:
         },
         **compare(case, chunked[memories[0]][1](case.variables, case.vectors, case.images)),
         "seconds": seconds,
+        "busy": busy,
         "rates": rate,
     }
 
@@ -192,11 +225,12 @@ def keeps(row: dict[str, Any]) -> bool:
 
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """What the README shows."""
-    header = ["case", "dtype", "/ forward", "floor", "/ floor", "bar", "loop", "vmap", "PyTorch", "labels differ"]
+    header = ["case", "dtype", "/ forward", "floor", "/ floor", "bar", "loop", "vmap", "PyTorch"]
+    header += ["plain vmap", "PyTorch's vmap", "cached", "labels differ"]
     cells = []
     for r in rows:
         ratios = [common.number(r[key]) for key in ("over_forward", "floor_forwards", "over_floor")]
-        others = [common.number(r[f"{key}_over_own"]) for key in ("loop", "vmap", "torch")]
+        others = [common.number(r[f"{key}_over_own"]) for key in OTHERS]
         kept = "kept" if keeps(r) else "missed"
         differ = f"{r['labels_that_differ']} of {r['labels']}"
         cells.append([r["case"], r["dtype"], *ratios, kept, *others, differ])
@@ -216,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
             rows.append(measure(name, dtype, args.size, args.repeats))
             common.write(args, {"rows": rows})
             print(f"{name} {dtype}: {rows[-1]['over_forward']:.2f} forward passes", flush=True)
-    title = f"{rows[0]['members']} members, {rows[0]['images']} images; loop, vmap and PyTorch: times ours"
+    title = f"{rows[0]['members']} members, {rows[0]['images']} images; from loop to cached: times ours"
     common.show(title, *table(rows))
 
 

@@ -322,12 +322,13 @@ def train_base(
     key: Key[Array, ""],
     settings: Base,
     *,
+    initial: Any = None,
     name: str = "base",
     callbacks: Callbacks = SILENT,
 ) -> dict[str, Any]:
-    """Train the backbone from scratch; returns its variables after the last epoch (no selection on any split).
+    """Train the backbone; returns its variables after the last epoch (no selection on any split).
 
-    name: of the training, to `callbacks`.
+    initial: the variables to start from; None: fresh random ones. name: of the training, to `callbacks`.
     """
     assert model.init is not None
     assert model.train_apply is not None
@@ -335,7 +336,7 @@ def train_base(
     n = examples.labels.shape[0]
     per_epoch = n // settings.batch
     key_init, key_order, key_steps = jax.random.split(key, 3)
-    variables = _once(model.init)(key_init)
+    variables = _once(model.init)(key_init) if initial is None else initial
     data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
     data = devices.replicate(data, callbacks.mesh)
 

@@ -125,7 +125,7 @@ RUN_ONLY = {"Data.dir"}  # none of these changes a number
 OF_CODER = ("schedule", "standardise", "instance_norm", "clamp_latents", "scale_latents", "whiten")
 # at their defaults they are in no digest, so that older stores are reused
 ADDED = {"Data.init_unseen", "Data.resize", "Data.test", *(f"Autoencoder.{name}" for name in OF_CODER)}
-ADDED |= {"Backbone.patch", "Collect.rank"}
+ADDED |= {"Backbone.patch", "Backbone.init_head", "Collect.rank"}
 ADDED |= {f"Diffusion.{name}" for name in ("denoiser", *OF_CONV)}
 ADDED |= {"Trajectory.mixup", *(f"{kind}.label_smoothing" for kind in ("Trajectory", "Bootstrap"))}
 ADDED |= {f"Data.{name}" for name in ("crop_padding", "flip_alternates", "trivial_augment", "erasing", "cutout")}

@@ -1,4 +1,4 @@
-"""Conformal sets: against MAPIE's, against the definitions label by label, and against the law of their coverage."""
+"""Conformal sets: against MAPIE and torchcp, against the definitions by label, and the law of their coverage."""
 
 from typing import Any
 
@@ -31,14 +31,22 @@ MAPIE = {
     ("aps", 0.8): "0110 0110 1100 1100 0011 1001 1000 1001 0001 0101 1100 1010",
     ("aps", 0.9): "0110 0110 1100 1100 0011 1001 1010 1001 0001 0101 1110 1010",
 }
+# and torchcp 1.2.1's, whose uniform numbers were all 1 too: SplitPredictor(RAPS(penalty=0.1, kreg=2)) and
+# ClassConditionalPredictor(LAC()); its sets of LAC and APS are MAPIE's
+TORCHCP = {
+    ("raps", 0.8): "0110 0110 1100 1100 0011 1001 1010 1001 1001 0101 1100 1010",
+    ("class_conditional", 0.5): "0010 0010 1100 0100 0010 0001 1000 1001 0001 0101 0100 1010",
+    ("class_conditional", 0.6): "0110 0010 1100 1100 1010 1001 1010 1001 0001 0101 1110 1010",
+}
+OTHERS = MAPIE | TORCHCP
 
 
-@pytest.mark.parametrize(("method", "coverage"), MAPIE)
-def test_sets_are_those_of_mapie(method: str, coverage: float) -> None:
+@pytest.mark.parametrize(("method", "coverage"), OTHERS)
+def test_sets_are_those_of_mapie_and_torchcp(method: str, coverage: float) -> None:
     """Label by label."""
     p = (P / 10000).astype(np.float32)
     found = conformal.sets(conformal.calibrate(p[:19], LABELS), conformal.scores(p[19:]), method, coverage)
-    assert " ".join("".join(map(str, row.astype(int))) for row in found) == MAPIE[method, coverage]
+    assert " ".join("".join(map(str, row.astype(int))) for row in found) == OTHERS[method, coverage]
 
 
 def test_scores_are_their_definitions_also_where_probabilities_tie() -> None:

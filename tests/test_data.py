@@ -156,6 +156,26 @@ def test_channels_must_fit_the_normalisation(tmp_path: Path) -> None:
         splits.load(Data(**{**vars(settings), "mean": (0.5,), "std": (0.5,)}))
 
 
+def test_the_normalisation_of_a_users_own_images_is_measured(tmp_path: Path) -> None:
+    """By channel, as flags that then are silent; so is one within a tenth of the sd, and one of a trained network. The
+    error for too few channels has them too."""
+    checks = np.indices((4, 4)).sum(axis=0) % 2
+    pixels = np.stack([51 * checks, 102 + 102 * checks], axis=-1)  # 0 and 0.2; 0.4 and 0.8
+    np.savez(tmp_path / "x.npz", images=np.tile(pixels.astype(np.uint8), (160, 1, 1, 1)), labels=np.arange(160) % 4)
+    settings = Data(name=f"npz:{tmp_path / 'x.npz'}", mean=(0.5, 0.5), std=(0.2, 0.2))
+    measured = '--config.data.mean="(0.100,0.600,)" --config.data.std="(0.100,0.200,)"'
+    (note,) = splits.load(settings).notes
+    assert note.endswith(f"which are {measured}")
+    with pytest.raises(SettingsError) as error:
+        splits.load(replace(settings, mean=(0.5,), std=(0.5,)))
+    assert str(error.value).endswith(measured)
+    assert splits.load(replace(settings, mean=(0.1, 0.6), std=(0.1, 0.2))).notes == ()
+    near = replace(settings, mean=(0.109, 0.6), std=(0.100, 0.200))
+    assert splits.load(near).notes == ()
+    assert splits.load(replace(near, std=(0.100, 0.222))).notes
+    assert splits.load(replace(settings, init_unseen="validation")).notes == ()
+
+
 def test_shifts_move_the_image_by_up_to_crop_pixels_and_fill_with_zeros() -> None:
     """A single bright pixel lands on every place within reach, equally often, and nowhere else."""
     image = np.zeros((7, 7, 1), np.uint8)

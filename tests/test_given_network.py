@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bend_jax import models, storage
 from bend_jax.data.sources import Data, Split
 from bend_jax.run.given_network import look
 from bend_jax.training import Model
@@ -71,6 +73,9 @@ def test_a_run_on_test_images_for_validation_says_so(tmp_path: Path) -> None:
     refused = launching.launch(streams, [*flags, "--dry_run"])
     assert refused.code == 2
     assert "add --init=FILE" in refused.err
+    refused = launching.launch(streams, [*flags[:2], "--config.backbone.init_head=new", "--dry_run"])
+    assert refused.code == 2
+    assert "none was given: add --init=FILE" in refused.err
     flags.append(f"--init={tmp_path / 'base' / 'base' / 'variables'}")
     said = "Validation images are 150 of the 300 test images, stratified"
     run = launching.launch(streams, [*flags, f"--workdir={tmp_path / 'run'}"])
@@ -87,3 +92,33 @@ def test_a_run_on_test_images_for_validation_says_so(tmp_path: Path) -> None:
     assert "warning: with data.mean and data.std as they are" in other.out
     planned = launching.launch(streams, [*flags, "--sweep=members=3,4", "--dry_run"])
     assert planned.code == 0, planned.err
+
+
+@pytest.mark.slow
+def test_other_classes_on_a_trained_trunk(tmp_path: Path) -> None:
+    """With steps of next to nothing the trunk stays the file's, and the last layer leaves its zeros. A sweep over the
+    base's settings is planned, and the base's training is in the plan."""
+    streams, given = tmp_path / "streams", write_images(tmp_path / "images.npz")
+    network = models.build("resnet18", 9, widths=(4, 8), blocks=(1, 1))  # of 9 classes; the images have 4
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    before = jax.tree.map(lambda x: rng.uniform(0.1, 0.3, x.shape).astype(np.float32), shapes)
+    storage.save_tree(tmp_path / "trunk", before)
+    flags = [f"--config={launching.TINY}", f"--config.data.name=npz:{given}", f"--init={tmp_path / 'trunk'}"]
+    flags.append("--config.data.init_unseen=validation")
+    refused = launching.launch(streams, [*flags, f"--workdir={tmp_path / 'x'}"])
+    assert refused.code == 2
+    assert "--config.backbone.init_head=new" in refused.err
+    flags.append("--config.backbone.init_head=new")
+    few = ["--stages=base", "--config.base.epochs=2", "--config.base.lr=1e-9", f"--workdir={tmp_path / 'still'}"]
+    still = launching.launch(streams, [*flags, *few])
+    assert still.code == 0, still.err
+    assert "2 epochs from --init with a new last layer, validation accuracy" in still.out
+    found = storage.load_tree(tmp_path / "still" / "base" / "variables")["params"]
+    assert found["fc"]["kernel"].shape == (8, 4)
+    assert 0 < np.abs(found.pop("fc")["kernel"]).max() < 1e-6
+    del before["params"]["fc"]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, before["params"])
+    planned = launching.launch(streams, [*flags, "--sweep=base.lr=0.01,0.1", "--dry_run"])
+    assert planned.code == 0, planned.err
+    assert "order of magnitude base" in launching.launch(streams, [*flags, "--dry_run"]).out

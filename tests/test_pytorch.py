@@ -320,6 +320,32 @@ def test_options_of_shortcuts_and_depths_are_told_apart(tmp_path: Path, monkeypa
         pytorch.load_init(tmp_path / "a.th", deeper)
 
 
+@pytest.mark.parametrize("name", ["resnet20", "resnet18", "convnext_tiny"])
+def test_a_new_last_layer_on_a_trained_trunk(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For other classes, or a file without a last layer: zeros there, everything else as in the file. The error without
+    the setting names it, and one for a trunk that does not fit does not."""
+    module, theirs = (models.build(name, n, **SMALL) for n in (10, 7))
+    shapes, state = shapes_of(module), torch_names(theirs)
+    head = {"resnet20": "linear.", "resnet18": "fc.", "convnext_tiny": "head.fc."}[name]
+    trunk = {key: x for key, x in state.items() if not key.startswith(head)}
+    (tmp_path / "net.th").write_bytes(stream(tensors(state), monkeypatch))
+    (tmp_path / "trunk.th").write_bytes(stream(tensors(trunk), monkeypatch))
+    storage.save_tree(tmp_path / "tree", as_variables(state, shapes_of(theirs)))
+    for file in ("net.th", "trunk.th", "tree"):
+        with pytest.raises(SettingsError, match=r"Only the last layer differs.*--config\.backbone\.init_head=new"):
+            pytorch.load_init(tmp_path / file, shapes)
+        found = pytorch.flat_names(pytorch.load_init(tmp_path / file, shapes, new_head=True))
+        expected = pytorch.from_torch(trunk, shapes)
+        assert set(found) - set(expected) == {f"params.{head}{leaf}" for leaf in ("kernel", "bias")}
+        for key, x in found.items():
+            np.testing.assert_array_equal(x, expected.get(key, 0))
+    wider = shapes_of(models.build(name, 10, widths=(16, 32), blocks=(1, 1)))
+    for new_head in (False, True):
+        with pytest.raises(SettingsError, match="of another shape") as error:
+            pytorch.load_init(tmp_path / "net.th", wider, new_head=new_head)
+        assert "init_head" not in str(error.value)
+
+
 RELEASED = os.environ.get("BEND_JAX_TRAINED", "")
 CIFAR10 = os.environ.get("BEND_JAX_CIFAR10", "")
 

@@ -4,12 +4,14 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from bend_jax.checks import SettingsError
 from bend_jax.data import sources
 from bend_jax.data.augment import add_noise
-from bend_jax.data.sources import Data, Labels, Split
+from bend_jax.data.sources import Data, Images, Labels, Split
+
+MEASURED = 10_000  # images that mean and standard deviation are taken from, at most
 
 
 class Dataset(NamedTuple):
@@ -60,6 +62,7 @@ def load(settings: Data, *, dry: bool = False) -> Dataset:
     _check_classes(settings, train, num_classes)
     parts = {"collector's": unseen, "validation": validation, "test": test}
     notes += [_missing(settings, name, part, num_classes) for name, part in parts.items() if part is not None]
+    notes += [] if dry and sources.absent(settings) else [_normalisation(settings, train)]
     return Dataset(train, validation, test, num_classes, unseen, tuple(note for note in notes if note))
 
 
@@ -70,8 +73,39 @@ def _check(settings: Data, split: Split) -> None:
     if images.shape[-1] != len(settings.mean):
         raise SettingsError(
             f"data.mean has {len(settings.mean)} numbers; the images of {settings.name} are {list(images.shape)}: "
-            f"{images.shape[-1]} channels need as many"
+            f"{images.shape[-1]} channels need as many; measured: {_flags(*moments(images))}"
         )
+
+
+def moments(images: Images) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Mean and standard deviation of the pixels on [0, 1], by channel, over all of at most 10,000 of the images."""
+    rows = np.linspace(0, len(images) - 1, min(len(images), MEASURED)).astype(int)
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256))
+    for begin in range(0, len(rows), 500):
+        pixels = images[rows[begin : begin + 500]].reshape(-1, channels)
+        counts += [np.bincount(pixels[:, i], minlength=256) for i in range(channels)]
+    levels, shares = np.arange(256) / 255, counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ levels
+    return mean, np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
+
+
+def _flags(mean: Float[np.ndarray, " c"], std: Float[np.ndarray, " c"]) -> str:
+    """The settings that say so."""
+    texts = (",".join(f"{x:.3f}" for x in numbers) for numbers in (mean, np.maximum(std, 0.001)))
+    return " ".join(f'--config.data.{name}="({text},)"' for name, text in zip(("mean", "std"), texts, strict=True))
+
+
+def _normalisation(settings: Data, train: Split) -> str:
+    """A line where pixels of a user's own images are further than a tenth of their sd from what the settings say; ""
+    for a network of --init, which is normalised as it was trained."""
+    if not sources.kind_of(settings.name)[0] or settings.init_unseen:
+        return ""
+    mean, std = moments(train.images)
+    off = np.abs(np.concatenate([mean - settings.mean, std - settings.std]))
+    if (off <= np.tile(np.maximum(std, 0.001), 2) / 10).all():
+        return ""
+    return f"data.mean and data.std are not those of the training images, which are {_flags(mean, std)}"
 
 
 def _check_classes(settings: Data, train: Split, num_classes: int) -> None:

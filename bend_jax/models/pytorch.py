@@ -21,38 +21,49 @@ State = dict[str, np.ndarray]  # PyTorch's dotted names
 
 # the last layer, and what is before it
 HEAD = re.compile(r"^(.*?)(?:linear|fc|head|head\.fc|heads\.head|classifier|classifier\.\d)\.weight$")
+# ours
+OWN_HEAD = re.compile(r"^params\.(linear|fc|head|head\.fc|classifier)\.(kernel|bias)$")
 
 
-def load_init(path: Path, shapes: Any) -> Any:
+def load_init(path: Path, shapes: Any, *, new_head: bool = False) -> Any:
     """The variables of a trained model: a file of PyTorch (see `torch_files`), or a folder with an orbax tree.
 
     shapes: the variables tree that is expected, of arrays or `jax.eval_shape` results. In a file the network may lie in
     dicts or lists, its names may have a prefix, and other things may lie beside it. Where several networks fit, one
     that is no moving average ("ema") is taken, with a warning. Position embeddings for another image size are
-    resampled, with a warning. Raises SettingsError where the file cannot be read, a name is missing, unexpected or of
-    another shape (all of them are listed), or a number is NaN or Inf.
+    resampled, with a warning. new_head: the last layer is zeros (Dosovitskiy et al. 2021, section 3.2); the file's may
+    have any number of classes, or be missing. Raises SettingsError where the file cannot be read, a name is missing,
+    unexpected or of another shape (all of them are listed), or a number is NaN or Inf.
     """
-    expected = flat_names(shapes)
+    everything = flat_names(shapes)
+    heads = {name for name in everything if OWN_HEAD.match(name)} if new_head else set()
+    expected = {name: leaf for name, leaf in everything.items() if name not in heads}
     if path.is_dir():
         try:
             state = flat_names(storage.load_tree(path))
         except Exception as error:  # noqa: BLE001  orbax raises many kinds for a folder that is not a checkpoint
             raise SettingsError(f"--init: {path} is not an orbax checkpoint ({str(error).splitlines()[0]})") from None
-        state = _resampled(path, state, expected)
+        state = _resampled(path, _without_head(state, new_head), expected)
     elif path.is_file():
-        state = _fitting(path, shapes, expected)
+        state = _fitting(path, shapes, expected, new_head)
     else:
         raise SettingsError(f"--init: there is no file or folder {path}")
     _check_names(path, state, expected)
-    leaves = {name: np.asarray(state[name]).astype(leaf.dtype) for name, leaf in expected.items()}
+    zeros = {name: np.zeros(everything[name].shape, everything[name].dtype) for name in heads}
+    given = {name: np.asarray(state[name]).astype(leaf.dtype) for name, leaf in expected.items()}
+    leaves = {name: (zeros if name in heads else given)[name] for name in everything}
     _check_finite(path, leaves)
     return jax.tree.unflatten(jax.tree.structure(shapes), list(leaves.values()))
 
 
-def _fitting(path: Path, shapes: Any, expected: dict[str, Any]) -> State:
+def _without_head(state: State, new_head: bool) -> State:
+    return {name: x for name, x in state.items() if not (new_head and OWN_HEAD.match(name))}
+
+
+def _fitting(path: Path, shapes: Any, expected: dict[str, Any], new_head: bool) -> State:
     """The network in the file that fits; where none does, the largest."""
     found = {
-        where: _resampled(path, from_torch(state, shapes), expected)
+        where: _resampled(path, _without_head(from_torch(state, shapes), new_head), expected)
         for where, state in networks(torch_files.read(path))
     }
     if not found:
@@ -132,13 +143,19 @@ def _misfits(state: State, expected: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _check_names(path: Path, state: State, expected: dict[str, Any]) -> None:
+    misfits = _misfits(state, expected)
     texts = [
         f"{len(names)} {kind}: {'; '.join(names[:4])}{'; ...' * (len(names) > 4)}"
-        for kind, names in _misfits(state, expected).items()
+        for kind, names in misfits.items()
         if names
     ]
     if texts:
         texts += _differences(list(state), list(expected))
+        if all(OWN_HEAD.match(text.split()[0]) for names in misfits.values() for text in names):
+            texts.append(
+                "Only the last layer differs, as for other classes: --config.backbone.init_head=new puts a new one in "
+                "its place and trains the network on, by the settings of base"
+            )
         raise SettingsError(f"--init: {path} does not fit the backbone. {'. '.join(texts)}")
 
 

@@ -39,6 +39,13 @@ class Backbone(Settings):
     widths: tuple[int, ...] = setting("channels of each stage, at least 1; empty: the published ones", default=())
     blocks: tuple[int, ...] = setting("blocks of each stage, at least 1; empty: the published ones", default=())
     patch: int = setting("pixels a side of a vision transformer's patch", default=PATCH, least=1, added=True)
+    init_head: str = setting(
+        "the last layer of a network of --init: its own (empty), or zeros (new; Dosovitskiy et al. 2021), for other "
+        "classes; the network is then trained on, from there, as the settings of base say",
+        default="",
+        choices=("", "new"),
+        added=True,
+    )
     dtype: str = setting("of the computation; parameters are float32 always", default="float32", choices=DTYPES)
 
     def __post_init__(self) -> None:

@@ -98,10 +98,22 @@ def prepare(
     except SettingsError as error:
         raise SettingsError(f"collect: {error}") from None
     ood = out_of_distribution.load_others(config.data, config.evaluate.ood, dataset.test.images, dry=dry)
+    initial = _initial(config, init, shapes)
+    return RunContext(
+        config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh
+    )
+
+
+def _initial(config: Config, init: str, shapes: Any) -> Any:
+    """The variables of the trained model in the file `init`; None for "". Raises SettingsError."""
     if config.data.init_unseen and not init:
         raise SettingsError(
             f"data.init_unseen={config.data.init_unseen} says what a trained network has not seen, and none was given: "
             "add --init=FILE; to train one instead, --config.data.init_unseen="
+        )
+    if config.backbone.init_head and not init:
+        raise SettingsError(
+            "backbone.init_head=new keeps a trained network but for its last layer, and none was given: add --init=FILE"
         )
     if init and not config.data.init_unseen:
         raise SettingsError(
@@ -109,10 +121,7 @@ def prepare(
             "that the network was trained on: say which it has not seen, --config.data.init_unseen=validation (it left "
             "out the same images) or =test (it has seen every training image; a part of the test images validates)"
         )
-    initial = pytorch.load_init(Path(init), shapes) if init else None
-    return RunContext(
-        config, config_name, seed, workdir, dataset, examples, collected, model, chosen, ood, initial, mesh
-    )
+    return pytorch.load_init(Path(init), shapes, new_head=bool(config.backbone.init_head)) if init else None
 
 
 def _network(config: Config, dataset: splits.Dataset, plain: Any, *, drawn: bool) -> tuple[training.Model, Any]:

@@ -101,7 +101,7 @@ def _seconds(s: RunContext, ops: Operations) -> str:
     shifted += sum(len(images) for images in s.ood.values())
     rate = EFFICIENCY * _matrix_rate()
     parts_of = {
-        **({} if s.initial is not None else {"base": base_epochs(s) * n * ops.step}),
+        **({} if s.initial is not None and not c.backbone.init_head else {"base": base_epochs(s) * n * ops.step}),
         "collect": collect_epochs(s, ops) * n * ops.step,
         "evaluate": many * (ops.forward + voters * ops.suffix) + shifted * (ops.forward + c.members * ops.suffix),
     }

@@ -65,7 +65,8 @@ def plan(s: RunContext) -> dict[str, Job]:
         jobs[name] = Job(stage, name, digest, path, settings, inputs, generator)
 
     of = settings_json
-    how = of(c.base) if s.initial is None else {"init": storage.tree_digest(s.initial)}
+    given = {} if s.initial is None else {"init": storage.tree_digest(s.initial)}
+    how = {**given, **of(c.base)} if c.backbone.init_head else given or of(c.base)
     add("base", {"data": of(c.data), "backbone": of(c.backbone), "base": how}, ())
     add("collect", {**of(c.collect), **code_of(c.collect.algorithm)}, ("base",))
     for name in (c.generate.name, *c.generate.nulls):

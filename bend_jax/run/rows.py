@@ -166,7 +166,8 @@ Prepared = Callable[[Row, int], RunContext]
 def preparing(rows: list[Row], config_name: str, workdir: Path, init: str = "", *, dry: bool = False) -> Prepared:
     """prepared(row, seed) -> RunContext, with each data set read once. dry: as `sources.read` takes it. Raises
     SettingsError where `init` is one base and the rows train several."""
-    if init and any(row.config.base != rows[0].config.base for row in rows):
+    keeps = not any(row.config.backbone.init_head for row in rows)
+    if init and keeps and any(row.config.base != rows[0].config.base for row in rows):
         raise SettingsError("--init brings one trained base; here are rows that train others")
     return partial(_prepare, config_name, workdir, {}, init, dry)
 

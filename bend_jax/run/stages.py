@@ -26,19 +26,26 @@ IMAGES = 1000  # test images, at most, that the evaluate stage writes beside its
 
 
 def base(s: RunContext, task: StageContext) -> str:
-    """Train the backbone, or take the trained one. Writes variables/."""
-    variables = s.initial
-    if variables is None:
-        key = stream(s.seed, "base")
-        variables = training.train_base(s.model, s.examples, key, s.config.base, callbacks=task.callbacks)
+    """Train the backbone, or take the trained one; with a new last layer train it on. Writes variables/."""
+    variables, trains = s.initial, s.initial is None or s.config.backbone.init_head
+    if trains:
+        variables = training.train_base(
+            s.model,
+            s.examples,
+            stream(s.seed, "base"),
+            s.config.base,
+            initial=variables,
+            callbacks=task.callbacks,
+        )
     storage.save_tree(task.output / "variables", variables)
     accuracy = _accuracy(s, variables, s.dataset.validation)
     seconds = task.log.seconds.get("base")
     t_epoch = seconds / s.config.base.epochs if seconds else None
     measured = {"validation_accuracy": accuracy, "t_pre": seconds, "t_epoch": t_epoch}
-    if s.initial is None:
+    if trains:
         write_result(task, measured)
-        return f"{s.config.base.epochs} epochs, validation accuracy {accuracy:.2%}"
+        start = "" if s.initial is None else " from --init with a new last layer"
+        return f"{s.config.base.epochs} epochs{start}, validation accuracy {accuracy:.2%}"
     seen = look(s.model, variables, s.dataset.train, s.config.data, s.config.evaluate.batch)
     write_result(task, {**measured, "training_accuracy": seen.accuracy, "warning": seen.warning or None})
     warning = f"; warning: {seen.warning}" if seen.warning else ""
