@@ -10,7 +10,7 @@ from scipy import stats
 
 from bend_jax import ensemble, metrics
 from bend_jax.checks import SettingsError
-from bend_jax.evaluation import scores
+from bend_jax.evaluation import scores, shift
 from bend_jax.evaluation.predict import Outputs
 
 CLASSES, N, DIM, DRAWS = 3, 60, 5, 4
@@ -223,7 +223,7 @@ def test_scores_of_doubt_and_how_well_they_tell() -> None:
     def of(p: np.ndarray, predictions: list[list[int]]) -> dict[str, dict[str, Any]]:
         own = Outputs(np.array(predictions, np.int32), p, {}, information=np.array([0.1, 0.2], np.float32))
         base = own._replace(mean=p[::-1])
-        return scores.uncertainties({"base": base, "bend": own}, "bend", 2)
+        return shift.uncertainties({"base": base, "bend": own}, "bend", 2)
 
     inside, outside = of(sure, [[0, 0], [0, 0], [0, 1], [0, 1]]), of(unsure, [[0, 0], [1, 0], [0, 1], [1, 0]])
     assert set(inside["base"]) == {"max_probability", "entropy"}
@@ -235,11 +235,11 @@ def test_scores_of_doubt_and_how_well_they_tell() -> None:
     )  # (4 + 1/2) / 5, (2 + 1/2) / 5
     assert inside["sbend"]["vote_disagreement"][0] == 0 < inside["sbend"]["vote_disagreement"][1]
     np.testing.assert_allclose(inside["mean"]["mutual_information"], [0.1, 0.2], rtol=1e-6)
-    told = scores.detection(inside, outside)
+    told = shift.detection(inside, outside)
     assert told["mean"]["max_probability"]["auroc"] == pytest.approx(0.75)  # (.9, .6) against (.5, .7)
     assert told["mean"]["mutual_information"]["auroc"] == pytest.approx(0.5)
     assert set(told) == {"base", "mean", "sbend"}
-    reversed_ = scores.detection(outside, inside)
+    reversed_ = shift.detection(outside, inside)
     assert reversed_["mean"]["max_probability"]["auroc"] == pytest.approx(0.25)
     assert told["mean"]["max_probability"]["fpr95"] == pytest.approx(0.5)
 
