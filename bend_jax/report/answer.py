@@ -185,7 +185,7 @@ def table(found: Answer) -> Table:
     voters = [("ensemble", found.ensemble), (found.base.name, found.base)]
     voters += [(f"stand-in {own.name}", own) for own in found.stand_ins]
     rows = [[name, *_figures(own), *gap_cells(own.gap)] for name, own in voters]
-    chosen = "" if found.ensemble.name == SEVERAL else ", chosen on validation images as `fit` does for `predict`"
+    chosen = "" if found.ensemble.name == SEVERAL else ", the vote that predict uses, chosen on validation images"
     words = "; ".join(f"{own.name}: {NULLS[own.name]}" for own in found.stand_ins if own.name in NULLS)
     note = (
         f"Ensemble: {found.ensemble.name}{chosen}. NLL (nats) and ECE after temperature scaling. In brackets 95% "

@@ -39,6 +39,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .35rem .65rem; text-align: left; border-top: 1px solid var(--grid); }
 thead th { border-top: 0; background: var(--band); vertical-align: bottom; max-width: 10rem; }
 tbody th { font-weight: 500; max-width: 24rem; }
+.few tbody th { max-width: 40rem; }
 td { white-space: nowrap; }
 td.long { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
 tbody th, thead th:first-child { position: sticky; left: 0; background: var(--paper); }
@@ -147,7 +148,7 @@ def table(header: list[str], rows: list[list[str]], note: str) -> str:
     for row in rows:
         named = zip(row[1:], kinds[1:], header[1:] if cards else [""] * (len(row) - 1), strict=True)
         cells = "".join(_cell(cell, kind, name) for cell, kind, name in named)
-        lines.append(f'<tr><th scope="row">{inline(row[0])}</th>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{_name(row[0])}</th>{cells}</tr>')
     below = f'<p class="note">{inline(note)}</p>' if note else ""
     body = "\n".join(lines)
     return (
@@ -155,6 +156,12 @@ def table(header: list[str], rows: list[list[str]], note: str) -> str:
         f'<table class="{"cards" if cards else "few"}">\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table></div>{below}"
     )
+
+
+def _name(cell: str) -> str:
+    """Of a row; one like collect.save_seconds may break after its dots and underscores."""
+    found = inline(cell)
+    return found if "<" in found else re.sub(r"(?<=\w)([._])(?=[a-z])", r"\1<wbr>", found)
 
 
 def _cell(cell: str, kind: str, name: str) -> str:

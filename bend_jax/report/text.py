@@ -27,7 +27,7 @@ def percent(value: float | None, sd: float | None = None) -> str:
 def text_table(header: list[str], rows: list[list[str]]) -> str:
     """Columns aligned for a terminal: the first to the left, the others to the right. Long heads take several lines."""
     sides = ("left", *["right"] * (len(header) - 1))
-    heads = [fill(head, HEAD, break_long_words=False) for head in header]
+    heads = [*header[:1], *(fill(head, HEAD, break_long_words=False) for head in header[1:])]
     return tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=sides)
 
 
