@@ -91,8 +91,8 @@ CASES = {
     ),
     "given": (
         Gap(SURE, None, []),
-        {"base": "best member"},
-        "Ensemble 94.15%, best member 93.39%: +0.76 points (95% CI +0.41 to +1.12); NLL -11%.",
+        {"base": "best member on validation"},
+        "Ensemble 94.15%, best member on validation 93.39%: +0.76 points (95% CI +0.41 to +1.12); NLL -11%.",
     ),
 }
 

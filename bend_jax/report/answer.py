@@ -63,7 +63,7 @@ def of_run(report: Report) -> Answer:
 
 def of_evaluation(found: Evaluation) -> Answer:
     """Of members that came from anywhere."""
-    base = _voter("best member", [found.votes["base"]], [found.differences.get(f"{found.vote}_vs_base")])
+    base = _voter(VOTES["best"], [found.votes["base"]], [found.differences.get(f"{found.vote}_vs_base")])
     return Answer(found.images, _voter(VOTES[found.vote], [found.votes[found.vote]], []), base, [])
 
 
@@ -166,7 +166,7 @@ def beside(found: Voter) -> str:
 def _stand_ins(found: Answer) -> list[str]:
     """Those that do alike together."""
     if not found.stand_ins:
-        return [] if found.base.name != "base" else ["no stand-in was run"]
+        return ["no stand-in was run"] if found.base.name == VOTES["base"] else []
     groups: dict[str, list[str]] = {}
     for own in found.stand_ins:
         groups.setdefault(beside(own), []).append(own.name)
@@ -185,7 +185,8 @@ def table(found: Answer) -> Table:
     voters = [("ensemble", found.ensemble), (found.base.name, found.base)]
     voters += [(f"stand-in {own.name}", own) for own in found.stand_ins]
     rows = [[name, *_figures(own), *gap_cells(own.gap)] for name, own in voters]
-    chosen = "" if found.ensemble.name == SEVERAL else ", the vote that predict uses, chosen on validation images"
+    used = ", the vote that predict uses" if found.base.name == VOTES["base"] else ""
+    chosen = "" if found.ensemble.name == SEVERAL else f"{used}, chosen on validation images"
     words = "; ".join(f"{own.name}: {NULLS[own.name]}" for own in found.stand_ins if own.name in NULLS)
     note = (
         f"Ensemble: {found.ensemble.name}{chosen}. NLL (nats) and ECE after temperature scaling. In brackets 95% "

@@ -111,6 +111,7 @@ def _draw_by_members(runs: Measured, curves: list[Curves], figure: Any) -> None:
     widen(below, "y", 0.01)
     below.set_xscale("log")
     below.xaxis.set_major_formatter("{x:g}")
+    below.xaxis.set_minor_formatter("{x:g}" if curves[0].by_members.m[-1] < 10 else "")
     legend(figure, above)
 
 

@@ -241,7 +241,9 @@ def _settings(report: Report) -> list[Block]:
         if value is not None
     ]
     if rows:
-        note = f"Each of {report.settings['generate.tune']}: the one of least validation NLL of the mean vote."
+        note = (
+            f"Each of {report.settings['generate.tune']}: the one of least validation NLL of the mean of probabilities."
+        )
         blocks.append(Table(["generator", "tuned", "value"], rows, note))
     if report.versions:
         versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
