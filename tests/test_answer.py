@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bend_jax.data.sources import Split
+from bend_jax.data.splits import Dataset
 from bend_jax.metrics import Interval
 from bend_jax.report import answer, document, latent_maps, run_report, tables
 from bend_jax.report.answer import Answer, Gap, Voter
@@ -235,8 +237,11 @@ def test_the_page_speaks_in_words_and_says_each_number_once(content: dict[str, A
 
 def test_what_the_data_lacks_is_said_before_any_number(content: dict[str, Any]) -> None:
     """In the report too, not on the terminal alone."""
-    noted = {**content, "setup": {**content["setup"], "notes": ["the test split has no image of class 2"]}}
-    made = run_report.document(report_of(noted))
+    part = Split(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32))
+    dataset = Dataset(part, part, part, 3, notes=("the test split has no image of class 2",))
+    results = copy.deepcopy(measured())
+    made = run_report.document(summary.assemble(settings(), "configs/digits.py", 3, DIM, results, dataset))
+    assert content["setup"].get("notes") is None
     assert made.blocks[0] == document.Text("Of the data: the test split has no image of class 2.")
 
 

@@ -126,6 +126,14 @@ def test_another_data_set_is_told_apart_by_every_score(found: bend_jax.Evaluatio
     assert found.numbers.shift.doubt is not None
 
 
+def test_a_notebook_shows_the_answer_and_its_table(found: bend_jax.Evaluation) -> None:
+    """And no array."""
+    text = found._repr_markdown_()
+    assert text.startswith("# evaluation\n\n**Ensemble ")
+    assert text.count("|\n") == 4
+    assert str(found).startswith(text.split("**")[1])
+
+
 def test_a_saved_report_is_whole(found: bend_jax.Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file once; a second save into the same folder is refused."""
     monkeypatch.setattr("bend_jax.report.plotting.available", lambda: False)
