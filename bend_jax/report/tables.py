@@ -132,9 +132,8 @@ def costs(report: Report) -> list[tuple[str, float | None, float | None]]:
 
 def terminal(report: Report) -> str:
     """The answer with its table, Table 3's rows, and what the run says of its generator."""
-    found, (_, rows) = answer.of_run(report), rows_table(report)
-    title = f"accuracy % (k = {report.k}, m = {report.m}, {report.setup.collect})"
+    found = answer.of_run(report)
     said = ["\n".join(verdict(report)), report.setup.validation]
     texts = [Text(text) for text in said if text]
-    blocks = (answer.table(found), Table([title, *TABLE3.values()], rows), *texts)
+    blocks = (answer.table(found), Table(*rows_table(report)), *texts)
     return to_text(Document("", blocks, answer.line(found)))
