@@ -216,6 +216,7 @@ def test_its_sets_are_those_of_its_own_vote(tmp_path: Path) -> None:
     again = bend_jax.load_combination(tmp_path / "saved", [blobs_apply, linear], [None, two()[1][1]])
     p = found.predict_proba(images)
     calibrated, scores = conformal.calibrate(p, labels), conformal.scores(p)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found.calibration, calibrated)
     for method in conformal.METHODS:
         own = found.predict_set(images, 0.8, method)
         assert (own != conformal.sets(calibrated, scores, method, 0.8)).mean() < 0.02  # rounding at the threshold

@@ -54,7 +54,12 @@ def of_run(report: Report) -> Answer:
         pairs = [(run.differences or {}).get(f"{vote}_vs_{other}") for run, vote in zip(runs, votes, strict=True)]
         return _voter(name, [found(run, vote) for run, vote in zip(runs, votes, strict=True)], pairs)
 
-    base = voter("base", lambda run, vote: run.votes.get(f"base_{vote}", run.votes["base"]), "base")
+    over_views = all(f"base_{vote}" in run.votes for run, vote in zip(runs, votes, strict=True))
+    base = voter(
+        VOTES["base_pool" if over_views else "base"],
+        lambda run, vote: run.votes.get(f"base_{vote}", run.votes["base"]),
+        "base",
+    )
     stand_ins = [
         voter(name, lambda run, vote, name=name: run.generators[name].votes[vote], name) for name in report.generators
     ]
@@ -105,8 +110,9 @@ def sign(found: Interval, p: Sequence[float] = ()) -> int:
 def line(found: Answer) -> str:
     """In one line: both accuracies, the difference, the NLL, and the stand-ins."""
     own, base = found.ensemble, found.base
+    figures = f"{base.name.partition(',')[0]} {percent(_mean(base.accuracy))}%: {_accuracy(found)}"
     parts = [
-        f"Ensemble {percent(_mean(own.accuracy))}%, {base.name} {percent(_mean(base.accuracy))}%: {_accuracy(found)}",
+        f"Ensemble {percent(_mean(own.accuracy))}%, {figures}",
         _nll(found),
         *_stand_ins(found),
     ]
@@ -166,7 +172,7 @@ def beside(found: Voter) -> str:
 def _stand_ins(found: Answer) -> list[str]:
     """Those that do alike together."""
     if not found.stand_ins:
-        return ["no stand-in was run"] if found.base.name == VOTES["base"] else []
+        return ["no stand-in was run"] if found.base.name != VOTES["best"] else []
     groups: dict[str, list[str]] = {}
     for own in found.stand_ins:
         groups.setdefault(beside(own), []).append(own.name)
@@ -185,7 +191,7 @@ def table(found: Answer) -> Table:
     voters = [("ensemble", found.ensemble), (found.base.name, found.base)]
     voters += [(f"stand-in {own.name}", own) for own in found.stand_ins]
     rows = [[name, *_figures(own), *gap_cells(own.gap)] for name, own in voters]
-    used = ", the vote that predict uses" if found.base.name == VOTES["base"] else ""
+    used = ", the vote that predict uses" if found.base.name != VOTES["best"] else ""
     chosen = "" if found.ensemble.name == SEVERAL else f"{used}, chosen on validation images"
     words = "; ".join(f"{own.name}: {NULLS[own.name]}" for own in found.stand_ins if own.name in NULLS)
     note = (
