@@ -11,9 +11,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from bend_jax import ensemble, labelled, metrics, modules, storage
+from bend_jax import conformal, ensemble, labelled, metrics, modules, storage
 from bend_jax.batching import rows
 from bend_jax.checks import SettingsError
 from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
@@ -31,12 +31,14 @@ class Combination(flax.struct.PyTreeNode, eq=False):
     - weights: of the networks in the vote, [networks], at least 0, with sum 1.
     - temperature: of the vote.
     - vote: "mean" of the networks' probabilities or "pool", the logarithmic opinion pool of them.
+    - calibration: what conformal sets of this vote are calibrated with, as of an `Ensemble`; None without validation.
     """
 
     networks: tuple[Ensemble, ...]
     weights: Float[Array | np.ndarray, " networks"]
     temperature: Any = 1.0
     vote: str = flax.struct.field(pytree_node=False, default="mean")
+    calibration: Any = None
 
     def member_logits(self, images: Any) -> Any:
         """[m, n, classes]: logits of all members of all networks, one network after the other."""
@@ -62,9 +64,18 @@ class Combination(flax.struct.PyTreeNode, eq=False):
         """[n]: the most probable label of `predict_proba`."""
         return self.predict_proba(images).argmax(axis=1)
 
+    def predict_set(self, images: Any, coverage: float = 0.9, method: str = "lac") -> Bool[np.ndarray, "n classes"]:
+        """[n, classes]: which labels are in the conformal set of each image, as `Ensemble.predict_set` gives them, with
+        the same methods. Weights, vote and temperatures are chosen on the same validation images, so that the promise
+        holds the less exactly, the fewer these are. Raises SettingsError for a combination without validation images
+        and for too few of them."""
+        conformal.check_calibration(self.calibration, coverage)
+        return conformal.sets(self.calibration, conformal.scores(self.predict_proba(images)), method, coverage)
+
     def save(self, directory: str | Path) -> None:
-        """Write a new folder, whole or not at all: combination.json, and each network as `Ensemble.save` does under
-        network_0, network_1 and so on. Raises FileExistsError where the folder is there already."""
+        """Write a new folder, whole or not at all: combination.json, calibration/ where it is known, and each network
+        as `Ensemble.save` does under network_0, network_1 and so on. Raises FileExistsError where the folder is there
+        already."""
         path = Path(directory).absolute()
         if path.exists():
             raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
@@ -77,6 +88,8 @@ class Combination(flax.struct.PyTreeNode, eq=False):
         with storage.publishing(path, {"stage": "combination"}) as partial:
             for i, network in enumerate(self.networks):
                 network.save(partial.output / f"network_{i}")
+            if self.calibration is not None:
+                storage.save_tree(partial.output / "calibration", self.calibration._asdict())
             storage.write_json(partial.output / "combination.json", content)
 
 
@@ -101,7 +114,10 @@ def load_combination(
         )
     trees = variables or [None] * count
     networks = [ensemble.load(path / f"network_{i}", applies[i], trees[i]) for i in range(count)]
-    return Combination(tuple(networks), np.asarray(content["weights"]), content["temperature"], content["vote"])
+    kept = path / "calibration"  # not of one without validation images, or of an earlier version
+    calibration = conformal.Calibration(**storage.load_tree(kept)) if kept.exists() else None
+    weights = np.asarray(content["weights"])
+    return Combination(tuple(networks), weights, content["temperature"], content["vote"], calibration)
 
 
 def combine(
@@ -147,8 +163,10 @@ def _fitted(equal: Combination, images: Any, labels: np.ndarray, votes: Sequence
         scaled.append(metrics.scale_temperature(own, networks[i].temperature))
     opinions = _logarithms(scaled)
     vote, weights = _choose(votes, opinions, labels)
-    _, temperature = choose_vote({vote: _vote(vote, opinions, weights)}, labels)
-    return Combination(tuple(networks), weights, temperature, vote)
+    found = _vote(vote, opinions, weights)
+    _, temperature = choose_vote({vote: found}, labels)
+    calibration = conformal.calibrate(metrics.scale_temperature(found, temperature), labels)
+    return Combination(tuple(networks), weights, temperature, vote, calibration)
 
 
 def _choose(

@@ -73,6 +73,17 @@ def check_coverage(coverage: float) -> None:
         raise SettingsError(f"coverage must be in (0, 1), such as 0.9; got {coverage}")
 
 
+def check_calibration(calibration: Calibration | None, coverage: float) -> None:
+    """Raise SettingsError for a vote that has nothing to calibrate its sets with, and for no share of coverage."""
+    if calibration is None:
+        raise SettingsError(
+            "this vote has nothing to calibrate conformal sets with, as validation=... gives; with images that its "
+            "networks have not seen: vote.replace(calibration=bend_jax.conformal.calibrate(vote.predict_proba(images), "
+            "labels))"
+        )
+    check_coverage(coverage)
+
+
 def smallest(coverage: float) -> int:
     """The least number of calibration images with which that coverage can be promised: coverage / (1 - coverage)."""
     return math.ceil(coverage / (1 - coverage) - 1e-9)

@@ -274,13 +274,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
         validation images (docs/evaluate.md says what that costs). Raises SettingsError for an ensemble without
         validation images and for too few of them.
         """
-        if self.calibration is None:
-            raise SettingsError(
-                "this ensemble has nothing to calibrate conformal sets with, as fit(..., validation=...) gives; with "
-                "images that it has not seen: ensemble.replace(calibration=bend_jax.conformal.calibrate("
-                "ensemble.predict_proba(images), labels))"
-            )
-        conformal.check_coverage(coverage)
+        conformal.check_calibration(self.calibration, coverage)
         return conformal.sets(self.calibration, conformal.scores(self.predict_proba(images, views)), method, coverage)
 
     def calibrated(

@@ -41,6 +41,11 @@ class Evaluation:
     def __str__(self) -> str:
         return document.to_text(report.document("evaluation", self.numbers))
 
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows: the answer and its table."""
+        made = report.document("evaluation", self.numbers)
+        return document.to_markdown(made._replace(blocks=made.blocks[:1]), figures=False)
+
     def save(self, directory: str | Path) -> None:
         """Write a new folder, whole or not at all: report.html, report.md, report.json, results.csv and figures/, and
         images.npz with `probabilities`, each of `sets` as sets_<method>, and the parts of `doubt`.

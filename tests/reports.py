@@ -223,7 +223,7 @@ def check_page(text: str) -> Page:
     assert not {"script", "link", "img", "iframe", "object"} & set(names)
     assert not re.search(r"https?://|@import|src=|\son\w+=|url\((?!#)", text)
     links = [attributes.get("href") or "" for tag, attributes in found.tags if tag == "a"]
-    assert all(link.startswith(".") for link in links)
+    assert all(link.startswith((".", "#")) for link in links)
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', text)) <= set(ids)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bend_jax
-from bend_jax import metrics
+from bend_jax import conformal, metrics
 from bend_jax.checks import SettingsError
 from bend_jax.combination import fit_weights
 from bend_jax.ensemble import pool_vote, weighted_vote
@@ -205,6 +205,32 @@ def test_the_vote_is_chosen_by_validation() -> None:
         found = bend_jax.combine(logits_as_images(2), validation=(log_p, labels))
         assert found.vote == vote
         np.testing.assert_allclose(found.weights, 0.5, atol=0.05)
+
+
+def test_its_sets_are_those_of_its_own_vote(tmp_path: Path) -> None:
+    """By every method calibrated on the probabilities of `predict_proba` on the validation images, which LAC's cover
+    as often as was asked for; the same from disk. What cannot be promised is refused."""
+    _, images, labels = blobs(70)
+    found = bend_jax.combine(two(), validation=(images, labels))
+    found.save(tmp_path / "saved")
+    again = bend_jax.load_combination(tmp_path / "saved", [blobs_apply, linear], [None, two()[1][1]])
+    p = found.predict_proba(images)
+    calibrated, scores = conformal.calibrate(p, labels), conformal.scores(p)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found.calibration, calibrated)
+    for method in conformal.METHODS:
+        own = found.predict_set(images, 0.8, method)
+        assert (own != conformal.sets(calibrated, scores, method, 0.8)).mean() < 0.02  # rounding at the threshold
+        np.testing.assert_array_equal(again.predict_set(images, 0.8, method), own)
+    assert found.predict_set(images, 0.8)[np.arange(70), labels].sum() == conformal.place(70, 0.8)
+    for words, message in (
+        ({"coverage": 90.0}, "coverage must be in"),
+        ({"coverage": 0.99}, "needs at least 99 calibration images; 70 came"),
+        ({"method": "asp"}, "did you mean 'aps'"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            found.predict_set(images, **words)
+    with pytest.raises(SettingsError, match="nothing to calibrate conformal sets with"):
+        found.replace(calibration=None).predict_set(images)
 
 
 IMAGES, LABELS = blobs(30)[1:]

@@ -205,7 +205,9 @@ def test_a_class_with_one_image_trains_and_what_is_missing_is_said(tmp_path: Pat
     for share, sizes in ((0.1, [21, 2, 2]), (0.5, [7, 6, 12])):
         found = splits.load(replace(GREY, name=f"folder:{root}", test=share, validation=share))
         assert (found.train.labels == 2).sum() == 1
-        assert found.notes[:2] == tuple(f"the {name} split has no image of class 2" for name in ("validation", "test"))
+        assert found.notes[:2] == tuple(
+            f"the {name} split has no image of class 2 (rare)" for name in ("validation", "test")
+        )
         assert found.num_classes == 3
         assert [len(part.labels) for part in found[:3]] == sizes
     assert "the validation split has no image" in refused(

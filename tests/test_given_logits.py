@@ -76,9 +76,11 @@ def test_votes_are_those_of_the_logits(found: bend_jax.Evaluation) -> None:
     only = [(expected["sbend"].argmax(axis=1) == LABELS), p[2].argmax(axis=1) == LABELS]
     counts = int((only[0] & ~only[1]).sum()), int((~only[0] & only[1]).sum())
     assert numbers.test["sbend_vs_base_mcnemar_p"] == pytest.approx(stats.binomtest(counts[0], sum(counts)).pvalue)
-    gap = numbers.differences["mean_vs_base"]["accuracy"]
+    gap = numbers.differences["mean_vs_base"].accuracy
     assert gap.mean == pytest.approx(numbers.votes["mean"].accuracy - numbers.votes["base"].accuracy)
     assert gap.low <= gap.mean <= gap.high
+    assert numbers.differences["sbend_vs_base"].mcnemar_p == numbers.test["sbend_vs_base_mcnemar_p"]
+    assert set(numbers.differences) == {"sbend_vs_base", "mean_vs_base", "pool_vs_base"}
 
 
 def test_every_image_has_its_vote_its_sets_and_its_doubt(found: bend_jax.Evaluation) -> None:
@@ -124,6 +126,14 @@ def test_another_data_set_is_told_apart_by_every_score(found: bend_jax.Evaluatio
     assert found.numbers.shift.doubt is not None
 
 
+def test_a_notebook_shows_the_answer_and_its_table(found: bend_jax.Evaluation) -> None:
+    """And no array."""
+    text = found._repr_markdown_()
+    assert text.startswith("# evaluation\n\n**Ensemble ")
+    assert text.count("|\n") == 4
+    assert str(found).startswith(text.split("**")[1])
+
+
 def test_a_saved_report_is_whole(found: bend_jax.Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file once; a second save into the same folder is refused."""
     monkeypatch.setattr("bend_jax.report.plotting.available", lambda: False)
@@ -132,7 +142,7 @@ def test_a_saved_report_is_whole(found: bend_jax.Evaluation, tmp_path: Path, mon
     wanted = {"report.html", "report.md", "report.json", "results.csv", "images.npz", "manifest.json"}
     assert files == wanted
     page = check_page((tmp_path / "report" / "report.html").read_text())
-    assert {"What it says", "How sure", "Under shift", "Members"} <= set(page.text["h2"])
+    assert {"All votes and their differences", "How sure", "Under shift", "Members"} <= set(page.text["h2"])
     content = json.loads((tmp_path / "report" / "report.json").read_text())
     assert content["votes"]["mean"]["sets"]["lac"]["coverage"] == row_of(found, "mean", "lac").coverage
     rows = list(csv.DictReader((tmp_path / "report" / "results.csv").read_text().splitlines()))
@@ -252,7 +262,7 @@ def test_the_command_line_gives_the_same_report(found: bend_jax.Evaluation, tmp_
     content = json.loads((tmp_path / "work" / "report" / "report.json").read_text())
     assert content["votes"]["pool"]["sets"]["raps"]["size"] == row_of(found, "pool", "raps").size
     assert content["shift"]["ood"]["noise"].keys() == {"base", "mean", "sbend"}
-    assert "opinion pool (mean of logits)" in done.out
+    assert done.out.startswith("Ensemble ")
     np.savez(tmp_path / "bad.npz", **{**ARRAYS, "lables": LABELS, "extra": LABELS})
     (tmp_path / "text.npz").write_text("no arrays")
     mistakes = {

@@ -378,8 +378,9 @@ def test_the_curves_end_at_the_reports_figures(finished: Path) -> None:
             bins = zip(*found["reliability"][vote][when].values(), strict=True)
             gaps = [share * abs(right - sure) for sure, right, share in bins if share]
             assert sum(gaps) == pytest.approx(votes[vote][key], abs=1e-5)
-    pairs = {f"{vote}_vs_{name}" for vote in ("sbend", "mean") for name in ("base", *NULLS)}
+    pairs = {f"{vote}_vs_{name}" for vote in ("sbend", "mean", "pool") for name in ("base", *NULLS)}
     assert set(result["differences"]) == pairs
+    assert result["vote"] in ("mean", "pool")
     gap = result["differences"]["sbend_vs_base"]["accuracy"]
     assert gap["mean"] == pytest.approx(table["sbend"] - votes["base"]["accuracy"])
     assert gap["low"] <= gap["mean"] <= gap["high"]

@@ -10,7 +10,7 @@ from scipy import stats
 
 from bend_jax import ensemble, metrics
 from bend_jax.checks import SettingsError
-from bend_jax.evaluation import scores
+from bend_jax.evaluation import scores, shift
 from bend_jax.evaluation.predict import Outputs
 
 CLASSES, N, DIM, DRAWS = 3, 60, 5, 4
@@ -188,7 +188,8 @@ def test_nulls_are_the_generators_that_are_neither_the_main_one_nor_single(found
 @pytest.mark.parametrize(("other", "vote"), [("base", "mean"), ("gaussian", "sbend")])
 def test_the_tests_of_the_votes_are_paired(found: dict[str, Any], other: str, vote: str) -> None:
     """McNemar's by the binomial's two tails; differences of accuracy and of the loss with the bootstrap's intervals."""
-    right = {(name, v): OTHER[name][v].argmax(axis=1) == LABELS for name in ("bend", other) for v in ("mean", "sbend")}
+    votes = ("mean", "pool", "sbend")
+    right = {(name, v): OTHER[name][v].argmax(axis=1) == LABELS for name in ("bend", other) for v in votes}
     ours, theirs = right["bend", "sbend"], right[other, vote]
     only = (ours & ~theirs).sum(), (~ours & theirs).sum()
     p = stats.binomtest(int(only[0]), int(sum(only)), 0.5).pvalue
@@ -199,10 +200,29 @@ def test_the_tests_of_the_votes_are_paired(found: dict[str, Any], other: str, vo
         (f"mean_vs_{other}", "accuracy"): right["bend", "mean"].astype(float) - right[other, "mean"],
         (f"mean_vs_{other}", "nll_ts"): loss(OTHER["bend"]["mean"], 2.3)
         - loss(OTHER[other]["mean"], temperature[other]),
+        (f"pool_vs_{other}", "accuracy"): right["bend", "pool"].astype(float) - right[other, "pool"],
     }
+    assert found["differences"][f"sbend_vs_{other}"]["mcnemar_p"] == pytest.approx(p)
+    b, c = (
+        (right["bend", "pool"] & ~right[other, "pool"]).sum(),
+        (~right["bend", "pool"] & right[other, "pool"]).sum(),
+    )
+    p = stats.binomtest(int(b), int(b + c), 0.5).pvalue
+    assert found["differences"][f"pool_vs_{other}"]["mcnemar_p"] == pytest.approx(p)
     for (pair, measure), gap in gaps.items():
         interval = metrics.paired_bootstrap(gap[None], metrics.DRAWS)
         assert found["differences"][pair][measure] == pytest.approx(interval._asdict(), abs=1e-5)
+
+
+def test_the_vote_is_the_one_of_least_scaled_loss_on_validation_images(evaluated: scores.Evaluated) -> None:
+    """Not on test images, and not before its temperature: the other way round there."""
+    good, bad = (np.eye(CLASSES)[labels] * 0.5 + 0.5 / CLASSES for labels in (LABELS, (LABELS + 1) % CLASSES))
+    flat = (good**0.01 / (good**0.01).sum(axis=1, keepdims=True)).astype(np.float32)
+    good, bad = good.astype(np.float32), bad.astype(np.float32)
+    own = {"mean": scores.Vote(bad * 0.2 + good * 0.8, good), "pool": scores.Vote(flat, bad)}
+    e = evaluated._replace(validation=LABELS, votes={"bend": own}, temperatures={"bend": {"mean": 1.0, "pool": 0.01}})
+    assert scores.chosen(e) == "pool"
+    assert scores.chosen(e._replace(temperatures={"bend": {"mean": 1.0, "pool": 1.0}})) == "mean"
 
 
 def test_a_temperature_is_that_of_least_loss_on_validation_images() -> None:
@@ -223,7 +243,7 @@ def test_scores_of_doubt_and_how_well_they_tell() -> None:
     def of(p: np.ndarray, predictions: list[list[int]]) -> dict[str, dict[str, Any]]:
         own = Outputs(np.array(predictions, np.int32), p, {}, information=np.array([0.1, 0.2], np.float32))
         base = own._replace(mean=p[::-1])
-        return scores.uncertainties({"base": base, "bend": own}, "bend", 2)
+        return shift.uncertainties({"base": base, "bend": own}, "bend", 2)
 
     inside, outside = of(sure, [[0, 0], [0, 0], [0, 1], [0, 1]]), of(unsure, [[0, 0], [1, 0], [0, 1], [1, 0]])
     assert set(inside["base"]) == {"max_probability", "entropy"}
@@ -235,11 +255,11 @@ def test_scores_of_doubt_and_how_well_they_tell() -> None:
     )  # (4 + 1/2) / 5, (2 + 1/2) / 5
     assert inside["sbend"]["vote_disagreement"][0] == 0 < inside["sbend"]["vote_disagreement"][1]
     np.testing.assert_allclose(inside["mean"]["mutual_information"], [0.1, 0.2], rtol=1e-6)
-    told = scores.detection(inside, outside)
+    told = shift.detection(inside, outside)
     assert told["mean"]["max_probability"]["auroc"] == pytest.approx(0.75)  # (.9, .6) against (.5, .7)
     assert told["mean"]["mutual_information"]["auroc"] == pytest.approx(0.5)
     assert set(told) == {"base", "mean", "sbend"}
-    reversed_ = scores.detection(outside, inside)
+    reversed_ = shift.detection(outside, inside)
     assert reversed_["mean"]["max_probability"]["auroc"] == pytest.approx(0.25)
     assert told["mean"]["max_probability"]["fpr95"] == pytest.approx(0.5)
 

@@ -23,6 +23,7 @@ from bend_jax.report import (
     run_report,
     side_by_side,
     tables,
+    words,
 )
 from bend_jax.report import memorisation as memorisation_section
 from bend_jax.report.content import Comparison, Row
@@ -152,13 +153,13 @@ def test_the_report_of_a_run_is_whole(content: dict[str, Any], tmp_path: Path, m
 def test_what_the_tables_hold(content: dict[str, Any]) -> None:
     """Where files are, what was tuned, versions that differ, shift, temperatures, settings."""
     found = run_report.document(report_of(content))
-    assert table(found, "stage")["evaluate"] == ["1.5", "[evaluate-34](../store/evaluate-34)"]
+    assert table(found, "stage")["evaluate"] == ["1.50", "[evaluate-34](../store/evaluate-34)"]
     assert table(found, "generator") == {"gaussian": ["scale", "1.5"]}
-    assert table(found, "other data") == {"mnist": ["sbend", "entropy", "0.8750", "0.5000"]}
+    assert table(found, "other data") == {"mnist": ["sBEND", "entropy", "0.8750", "0.5000"]}
     (own,) = (block for block in tables_of(found) if block.header[0] == "accuracy % under")
     assert own.header[1:] == ["vote", "1", "2"]
     assert [[row[0], row[1], row[3]] for row in own.rows] == [["blur", "base", "25.00"]]
-    assert set(table(found, "temperature of")) >= {"base", "bend", "gaussian", "checkpoints"}
+    assert set(table(found, "temperature of")) >= {"base", "average of the checkpoints", "bend", "gaussian"}
     assert table(found, "setting")["collect.k"] == [str(K)]
     assert table(found, "setting")["members"] == [str(M)]
     text = document.to_markdown(found, figures=False)
@@ -209,7 +210,7 @@ def test_validation_on_test_images_is_said_in_every_table_of_test_figures(conten
     assert summary.validation_of(raw, VALIDATION, N) is None
     one = {**content, "setup": {**content["setup"], "validation": there, "warning": "Look here."}}
     blocks = run_report.document(report_of(one)).blocks
-    end = blocks.index(Heading("Cost"))
+    end = blocks.index(Heading("Cost", folded=True))
     notes = [block.note for block in blocks[:end] if isinstance(block, Table)]
     assert len(notes) > 4
     assert all(note.endswith(there) for note in notes)
@@ -275,7 +276,7 @@ def test_the_published_row_stands_beside_ours(content: dict[str, Any]) -> None:
     found = run_report.rows_published(report_of({**content, "task": "res18_cifar10", "table": ours}))
     assert found is not None
     header, (theirs, mine, difference) = found
-    assert header[1:] == list(tables.TABLE.values())
+    assert header[1:] == list(words.TABLE3.values())
     assert (theirs[1], theirs[5], theirs[9]) == ("94.58", "94.58", "94.71")
     assert (mine[1], mine[9]) == ("95.00", "90.00")
     assert (difference[1], difference[5], difference[9]) == ("+0.42", "+0.00", "-4.71")

@@ -13,7 +13,7 @@ import pytest
 from bend_jax import training
 from bend_jax.checks import SettingsError
 from bend_jax.data import augment, corruptions, out_of_distribution, sources, splits
-from bend_jax.evaluation import predict, scores
+from bend_jax.evaluation import predict, scores, shift
 from bend_jax.run import config, pipeline, stages
 from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog
@@ -253,7 +253,7 @@ def test_scores_rise_where_votes_are_less_sure() -> None:
     predictions = np.array([[0, 0], [0, 1], [0, 2], [0, 0]], np.int32)
     mean = np.array([[1.0, 0.0, 0.0], [0.5, 0.25, 0.25]], np.float32)
     own = predict.Outputs(predictions, mean, {}, None, np.array([0.1, 0.3], np.float32))
-    found = scores.uncertainties({"base": own, "bend": own}, "bend", 3)
+    found = shift.uncertainties({"base": own, "bend": own}, "bend", 3)
     assert all(first < second for scores in found.values() for first, second in scores.values())
     np.testing.assert_allclose(found["mean"]["vote_disagreement"], [0.0, 0.5])
     np.testing.assert_allclose(found["base"]["max_probability"], [-1.0, -0.5])

@@ -261,3 +261,13 @@ def test_a_turn_by_ninety_degrees_is_exact() -> None:
     turned, tilted = (np.asarray(augment.rotate(jnp.asarray(image), jnp.float32(a)))[..., 0] for a in (np.pi / 2, 0.2))
     assert any(np.array_equal(turned, np.rot90(image[..., 0], k)) for k in (1, 3))
     assert tilted[2, 2] == image[2, 2, 0]
+
+
+def test_a_prepared_sets_classes_have_names(tmp_path: Path) -> None:
+    """In the order of the labels; none where the names are not there."""
+    folder = tmp_path / "pets" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("{}")
+    assert prepared.class_names("pets", tmp_path) == prepared.class_names("others", tmp_path) == ()
+    (folder / "label.labels.txt").write_text("dog\ncat")
+    assert prepared.class_names("pets", tmp_path) == ("dog", "cat")

@@ -325,13 +325,13 @@ def ran(several: bool = False, **settings: list[Any]) -> list[Row]:
     return rows
 
 
-MEASURES = {"sBEND %": grid.Measure("table.sbend"), "mean vote %": grid.Measure("votes.mean.accuracy")}
+MEASURES = {"sBEND %": grid.Measure("table.sbend"), "mean of probabilities %": grid.Measure("votes.mean.accuracy")}
 
 
 def test_one_setting_makes_a_line_for_each_measure() -> None:
     """In the order of its values."""
     first, second = grid.curves_of(ran(k=[10, 2]), MEASURES)
-    assert (first.label, second.label) == ("sBEND", "mean vote")
+    assert (first.label, second.label) == ("sBEND", "mean of probabilities")
     assert first.x == [2, 10]
     assert first.y == pytest.approx([51.0, 50.0])
     words = grid.curves_of(ran(subset=["fc", "bn"]), MEASURES)

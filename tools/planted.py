@@ -162,7 +162,7 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("a vote over one member", "majority_vote(jnp.asarray(members)", "majority_vote(jnp.asarray(members[:1])"),
         ("draws from one member", "sampled_vote(k, jnp.asarray(members))", "sampled_vote(k, jnp.asarray(members[:1]))"),
         ("the temperature ignored", "scaled = metrics.scale_temperature(p, temperature)", "scaled = p"),
-        ("the temperature of the loss ignored", 'e.temperatures[name]["mean"])', "1.0)"),
+        ("the temperature of the loss ignored", "e.temperatures[name][vote])\n    return", "1.0)"),
         ("the worst member is the best", "mean(axis=1).argmax()", "mean(axis=1).argmin()"),
         ("a pool is the mean", "Vote(p, own.pools[vote])", "Vote(before.mean, own.mean)"),
         (

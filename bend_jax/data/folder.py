@@ -75,6 +75,11 @@ def listed(name: str, path: Path) -> tuple[Listed, Listed | None]:
     return train, None
 
 
+def class_names(path: Path) -> tuple[str, ...]:
+    """The folders of the training images, in the order of the labels."""
+    return tuple(_folders(path / "train") or _folders(path))
+
+
 def _of_classes(root: Path, own: list[str], classes: list[str]) -> Listed:
     """Every image below the folders of these classes; links are followed, hidden files are not images."""
     files, labels = list[Path](), list[int]()

@@ -56,6 +56,13 @@ def read(label: str, wanted: str, folder: Path, side: int) -> tuple[Split, Split
     return train, next((test for test in tests if test is not None), None)
 
 
+def class_names(wanted: str, folder: Path) -> tuple[str, ...]:
+    """As the set was prepared with them, in the order of the labels; none where that is not known."""
+    path = find(wanted, folder)
+    found = [] if path is None else [*path.glob("*.labels.txt")]
+    return tuple(found[0].read_text(encoding="utf-8").split("\n")) if len(found) == 1 else ()
+
+
 def _not_there(wanted: str, folder: Path) -> str:
     name, _, version = wanted.partition(":")
     newest = find(name, folder)

@@ -171,6 +171,17 @@ def _read(settings: Data) -> tuple[Split, Split | None]:
     return archives.read(name, place)
 
 
+def class_names(settings: Data) -> tuple[str, ...]:
+    """What the set calls its classes, in their order; none where it has no names for them."""
+    kind, rest = kind_of(settings.name)
+    place = data_dir(settings)
+    if kind == "folder" or rest == "tiny_imagenet":
+        return folder.class_names(Path(rest) if kind else place / folder.TINY_IMAGENET)
+    if kind == "tfds" or (not kind and prepared.find(rest, place)):
+        return prepared.class_names(rest, place)
+    return ()
+
+
 def absent(settings: Data) -> str:
     """Why the set's images are not here and a run would fetch or miss them; "" for a set that is only read."""
     if settings.name == "digits":

@@ -59,9 +59,10 @@ def load(settings: Data, *, dry: bool = False) -> Dataset:
     if settings.unseen:
         train, unseen = _stratified(generator, train, round(settings.unseen * len(train.labels)))
     notes = [f"{why}; its sizes are those of the release"] if dry and (why := sources.absent(settings)) else []
+    named = () if dry else sources.class_names(settings)
     _check_classes(settings, train, num_classes)
     parts = {"collector's": unseen, "validation": validation, "test": test}
-    notes += [_missing(settings, name, part, num_classes) for name, part in parts.items() if part is not None]
+    notes += [_missing(settings, name, part, num_classes, named) for name, part in parts.items() if part is not None]
     notes += [] if dry and sources.absent(settings) else [_normalisation(settings, train)]
     return Dataset(train, validation, test, num_classes, unseen, tuple(note for note in notes if note))
 
@@ -119,24 +120,24 @@ def _check_classes(settings: Data, train: Split, num_classes: int) -> None:
         )
 
 
-def _missing(settings: Data, name: str, split: Split, num_classes: int) -> str:
+def _missing(settings: Data, name: str, split: Split, num_classes: int, named: tuple[str, ...]) -> str:
     """Which classes a split has no image of, and what that means; "" for none. Raises SettingsError for no images."""
     if not len(split.labels):
         raise SettingsError(
             f"data.name={settings.name}: the {name} split has no image: more are needed, or another share"
         )
     missing = _without(split, num_classes)
-    return f"the {name} split has no image of class {_some(missing)}" if len(missing) else ""
+    return f"the {name} split has no image of class {_some(missing, named)}" if len(missing) else ""
 
 
 def _without(split: Split, num_classes: int) -> Int[np.ndarray, " n"]:
     return np.flatnonzero(np.bincount(split.labels, minlength=num_classes) == 0)
 
 
-def _some(numbers: Int[np.ndarray, " n"]) -> str:
-    """The first five, and how many more there are."""
+def _some(numbers: Int[np.ndarray, " n"], named: tuple[str, ...] = ()) -> str:
+    """The first five with their names, and how many more there are."""
     more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
-    return ", ".join(map(str, numbers[:5])) + more
+    return ", ".join(f"{n} ({named[n]})" if n < len(named) else str(n) for n in numbers[:5]) + more
 
 
 def _long_tailed(generator: np.random.Generator, split: Split, imbalance: float) -> Split:

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from bend_jax import conformal, metrics
+from bend_jax import conformal, ensemble, metrics
 from bend_jax.ensemble import choose_vote
-from bend_jax.evaluation import certainty, curves, scores, uncertainty
+from bend_jax.evaluation import certainty, curves, scores, shift, uncertainty
 from bend_jax.evaluation.predict import Outputs, Wanted, of_logits
 from bend_jax.rng import stream
 
@@ -52,7 +52,7 @@ def measure(given: Given, settings: scores.Evaluate) -> tuple[dict[str, Any], Im
     votes = scores.all_votes(validation, test, {MEMBERS: chosen}, classes)
     scale = scores.temperatures(votes, labels)
     e = scores.Evaluated(MEMBERS, labels.test, classes, {}, test, votes, scale, labels.validation)
-    vote, temperature = choose_vote({name: votes[MEMBERS][name].validation for name in ("mean", "pool")}, labels[0])
+    vote, temperature = choose_vote({name: votes[MEMBERS][name].validation for name in ensemble.VOTES}, labels[0])
     result = _figures(e, settings) | {"vote": vote, "temperature": temperature, "base": best}
     result["shift"] = _others(e, given, best)
     return result, _images(e, vote, settings.coverage)
@@ -91,14 +91,14 @@ def _others(e: scores.Evaluated, given: Given, best: int) -> dict[str, Any] | No
     """How well each score tells the other data sets' images from the test images, and the members' doubt on them."""
     if not given.others:
         return None
-    inside = scores.uncertainties(e.outputs, MEMBERS, e.num_classes)
-    shift: dict[str, Any] = {"ood": {}, "doubt": {}, "corruptions": {}}
+    inside = shift.uncertainties(e.outputs, MEMBERS, e.num_classes)
+    result: dict[str, Any] = {"ood": {}, "doubt": {}, "corruptions": {}}
     for name, logits in given.others.items():
         found: dict[str, Outputs] = {MEMBERS: of_logits(logits, Wanted(), MEMBERS)}
         found["base"] = of_logits(logits[best : best + 1], Wanted(), "base")
-        shift["ood"][name] = scores.detection(inside, scores.uncertainties(found, MEMBERS, e.num_classes))
-        shift["doubt"][name] = certainty.doubt(found[MEMBERS])
-    return shift
+        result["ood"][name] = shift.detection(inside, shift.uncertainties(found, MEMBERS, e.num_classes))
+        result["doubt"][name] = certainty.doubt(found[MEMBERS])
+    return result
 
 
 def _images(e: scores.Evaluated, vote: str, coverage: float) -> Images:

@@ -212,42 +212,6 @@ def reported_probabilities(
     return {"base": found["base"].mean, "mean": found[main].mean, "sbend": shares(found[main], num_classes)}
 
 
-def uncertainties(
-    found: dict[str, Outputs], main: str, num_classes: int
-) -> dict[str, dict[str, Float[np.ndarray, " n"]]]:
-    """By vote and score, how unsure each image leaves it: the larger, the less like what it was trained on.
-
-    max_probability is minus the largest probability, entropy the probabilities' own. energy and max_logit (minus the
-    largest) are of the mean logits, of the base and of all members. The members' vote disagreement and mutual
-    information belong to both of their votes; the base, one net, has neither.
-    """
-    result = {
-        vote: {"max_probability": -p.max(axis=1), "entropy": np.asarray(uncertainty.entropy(jnp.asarray(p)))}
-        for vote, p in reported_probabilities(found, main, num_classes).items()
-    }
-    counts = metrics.counts(jnp.asarray(found[main].predictions), num_classes)
-    information = found[main].information
-    assert information is not None
-    for vote in ("mean", "sbend"):
-        result[vote]["vote_disagreement"] = np.asarray(uncertainty.vote_disagreement(counts))
-        result[vote]["mutual_information"] = information
-    for vote, name in (("base", "base"), ("mean", main)):
-        if found[name].energy is not None:
-            result[vote] |= {"energy": found[name].energy, "max_logit": found[name].max_logit}
-    return result
-
-
-def detection(inside: dict[str, dict[str, Any]], outside: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How well each score of `uncertainties` tells other images (positives) from test images (negatives)."""
-    result: dict[str, Any] = {}
-    for vote, own in inside.items():
-        for score, negatives in own.items():
-            both = (negatives, outside[vote][score])
-            found = {"auroc": uncertainty.auroc(*both), "fpr95": uncertainty.fpr95(*both)}
-            result.setdefault(vote, {})[score] = found
-    return result
-
-
 def diversity(
     members: Int[np.ndarray, "m n"], checkpoints: Int[np.ndarray, "k n"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, float | None]:
@@ -317,6 +281,7 @@ def scores(e: Evaluated, settings: Evaluate, key: Key[Array, ""]) -> dict[str, A
         "generators": {name: generator_scores(e, name, rows[name], settings.draws, key) for name in nulls},
         "test": {f"sbend_vs_{name}_mcnemar_p": mcnemar(e, name) for name in ("base", *nulls)},
         "differences": differences(e, ["base", *nulls]),
+        "vote": None if e.validation is None else chosen(e),
         "coverage": settings.coverage,
         "calibrations": calibrations(e, settings.bins),
         "doubt": certainty.right_and_wrong(e.outputs[e.main], _right(e, e.main, "mean")),
@@ -375,23 +340,42 @@ def _right(e: Evaluated, name: str, vote: str) -> Bool[np.ndarray, " n"]:
     return e.votes[name][vote].test.argmax(axis=1) == e.labels
 
 
-def _loss(e: Evaluated, name: str) -> Float[np.ndarray, " n"]:
-    """-log p(label) of a set's mean vote after temperature scaling."""
-    p = metrics.scale_temperature(jnp.asarray(e.votes[name]["mean"].test), e.temperatures[name]["mean"])
+def _loss(e: Evaluated, name: str, vote: str) -> Float[np.ndarray, " n"]:
+    """-log p(label) of a set's vote after temperature scaling."""
+    p = metrics.scale_temperature(jnp.asarray(e.votes[name][vote].test), e.temperatures[name][vote])
     return -np.log(np.maximum(np.asarray(p)[np.arange(len(e.labels)), e.labels], metrics.TINY))
 
 
-def differences(e: Evaluated, others: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+def differences(e: Evaluated, others: list[str]) -> dict[str, dict[str, Any]]:
     """Mean and 95% interval (paired bootstrap over test images) of the main generator's votes minus those of the base
-    and of each null: of the accuracy, and of the mean vote's NLL after temperature scaling."""
+    and of each null: of the accuracy, with McNemar's p-value, and of the NLL after temperature scaling, which sBEND has
+    not. Mean and pool are held against the other set's own mean and pool."""
     gaps: dict[tuple[str, str], Any] = {}
-    sbend, mean, loss = (_right(e, e.main, "sbend"), _right(e, e.main, "mean"), _loss(e, e.main))
+    result: dict[str, dict[str, Any]] = {}
     for name in others:
-        gaps[f"sbend_vs_{name}", "accuracy"] = sbend.astype(float) - _right(e, name, _vote_of(name))
-        gaps[f"mean_vs_{name}", "accuracy"] = mean.astype(float) - _right(e, name, "mean")
-        gaps[f"mean_vs_{name}", "nll_ts"] = loss.astype(float) - _loss(e, name)
+        for vote in ("sbend", *probability_votes(e)):
+            theirs = _vote_of(name) if vote == "sbend" else vote
+            ours, other = _right(e, e.main, vote), _right(e, name, theirs)
+            result[f"{vote}_vs_{name}"] = {"mcnemar_p": metrics.mcnemar(ours, other)}
+            gaps[f"{vote}_vs_{name}", "accuracy"] = ours.astype(float) - other
+            if vote != "sbend":
+                gaps[f"{vote}_vs_{name}", "nll_ts"] = _loss(e, e.main, vote).astype(float) - _loss(e, name, vote)
     intervals = metrics.paired_bootstraps(np.stack(list(gaps.values()))[:, None], metrics.DRAWS)
-    result: dict[str, dict[str, dict[str, float]]] = {}
     for (pair, measure), interval in zip(gaps, intervals, strict=True):
-        result.setdefault(pair, {})[measure] = interval._asdict()
+        result[pair][measure] = interval._asdict()
     return result
+
+
+def probability_votes(e: Evaluated) -> list[str]:
+    """The votes of the main generator that `fit` chooses from."""
+    return [vote for vote in ensemble.VOTES if vote in e.votes[e.main]]
+
+
+def chosen(e: Evaluated) -> str:
+    """The main generator's vote of least NLL on validation images after temperature scaling, as `fit` chooses it."""
+
+    def loss(vote: str) -> float:
+        p = metrics.scale_temperature(jnp.asarray(e.votes[e.main][vote].validation), e.temperatures[e.main][vote])
+        return float(metrics.nll(p, jnp.asarray(e.validation)))
+
+    return min(probability_votes(e), key=loss)

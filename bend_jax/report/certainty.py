@@ -23,7 +23,7 @@ def section(
     doubts: by what the images are, with theirs.
     """
     blocks = [*sets(list(votes.values()), coverage), *calibrated(votes, *calibrations), *doubt(doubts)]
-    return [Heading("How sure"), *blocks] if blocks else []
+    return [Heading("How sure", folded=True), *blocks] if blocks else []
 
 
 def sets(votes: list[tuple[str, Vote, Vote | None]], coverage: float | None) -> list[Block]:

@@ -1,7 +1,7 @@
 """The report of a comparison: its table, what each row differs by, its document."""
 
 from bend_jax.metrics import Interval
-from bend_jax.report import figures
+from bend_jax.report import answer, figures
 from bend_jax.report.content import Comparison, Row, StoppedRow
 from bend_jax.report.document import Document, Figure, Heading, Lines, Renderer, Table, Text, noted
 from bend_jax.report.records import at
@@ -54,14 +54,9 @@ def against_rows(content: Comparison) -> list[str]:
             continue
         cost = f"{row.training:.1f} against {epochs[row.against]:.1f} epochs"
         accuracy, nll = row.vs_against.accuracy, row.vs_against.nll_ts
-        text = f"{row.name} against {row.against} ({cost}): accuracy {_interval(accuracy, 100, 2)} points"
-        lines.append(text + (f", scaled NLL {_interval(nll, 1, 4)}" if nll else ""))
+        text = f"{row.name} against {row.against} ({cost}): accuracy {answer.interval(accuracy, 100, '+.2f')} points"
+        lines.append(text + (f", scaled NLL {answer.interval(nll, 1, '+.4f')}" if nll else ""))
     return lines
-
-
-def _interval(found: Interval, factor: int, digits: int) -> str:
-    low, high = factor * found.low, factor * found.high
-    return f"{factor * found.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def document(content: Comparison) -> Document:
@@ -78,7 +73,24 @@ def document(content: Comparison) -> Document:
     against = against_rows(content)
     if against:
         blocks += [Heading("Against another row"), Text("\n".join(f"- {line}" for line in against))]
-    return Document(content.task, tuple(noted(blocks, [row.setup.validation for row in content.finished])))
+    blocks = noted(blocks, [row.setup.validation for row in content.finished])
+    return Document(content.task, tuple(blocks), _answer(content))
+
+
+def _answer(content: Comparison) -> str:
+    """How many rows are better than the first one, and how many worse."""
+    gaps = [row.vs_base for row in content.finished if row.vs_base is not None]
+    if not gaps:
+        return ""
+    accuracy = [answer.sign(gap.accuracy) for gap in gaps]
+    nll = [-answer.sign(gap.nll_ts) for gap in gaps if gap.nll_ts]
+    first = content.rows[0]
+    own = f" ({percent(first.accuracy)}%)" if isinstance(first, Row) else ""
+    return (
+        f"Of {len(gaps)} rows {accuracy.count(1)} are more accurate than the first, {first.name}{own}, and "
+        f"{accuracy.count(-1)} less; {nll.count(1)} have less NLL and {nll.count(-1)} more; the rest is not "
+        "distinguishable (95% intervals, not corrected for the number of rows)."
+    )
 
 
 def rows_csv(content: Comparison) -> Lines:

@@ -6,7 +6,7 @@ The names of the fields are the keys of report.json (`records.to_json`). Shares 
 from dataclasses import dataclass
 from typing import Any
 
-from bend_jax.metrics import Interval
+from bend_jax.report.difference import Difference
 from bend_jax.report.learning import Learnt, Memorisation
 
 
@@ -75,7 +75,7 @@ class Setup:
     """What was run: the data and its pixel noise, the network, the algorithms.
 
     validation: a sentence on where the validation images are from, None for the training images; warning: of a network
-    that was brought along.
+    that was brought along; notes: of the data set, such as classes without test images.
     """
 
     data: str
@@ -88,6 +88,7 @@ class Setup:
     views: str
     validation: str | None = None
     warning: str | None = None
+    notes: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +258,9 @@ class Averaged:
 class Report:
     """report.json of one run; over several seeds with means, `sd`, `runs` and each seed's folder in the store.
 
-    votes, table, novelty: of the main generator (setup.generate); generators: its nulls. temperatures: by set and vote.
+    votes, table, novelty: of the main generator (setup.generate); generators: its nulls. vote: "mean" or "pool",
+    whichever validation images chose, as `fit` does; differences: of the main generator's votes, by
+    "<vote>_vs_<base or null>". Both are None over several seeds. temperatures: by set and vote.
     calibrations: by vote and kind, None where there were too few validation images; doubt: on test images that are
     labelled rightly ("right") and wrongly. settings: by dotted name.
     """
@@ -285,7 +288,9 @@ class Report:
     settings: dict[str, Any]
     stages: dict[str, Stage] | None
     memorisation: Memorisation | None = None
-    calibrations: dict[str, dict[str, Calibrated | None]] | None = None  # None of older stores, as doubt
+    vote: str | None = None  # None of older stores, as differences, calibrations and doubt
+    differences: dict[str, Difference] | None = None
+    calibrations: dict[str, dict[str, Calibrated | None]] | None = None
     doubt: dict[str, Doubt] | None = None
     coverage: float | None = None  # that the votes' conformal sets are calibrated for
     learnt: Learnt | None = None  # None of several seeds, without a diffusion, of older stores
@@ -303,14 +308,6 @@ class Report:
     def single(self) -> "list[Report]":
         """The reports of single seeds: `runs`, or this one."""
         return self.runs or [self]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One vote minus another on the same test images: accuracy, and NLL after temperature scaling."""
-
-    accuracy: Interval
-    nll_ts: Interval | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from bend_jax.report.content import Comparison
 from bend_jax.report.records import to_json
 from bend_jax.report.text import escaped, markdown_table, text_table
 
-FORMAT = 4  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
+FORMAT = 5  # of the rendering: a report stage's digest covers it, so that an upgrade renders again
 BARE = (
     "This report has no figures, because matplotlib is not installed: "
     "`pip install matplotlib`, and `--stages=report` renders it again with them."
@@ -21,9 +21,10 @@ BARE = (
 
 
 class Heading(NamedTuple):
-    """Of a section."""
+    """Of a section, which ends before the next one. folded: a page shows the heading alone until it is opened."""
 
     text: str
+    folded: bool = False
 
 
 class Text(NamedTuple):
@@ -53,10 +54,11 @@ Block = Heading | Text | Table | Figure
 
 
 class Document(NamedTuple):
-    """What a report says, in order."""
+    """What a report says, in order. answer: in one line, before all else."""
 
     title: str
     blocks: tuple[Block, ...]
+    answer: str = ""
 
 
 def noted(blocks: Iterable[Block], sentences: Iterable[str | None]) -> list[Block]:
@@ -147,26 +149,30 @@ def _bare(document: Document, drawn: bool) -> bool:
 
 def to_html(document: Document, drawn: dict[str, str]) -> str:
     """report.html, with the figures that were drawn."""
-    body, row = [], []
+    sections: list[tuple[Heading | None, list[str]]] = [(None, [])]
+    row: list[tuple[str, str, str]] = []
     for block in (*document.blocks, Text("")):
         if isinstance(block, Figure):
             row += [(drawn[block.name], block.title, block.sentence)] if block.name in drawn else []
             continue
+        body = sections[-1][1]
         if row:
             body.append(html.figures(row))
             row = []
         if isinstance(block, Heading):
-            body.append(html.heading(block.text))
+            sections.append((block, []))
         elif isinstance(block, Table):
             body.append(html.table(*block))
         elif block.text:
             body.append(html.text(block.text))
-    return html.page(document.title, body + ([html.text(BARE)] if _bare(document, bool(drawn)) else []))
+    if _bare(document, bool(drawn)):
+        sections[0][1].append(html.text(BARE))
+    return html.page(document.title, document.answer, sections)
 
 
 def to_markdown(document: Document, *, figures: bool) -> str:
     """report.md; figures: whether they were drawn."""
-    parts = [f"# {escaped(document.title)}"]
+    parts = [f"# {escaped(document.title)}", *([f"**{escaped(document.answer)}**"] if document.answer else [])]
     for block in document.blocks:
         if isinstance(block, Heading):
             parts.append(f"## {escaped(block.text)}")
@@ -182,8 +188,8 @@ def to_markdown(document: Document, *, figures: bool) -> str:
 
 
 def to_text(document: Document) -> str:
-    """Its headings, sentences and tables for a terminal."""
-    parts = []
+    """Its answer, headings, sentences and tables for a terminal."""
+    parts = [document.answer] if document.answer else []
     for block in document.blocks:
         if isinstance(block, Table):
             parts.append("\n".join([text_table(block.header, block.rows), *([block.note] if block.note else [])]))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bend_jax.report import tables, words
 from bend_jax.report.content import Curves, Report, Row
 from bend_jax.report.document import Figure
 from bend_jax.report.given import Evaluation
@@ -20,9 +21,9 @@ Runs = list[Report]
 Measured = Sequence[Report | Evaluation]
 BLUE, ORANGE, GREEN, PINK, RED, SKY = COLOURS
 VOTES = {  # what is drawn of a vote
-    "base": ("base", INK, "-", "o"),
-    "mean": ("mean of probabilities", GREEN, "--", "s"),
-    "sbend": ("sBEND", RED, "-.", "^"),
+    "base": (words.VOTES["base"], INK, "-", "o"),
+    "mean": (words.VOTES["mean"], GREEN, "--", "s"),
+    "sbend": (words.VOTES["sbend"], RED, "-.", "^"),
 }
 
 
@@ -65,7 +66,8 @@ def _draw_accuracies(runs: Runs, curves: list[Curves], figure: Any) -> None:
         for i, (name, (_, colour, _)) in enumerate(drawn.items()):
             x = 100 * (np.array(own.members[name].accuracy) - zero)
             axes.scatter(x, i + spread.uniform(-0.28, 0.28, len(x)), s=9, color=colour, alpha=0.6, linewidths=0)
-        for vote, (name, colour, dash, _) in VOTES.items():
+        chosen = {run.vote: (words.VOTES[run.vote], SKY, ":", "")} if run.vote else {}
+        for vote, (name, colour, dash, _) in {**chosen, **VOTES}.items():
             value = 100 * (run.votes[vote].accuracy - zero)
             text = name if several else f"{name} {value:.2f} %"
             axes.axvline(value, color=colour, linestyle=dash, label=text if run is runs[0] else None)
@@ -109,6 +111,7 @@ def _draw_by_members(runs: Measured, curves: list[Curves], figure: Any) -> None:
     widen(below, "y", 0.01)
     below.set_xscale("log")
     below.xaxis.set_major_formatter("{x:g}")
+    below.xaxis.set_minor_formatter("{x:g}" if curves[0].by_members.m[-1] < 10 else "")
     legend(figure, above)
 
 
@@ -284,32 +287,23 @@ def _draw_trainings(runs: Runs, figure: Any) -> None:
             legend(figure, axes)
 
 
-PARTS = {
-    "t_pre": "training the base",
-    "t_collect": "collecting",
-    "t_autoencoder": "autoencoder",
-    "t_diffusion": "diffusion",
-    "t_sample": "drawing members",
-    "t_evaluate": "evaluating",
-    "compile": "compiling (all)",
-}
-
-
 def seconds(runs: Runs) -> Figure:
     """Where the time went."""
+    found = [{text: value for text, value, _ in tables.costs(run)} for run in runs]
     means = {}
-    for key, text in PARTS.items():
-        known = [value for value in (at(run.cost, key) for run in runs) if value is not None]
+    for text in found[0]:
+        known = [value for value in (own.get(text) for own in found) if value is not None]
         means |= {text: sum(known) / len(known)} if known else {}
+    whole = means.pop("sum")
     most = max(means, key=lambda text: means[text])
     over_seeds = " (mean over seeds)" if len(runs) > 1 else ""
-    sentence = f"Most of the {sum(means.values()):.3g} s{over_seeds}: {most}."
+    sentence = f"Most of the {whole:.3g} s{over_seeds}: {most}."
     return Figure("seconds", "Where the time went", sentence, partial(_draw_seconds, means))
 
 
 def _draw_seconds(means: dict[str, float], figure: Any) -> None:
     axes = figure.subplots()
-    colours = [SKY if text == PARTS["compile"] else BLUE for text in means]
+    colours = [SKY if text == words.PARTS["compile"] else BLUE for text in means]
     bars = axes.barh(list(means), list(means.values()), color=colours, height=0.65)
     axes.bar_label(bars, labels=[f"{value:.3g} s" for value in means.values()], padding=3, fontsize=9)
     axes.margins(x=0.15)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from bend_jax.metrics import Interval
 from bend_jax.report.content import Calibrated, Curves, Doubt, Shift, Vote
+from bend_jax.report.difference import Difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Evaluation:
     disagreement: float | None
     error_iou: float | None
     test: dict[str, float | None]
-    differences: dict[str, dict[str, Interval]]
+    differences: dict[str, Difference]
     calibrations: dict[str, dict[str, Calibrated | None]]
     doubt: dict[str, Doubt]
     shift: Shift | None

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any, NamedTuple
 
+from bend_jax.report import answer
 from bend_jax.report.content import Comparison, Row, StoppedRow
 from bend_jax.report.document import Document, Figure, Heading, Lines, Renderer, Table, Text, noted
 from bend_jax.report.plotting import COLOURS, MARKERS, label, legend, widen
@@ -31,18 +32,18 @@ COLUMNS = {
     "base %": Measure("votes.base.accuracy"),
     "sBEND %": Measure("table.sbend"),
     "aBEND %": Measure("table.abend"),
-    "mean vote %": Measure("votes.mean.accuracy"),
-    "members %": Measure("table.mean"),
-    "checkpoints %": Measure("table.orig_mean"),
+    "mean of probabilities %": Measure("votes.mean.accuracy"),
+    "mean member %": Measure("table.mean"),
+    "mean checkpoint %": Measure("table.orig_mean"),
     "base NLL": Measure("votes.base.nll_ts", ".4f", 1),
-    "mean vote NLL": Measure("votes.mean.nll_ts", ".4f", 1),
+    "mean of probabilities NLL": Measure("votes.mean.nll_ts", ".4f", 1),
     "ECE": Measure("votes.mean.ece", ".4f", 1),
     "disagree %": Measure("diversity.members"),
 }
 NOTE = (
-    "Accuracies on test images; members and checkpoints: the mean of single ones. NLL: after temperature scaling on "
-    "validation images; ECE before it, of the mean vote. Disagree: of pairs of members. Epochs: training with "
-    "everything before it, in epochs of the base, by operations. ±: sd over seeds."
+    "Accuracies on test images; sBEND: the members' majority vote; aBEND: one drawn member's label. NLL: after "
+    "temperature scaling on validation images; ECE before it, of the mean of probabilities. Disagree: of pairs of "
+    "members. Epochs: training with everything before it, in epochs of the base, by operations. ±: sd over seeds."
 )
 
 
@@ -96,7 +97,12 @@ def document(content: Comparison) -> Document:
     ]
     blocks += figures(content.finished) if content.finished else []
     blocks = noted(blocks, [row.setup.validation for row in content.finished])
-    return Document(f"{content.task}: {', '.join(paths)}", tuple(blocks))
+    return Document(f"{content.task}: {', '.join(paths)}", tuple(blocks), tally(content.finished))
+
+
+def tally(rows: list[Row]) -> str:
+    """In how many of the rows and seeds the ensemble is better than its base."""
+    return answer.tally([answer.of_run(run) for row in rows for run in row.runs])
 
 
 RENDERER = Renderer("sweep", document, rows_csv, curves=True)
@@ -110,7 +116,7 @@ def says(content: Comparison) -> list[str]:
     return [
         *lines,
         span(rows, "sBEND's accuracy in %", COLUMNS["sBEND %"]),
-        span(rows, "the mean vote's scaled NLL", COLUMNS["mean vote NLL"]),
+        span(rows, "the mean of probabilities' scaled NLL", COLUMNS["mean of probabilities NLL"]),
         span(rows, "the base's accuracy in %", COLUMNS["base %"]),
         "These are test images: to take the best row of this table would be to choose on them.",
     ]
@@ -143,15 +149,22 @@ def layout(rows: list[Row]) -> tuple[str, str]:
     return along, next(p for p in paths if p != along)
 
 
-ACCURACY = {name: COLUMNS[name] for name in ("base %", "sBEND %", "mean vote %", "members %", "checkpoints %")}
-NLL = {name: COLUMNS[name] for name in ("base NLL", "mean vote NLL")}
+ACCURACY = {
+    name: COLUMNS[name]
+    for name in ("base %", "sBEND %", "mean of probabilities %", "mean member %", "mean checkpoint %")
+}
+NLL = {name: COLUMNS[name] for name in ("base NLL", "mean of probabilities NLL")}
 
 
 def figures(rows: list[Row]) -> list[Figure]:
     """Accuracy and NLL against what was swept."""
     along, groups = layout(rows)
     where = f"Along x: {along or 'the combinations in the order of the table'}; "
-    who = f"a line for each {groups}, the members' mean vote" if groups else "a line for each vote, or mean of nets"
+    who = (
+        f"a line for each {groups}, the members' mean of probabilities"
+        if groups
+        else "a line for each vote, or mean of nets"
+    )
     text = f"{where}{who}; bars: sd over seeds. Where a line is level, the setting changed nothing."
     return [
         Figure("accuracy", "Accuracy", text, partial(draw, rows, ACCURACY, "test accuracy, %", 0.5)),
@@ -160,13 +173,13 @@ def figures(rows: list[Row]) -> list[Figure]:
 
 
 def curves_of(rows: list[Row], measures: dict[str, Measure]) -> list[Curve]:
-    """A line for each measure, or with groups one for each value of the group: of the mean vote."""
+    """A line for each measure, or with groups one for each value of the group: of the mean of probabilities."""
     along, groups = layout(rows)
     ticks = labels(rows, along)
     places = [(ticks.index(_label(row, along)) if ticks else row.settings[along], row) for row in rows]
     if not groups:
         return [_curve(name.rsplit(" ", 1)[0], measure, places) for name, measure in measures.items()]
-    measure = next(measure for name, measure in measures.items() if name.startswith("mean vote"))
+    measure = next(measure for name, measure in measures.items() if name.startswith("mean of probabilities"))
     own: dict[str, list[tuple[Any, Row]]] = {}
     for x, row in places:
         own.setdefault(f"{groups} = {setting_text(row.settings[groups])}", []).append((x, row))

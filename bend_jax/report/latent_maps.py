@@ -11,6 +11,7 @@ from bend_jax.report.document import Figure
 from bend_jax.report.plotting import COLOURS, label, legend
 
 MOST = 500  # points of each set, evenly thinned
+MOST_OF_IT = 0.8  # of the variance, from which a plane tells near from far
 SETS = {  # (label, colour, marker, size); the bulkiest lie below
     "noised": ("checkpoints with the autoencoder's noise", COLOURS[3], "v", 14),
     "checkpoints": ("checkpoints", COLOURS[1], "s", 18),
@@ -41,14 +42,22 @@ def _thinned(points: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "few z"]:
 
 
 def _by_components(stacked: Any, ends: Any) -> Figure:
+    plane = components.plane(stacked)
+
     def draw(figure: Any) -> None:
-        plane = components.plane(stacked)
         texts = [f"component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(plane.shares)]
         _scatter(figure, np.split(components.onto(plane, stacked), ends), texts)
 
+    share = float(sum(plane.shares))
+    meaning = (
+        "members in one spot have collapsed, members on the checkpoints are near to them in most of what varies."
+        if share >= MOST_OF_IT
+        else "the other directions are not seen here, so that points on one spot need not be near each other, and no "
+        "copy shows. The distances are under Copies or new networks."
+    )
     sentence = (
-        "Latent vectors of the autoencoder, by their principal components: members that lie on the checkpoints copy "
-        "them, members in one spot have collapsed, a cloud of the same shape is a learned distribution."
+        "Latent vectors of the autoencoder on the two principal components of all three sets, which hold "
+        f"{share:.0%} of their variance: {meaning}"
     )
     return Figure("latents_pca", "Latents by PCA", sentence, draw)
 
@@ -65,8 +74,8 @@ def _by_tsne(stacked: Any, ends: Any) -> Figure:
         _scatter(figure, np.split(points, ends), ["t-SNE 1 (no unit)", "t-SNE 2 (no unit)"])
 
     sentence = (
-        "The same by t-SNE, which keeps neighbours, not distances: where the colours mix, members are neighbours of "
-        "checkpoints; where they part, the generator misses what was collected."
+        "The same by t-SNE, which keeps neighbours, not distances: where the colours part, the generator misses what "
+        "was collected; where they mix it does not, which is no proof of copies."
     )
     return Figure("latents_tsne", "Latents by t-SNE", sentence, draw)
 

@@ -48,7 +48,12 @@ def section(report: Report, arrays: dict[str, Any] | None) -> list[Heading | Tex
     )
     drawn = [] if arrays is None else _figures(report, arrays)
     table = Table(["networks", *(text for text, _ in COLUMNS.values())], _rows(report, found), note)
-    return [Heading("Copies or new networks"), Text("\n".join(f"- {line}" for line in said(report))), table, *drawn]
+    return [
+        Heading("Copies or new networks", folded=True),
+        Text("\n".join(f"- {line}" for line in said(report))),
+        table,
+        *drawn,
+    ]
 
 
 def _held_out(found: Memorisation) -> str:
@@ -182,9 +187,11 @@ def _figures(report: Report, arrays: dict[str, Any]) -> list[Figure]:
         ),
     ]
     if "plane" in arrays:
+        share = float(sum(arrays["plane"]["shares"]))
         sentence = (
-            "Accuracy of vectors on the plane in which the checkpoints vary most. Members on one spot have collapsed; "
-            "members on the checkpoints copy them; a plain of one shade has no better place to go to."
+            f"Accuracy of vectors on the plane in which the checkpoints vary most, with {share:.0%} of their variance; "
+            "all points are projected onto it. Members on one spot have collapsed there; a plain of one shade has no "
+            "better place to go to."
         )
         drawn.append(
             Figure("plane", "Accuracy around the checkpoints", sentence, partial(_draw_plane, arrays["plane"]))

@@ -1,6 +1,5 @@
 """Several finished runs side by side in one document, from their reports alone."""
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +7,9 @@ from urllib.parse import quote
 
 from bend_jax import storage
 from bend_jax.checks import SettingsError
-from bend_jax.report import document, figures, run_report, tables
-from bend_jax.report.content import Cost, Report
-from bend_jax.report.records import at, from_json, to_json
+from bend_jax.report import answer, document, figures, run_report, tables, words
+from bend_jax.report.content import Report
+from bend_jax.report.records import from_json, to_json
 from bend_jax.report.text import number
 
 NOTE = "Mean ± sd where a run has several seeds. Runs of other data, splits or noise have other test images."
@@ -76,7 +75,8 @@ def page(runs: Runs, workdir: Path) -> document.Document:
     """The runs' votes, what they differ in, what they cost."""
     reports = {name: one.report for name, one in runs.items()}
     head = [
-        f"- {_link(name, one.folder, workdir)}: `{one.report.config}`, seed {', '.join(map(str, one.report.seeds))}"
+        f"- {_link(name, one.folder, workdir)}: `{one.report.config}`, seed {', '.join(map(str, one.report.seeds))}. "
+        + answer.line(answer.of_run(one.report))
         for name, one in runs.items()
     ]
     keys = list(dict.fromkeys(key for one in reports.values() for key in tables.columns(one)))
@@ -90,10 +90,10 @@ def page(runs: Runs, workdir: Path) -> document.Document:
         ),
         figures.beside(reports, "accuracy", 100, "test accuracy, %"),
         figures.beside(reports, "nll_ts", 1, "test NLL after temperature scaling, nats"),
-        document.Heading("Settings that differ"),
+        document.Heading("Settings that differ", folded=True),
         *_differences(reports),
-        document.Heading("Cost"),
-        document.Table(["", *runs], _costs(reports), "Seconds; break_even_m: members. Machines may differ."),
+        document.Heading("Cost", folded=True),
+        document.Table(["", *runs], _costs(reports), "Seconds. Machines may differ."),
     ]
     return document.Document(f"{len(runs)} runs side by side", tuple(blocks))
 
@@ -111,7 +111,7 @@ def _link(name: str, folder: Path, workdir: Path) -> str:
 def _votes(one: Report, keys: list[str]) -> list[list[str]]:
     return [
         [label, *tables.vote_cells(one.votes[vote], one.sd.votes[vote] if one.sd else None, keys)]
-        for vote, label in tables.VOTES.items()
+        for vote, label in words.VOTES.items()
         if vote in one.votes
     ]
 
@@ -130,10 +130,13 @@ def _setting(one: Report, key: str) -> str:
 
 
 def _costs(reports: dict[str, Report]) -> list[list[str]]:
-    return [
-        [key, *(number(at(one.cost, key), at(one.sd.cost, key) if one.sd else None, ".2f") for one in reports.values())]
-        for key in (own.name for own in dataclasses.fields(Cost))
-    ]
+    found = [{text: own for text, *own in tables.costs(one)} for one in reports.values()]
+    parts = list(dict.fromkeys(text for own in found for text in own if text != "sum"))
+
+    def cell(value: float | None = None, sd: float | None = None) -> str:
+        return number(value, sd, ".2f")
+
+    return [[text, *(cell(*own.get(text, [])) for own in found)] for text in (*parts, "sum")]
 
 
 def rows_csv(runs: Runs) -> document.Lines:

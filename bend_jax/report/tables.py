@@ -2,39 +2,13 @@
 
 import math
 
+from bend_jax.report import answer
 from bend_jax.report.content import Averaged, Generator, Report, Vote
+from bend_jax.report.document import Document, Table, Text, to_text
 from bend_jax.report.records import at
-from bend_jax.report.text import number, percent, text_table
+from bend_jax.report.text import number, percent
+from bend_jax.report.words import PARTS, REST, TABLE3, VOTES, WITHOUT_MEMBERS
 
-TABLE = {
-    "sbend": "sBEND",
-    "abend": "aBEND",
-    "max": "max",
-    "mean": "mean",
-    "median": "med",
-    "orig_max": "orig max",
-    "orig_mean": "orig mean",
-    "orig_median": "orig med",
-    "potential": "potential",
-}
-VOTES = {
-    "base": "base",
-    "base_pool": "base, opinion pool of its views",
-    "swa": "average of the checkpoints",
-    "checkpoints_best": "best checkpoint on validation",
-    "checkpoints_mean": "checkpoints, mean of probabilities",
-    "checkpoints_pool": "checkpoints, opinion pool",
-    "sbend": "sBEND (majority)",
-    "abend": "aBEND (sampled)",
-    "mean": "mean of probabilities",
-    "pool": "opinion pool (mean of logits)",
-    "weighted": "mean weighted by the collector",
-    "weighted_pool": "opinion pool weighted by the collector",
-    "greedy": "mean of a greedy choice on validation",
-    "best": "best member on validation",
-}
-# votes that are the same for every generator
-WITHOUT_MEMBERS = ("base", "base_pool", "swa", "checkpoints_best", "checkpoints_mean", "checkpoints_pool")
 COLUMNS = {  # of a vote besides its accuracy; those that a report holds are shown
     "nll": "NLL",
     "nll_ts": "NLL, scaled",
@@ -50,11 +24,11 @@ def rows_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Table 3: a row for the main generator and one for each null, in percent."""
     rows = []
     for name, part, sd in _generators(report):
-        cells = {key: percent(at(part.table, key), at(sd.table, key) if sd else None) for key in TABLE}
+        cells = {key: percent(at(part.table, key), at(sd.table, key) if sd else None) for key in TABLE3}
         if not sd:
             cells["abend"] += f"±{percent(part.table.abend_std)}"
         rows.append([name, *cells.values()])
-    return ["", *TABLE.values()], rows
+    return ["accuracy %", *TABLE3.values()], rows
 
 
 def _generators(report: Report) -> list[tuple[str, Report | Generator, Averaged | Generator | None]]:
@@ -86,16 +60,8 @@ def vote_cells(vote: Vote, sd: Vote | None, keys: list[str]) -> list[str]:
 
 
 def verdict(report: Report) -> list[str]:
-    """What the run says about the generator and its nulls, in plain sentences."""
-    main, runs = report.setup.generate, report.single
-    own = f"sBEND over the members of {main}"
-    sbend = [run.votes["sbend"].accuracy for run in runs]
-    lines = [_difference(own, "the base", sbend, [run.votes["base"].accuracy for run in runs])]
-    for name in report.generators:
-        other = [run.generators[name].votes["sbend"].accuracy for run in runs]
-        lines.append(_difference(own, f"sBEND over {name}", sbend, other))
-    lines += [_mcnemar(runs), *_learnt(runs)]
-    novelty = report.novelty
+    """What the run says about its generator, in plain sentences."""
+    lines, novelty = _learnt(report.single), report.novelty
     if novelty.spread is not None:
         null = report.generators.get("low_rank_gaussian")  # what a share is to be read beside: few axes make "copies"
         beside = (
@@ -105,8 +71,26 @@ def verdict(report: Report) -> list[str]:
             f"Members keep {novelty.spread:.2f} of the checkpoints' spread (1 is all of it); "
             f"{novelty.copy_share:.0%} of them are copies of a checkpoint{beside}."
         )
-    change = 100 * (report.votes["mean"].nll_ts / report.votes["base"].nll_ts - 1)
-    return [*lines, f"The members' mean vote has an NLL {change:+.1f}% from the base's, both temperature-scaled."]
+    return lines
+
+
+def differences(report: Report) -> Table | None:
+    """Every vote of the main generator less that of the base and of each null; None for a report of an earlier
+    version."""
+    rows = []
+    for pair in report.single[0].differences or {}:
+        found = [run.differences[pair] for run in report.single if run.differences and pair in run.differences]
+        if len(found) == len(report.single):
+            vote, _, other = pair.partition("_vs_")
+            theirs = f"that of {other}" if other in report.generators else "the base"
+            rows.append([f"{VOTES[vote]} less {theirs}", *answer.gap_cells(answer.gap_of(found))])
+    if not rows:
+        return None
+    note = (
+        "In brackets 95% intervals of a paired bootstrap over test images, p: McNemar's exact test of the first column"
+        + (", seed by seed; over seeds the wider of that interval and Student's." if report.runs else ".")
+    )
+    return Table([f"votes over the members of {report.setup.generate}", "points", "p", "NLL"], rows, note)
 
 
 def _learnt(runs: list[Report]) -> list[str]:
@@ -131,29 +115,25 @@ def _learnt(runs: list[Report]) -> list[str]:
     return lines
 
 
-def _difference(own: str, other: str, a: list[float], b: list[float]) -> str:
-    """How many points accuracies a are above accuracies b, seed by seed."""
-    values = [100 * (x - y) for x, y in zip(a, b, strict=True)]
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return f"{own} is {mean:+.2f} points from {other} on the same test images."
-    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return f"{own} is {number(mean, sd, '+.2f')} points from {other} (mean ± sd over {len(values)} seeds)."
-
-
-def _mcnemar(runs: list[Report]) -> str:
-    """The p-values of those differences."""
-    texts = []
-    for key in runs[0].test:
-        p = " / ".join(number(run.test[key], form=".2g") for run in runs)
-        texts.append(f"{key.removeprefix('sbend_vs_').removesuffix('_mcnemar_p')} {p}")
-    by_seed = " (seed by seed)" if len(runs) > 1 else ""
-    return f"McNemar's p of those differences{by_seed}: {', '.join(texts)}."
+def costs(report: Report) -> list[tuple[str, float | None, float | None]]:
+    """(part, its seconds to a hundredth, their sd) of the time, then what is left of all stages, and the sum of all
+    above."""
+    found = []
+    for key, text in PARTS.items():
+        seconds = at(report.cost, key)
+        found.append((text, seconds and round(seconds, 2), at(report.sd.cost, key) if report.sd else None))
+    known = math.fsum(seconds or 0.0 for _, seconds, _ in found)
+    if report.stages:  # those of a run that was resumed know the time since then alone
+        whole = math.fsum(round(own.seconds or 0.0, 2) for own in report.stages.values())
+        found.append((REST, max(whole - known, 0.0), None))
+        known = max(known, whole)
+    return [*found, ("sum", known, None)]
 
 
 def terminal(report: Report) -> str:
-    """Table 3's rows, the votes, and what they say."""
-    parts = [f"Test accuracy % (k = {report.k}, m = {report.m}, {report.setup.collect})"]
-    parts += [text_table(*rows_table(report)), "", text_table(*rows_votes(report)), "", *verdict(report)]
-    parts += [report.setup.validation] if report.setup.validation else []
-    return "\n".join(parts)
+    """The answer with its table, Table 3's rows, and what the run says of its generator."""
+    found = answer.of_run(report)
+    said = ["\n".join(verdict(report)), report.setup.validation]
+    texts = [Text(text) for text in said if text]
+    blocks = (answer.table(found), Table(*rows_table(report)), *texts)
+    return to_text(Document("", blocks, answer.line(found)))

@@ -1,9 +1,11 @@
 """Numbers and tables as text, for a terminal and in Markdown."""
 
 import re
+from textwrap import fill
 
 from tabulate import tabulate
 
+HEAD = 16  # letters of a line of a column's head on a terminal
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]*)\)")
 
 
@@ -23,9 +25,10 @@ def percent(value: float | None, sd: float | None = None) -> str:
 
 
 def text_table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns aligned for a terminal: the first to the left, the others to the right."""
+    """Columns aligned for a terminal: the first to the left, the others to the right. Long heads take several lines."""
     sides = ("left", *["right"] * (len(header) - 1))
-    return tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=sides)
+    heads = [*header[:1], *(fill(head, HEAD, break_long_words=False) for head in header[1:])]
+    return tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=sides)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -20,8 +20,9 @@ from bend_jax.data import splits
 from bend_jax.data.sources import Data
 from bend_jax.report import document
 from bend_jax.report.comparison import SCORES
-from bend_jax.report.content import Comparison, Difference, Report, StoppedRow
+from bend_jax.report.content import Comparison, Report, StoppedRow
 from bend_jax.report.content import Row as ReportedRow
+from bend_jax.report.difference import Difference
 from bend_jax.report.document import Document, Renderer
 from bend_jax.report.grid import setting_text
 from bend_jax.report.text import text_table
@@ -240,7 +241,7 @@ def measure(row: Row, s: RunContext, jobs: dict[str, pipeline.Job]) -> Measured:
     path = jobs["evaluate"].path
     tree = storage.load_tree(path / "predictions")
     results = {name: storage.read_json(job.path / "result.json") for name, job in jobs.items() if job.stage in STAGES}
-    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results, len(s.dataset.validation.labels))
+    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results, s.dataset)
     place, vote = _place(row, report.setup.generate)
     if row.vote != "single" and vote not in tree["votes"][place]:
         raise SettingsError(

@@ -12,7 +12,7 @@ from bend_jax import devices, metrics, storage, subset, training
 from bend_jax.api import collect_checkpoints, scorer
 from bend_jax.checks import names
 from bend_jax.data import corruptions, sources
-from bend_jax.evaluation import certainty, curves, predict, scores
+from bend_jax.evaluation import certainty, curves, predict, scores, shift
 from bend_jax.generate.generator import FittedGenerator, check_finite, fit_generator
 from bend_jax.report import document, run_report
 from bend_jax.rng import stream
@@ -199,12 +199,12 @@ def _shift(s: RunContext, task: StageContext, variables: Any, clean: scores.Eval
     if not s.ood and not wanted:
         return None
     asked = {name: clean.vectors[name] for name in ("base", main)}
-    inside = scores.uncertainties(clean.outputs, main, classes)
+    inside = shift.uncertainties(clean.outputs, main, classes)
     ood: dict[str, Any] = {}
     doubt: dict[str, Any] = {}
     for name, images in s.ood.items():
         found = predict_split(s, task, variables, asked, sources.Split(images, np.zeros(len(images), np.int32)))
-        ood[name] = scores.detection(inside, scores.uncertainties(found, main, classes))
+        ood[name] = shift.detection(inside, shift.uncertainties(found, main, classes))
         doubt[name] = certainty.doubt(found[main])
     rows: dict[str, dict[str, Any]] = {name: {} for name in wanted}
     for name in wanted:
@@ -237,7 +237,7 @@ def export(s: RunContext, task: StageContext) -> str:
 def render(s: RunContext, task: StageContext) -> str:
     """Assemble report.json from what the stages measured, and write it with all its faces."""
     results = {name: storage.read_json(path / "result.json") for name, path in task.inputs.items()}
-    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results, len(s.dataset.validation.labels))
+    report = summary.assemble(s.config, s.config_name, s.seed, s.chosen.dim, results, s.dataset)
     manifests = {name: storage.read_manifest(path) for name, path in task.inputs.items()}
     report = summary.with_stages(report, manifests, {name: path.name for name, path in task.inputs.items()})
     encoded = task.inputs[f"generate {s.config.generate.name}"] / "latents"

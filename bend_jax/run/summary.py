@@ -8,15 +8,21 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from bend_jax.checks import settings_json
+from bend_jax.data.splits import Dataset
 from bend_jax.report.content import Averaged, Cost, Report, Setup, Stage
 from bend_jax.report.records import from_json, to_json
 from bend_jax.run.config import SHARED, Config
 
 
 def assemble(
-    config: Config, config_name: str, seed: int, dim: int, results: dict[str, dict[str, Any]], validation: int = 0
+    config: Config,
+    config_name: str,
+    seed: int,
+    dim: int,
+    results: dict[str, dict[str, Any]],
+    dataset: Dataset | None = None,
 ) -> Report:
-    """The report of one run. results: each stage's result.json by its name; validation: how many such images."""
+    """The report of one run. results: each stage's result.json by its name; dataset: what it was run on."""
     found = results["evaluate"]
     tuned = {n.removeprefix("generate "): r["knob"] for n, r in results.items() if n.startswith("generate ")}
     setup = Setup(
@@ -28,8 +34,9 @@ def assemble(
         subset=",".join(config.collect.subset),
         generate=config.generate.name,
         views=config.evaluate.views,
-        validation=validation_of(config, validation, found["images"]),
+        validation=validation_of(config, len(dataset.validation.labels) if dataset else 0, found["images"]),
         warning=results["base"].get("warning"),
+        notes=[*dataset.notes] if dataset and dataset.notes else None,
     )
     own = {
         "task": config.task,
@@ -132,6 +139,8 @@ def combine(reports: list[Report]) -> Report:
         sd=from_json(Averaged, sd),
         runs=reports,
         test=dict.fromkeys(reports[0].test),  # p-values have no mean: they are in `runs`, as curves are
+        vote=None,
+        differences=None,
         curves=None,
         training=None,
         stages=None,

@@ -56,7 +56,7 @@ def document(paper: str, scale: str, content: Comparison) -> Document:
         )
     lines.append("Differences are ours minus published." + (" ±: sd over seeds." if len(content.seed) > 1 else ""))
     blocks += [Heading("Notes"), Text("\n".join(f"- {line}" for line in lines))]
-    return Document(title, tuple(noted(blocks, [row.setup.validation for row in rows])))
+    return Document(title, tuple(noted(blocks, [row.setup.validation for row in rows])), grid.tally(rows))
 
 
 def renderer(paper: str, scale: str) -> Renderer:

@@ -23,8 +23,8 @@ from bend_jax.report.papers.cells import (
 )
 from bend_jax.report.plotting import label, legend, widen
 from bend_jax.report.records import at, defined
-from bend_jax.report.tables import TABLE
 from bend_jax.report.text import number, percent
+from bend_jax.report.words import TABLE3
 
 SIZES = (1, 5, 10, 20, 50, 100, 200, 500)  # of ensembles, in the table of figure 5b
 
@@ -35,11 +35,11 @@ def table3(rows: Rows, published: Published) -> Blocks:
     series: dict[str, list[float]] = {"ours": [], "published": [], "a Gaussian instead": []}
     for row in rows:
         key = key_of(row.name, published)
-        theirs = dict(zip(TABLE, published[key], strict=True))
-        cells = {name: beside(row, f"table.{name}", theirs[name]) for name in TABLE}
+        theirs = dict(zip(TABLE3, published[key], strict=True))
+        cells = {name: beside(row, f"table.{name}", theirs[name]) for name in TABLE3}
         for i, text in enumerate((f"{row.name}, ours", f"{key}, published", "difference")):
             lines.append([text, *(own[i] for own in cells.values())])
-        lines.append([f"{row.name}, Gaussian", *(cell(row, f"generators.gaussian.table.{n}") for n in TABLE)])
+        lines.append([f"{row.name}, Gaussian", *(cell(row, f"generators.gaussian.table.{n}") for n in TABLE3)])
         own = points(row, SBEND, ORIGINAL)
         null = 100 * (defined(row, "generators.gaussian.table.sbend") - defined(row, ORIGINAL))
         paper = theirs["sbend"] - theirs["orig_mean"]
@@ -63,8 +63,8 @@ def table3(rows: Rows, published: Published) -> Blocks:
         "instead` lies on `ours`, the diffusion added nothing."
     )
     return [
-        Table(["test accuracy, %", *TABLE.values()], lines, "Gaussian: an independent Gaussian for every coordinate of "
-              "the same checkpoints, in place of autoencoder and diffusion."),
+        Table(["test accuracy, %", *TABLE3.values()], lines, "Gaussian: an independent Gaussian for every coordinate "
+              "of the same checkpoints, in place of autoencoder and diffusion."),
         Heading("What the votes gain"),
         Table(header, gains, "Points of test accuracy over the mean checkpoint, the mean member, and the base."),
         dotted("gain", "sBEND over the mean checkpoint", sentence, [r.name for r in rows], series),
@@ -205,7 +205,7 @@ def figure5a(rows: Rows, published: Published) -> Blocks:
             gap = [signed(paper), signed(value - paper)] if paper is not None else ["-", "-"]
             other.append([f"k = {row.k}, {name}", signed(value), *gap])
     return [
-        Table(["k", *(TABLE[n] for n in names), "sBEND at least mean and med of both", "published"], lines,
+        Table(["k", *(TABLE3[n] for n in names), "sBEND at least mean and med of both", "published"], lines,
               "Test accuracy in %. The figure is published without numbers; its text says yes for every k."),
         Figure("k", "Accuracy against k", "Level lines: more checkpoints change nothing, as the paper says; sBEND has "
                "to be on or above the others.", partial(against_k, rows, names)),
@@ -222,7 +222,7 @@ def against_k(rows: Rows, names: tuple[str, ...], figure: Any) -> None:
     lines = []
     for name in names:
         bars = [100 * defined(row.sd, f"table.{name}") for row in rows if row.sd]
-        lines.append(Curve(TABLE[name], k, [100 * defined(row, f"table.{name}") for row in rows], bars or None))
+        lines.append(Curve(TABLE3[name], k, [100 * defined(row, f"table.{name}") for row in rows], bars or None))
     plot(axes, lines)
     label(axes, "k, checkpoints", "test accuracy, %")
     widen(axes, "y", 0.5)
@@ -261,7 +261,10 @@ def figure5b(rows: Rows, published: Published) -> Blocks:
         ]
         blocks += [
             Heading(row.name),
-            Table(["m", "sBEND, %", "mean vote, %", "mean member, %", "NLL of the mean vote"], lines),
+            Table(
+                ["m", "sBEND, %", "mean of probabilities, %", "mean member, %", "NLL of the mean of probabilities"],
+                lines,
+            ),
             Table(["claim, points", "ours", "published (no numbers)"], claims),
             *renamed(figures.by_members(row.runs), row),
         ]
