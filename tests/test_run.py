@@ -531,9 +531,7 @@ def test_the_same_settings_reuse_every_stage(runs: Runs, finished: Path) -> None
         assert re.search(rf"^{name}: reused store/{name.split()[0]}-[0-9a-f]+$", again.out, re.MULTILINE)
     assert [os.readlink(again.workdir / name) for name in LINKS] == [os.readlink(finished / name) for name in LINKS]
     first = runs.finished.result().out
-    assert (
-        again.out.split("Test accuracy")[1].split("Everything")[0] == first.split("Test accuracy")[1].split("Every")[0]
-    )
+    assert again.out.split("\nEnsemble ")[1].split("Everything")[0] == first.split("\nEnsemble ")[1].split("Every")[0]
     assert len(list((again.workdir / "store").iterdir())) == len(list((finished / "store").iterdir())) + len(NULLS)
 
 
