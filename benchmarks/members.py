@@ -50,6 +50,7 @@ def in_torch(name: str, vectors: np.ndarray, images: Any, passes: int) -> dict[s
 
     from tests import torch_nets
 
+    one_thread()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = torch_nets.build("resnet18").eval().to(device)
     names = [f"layer4.1.{layer}" for layer in (("bn1", "bn2") if "+" in name else ("bn2",))]
@@ -74,6 +75,14 @@ def in_torch(name: str, vectors: np.ndarray, images: Any, passes: int) -> dict[s
             return np.asarray(logits.argmax(2).cpu())
 
     return {"torch": loop, "torch vmap": vmap}
+
+
+def one_thread() -> None:
+    """PyTorch on one core of a CPU: beside other work its threads wait for each other, so that a ResNet-20's pass took
+    ten times as long with two."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(1)
 
 
 class Case(NamedTuple):
