@@ -4,12 +4,14 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from bend_jax.checks import SettingsError
 from bend_jax.data import sources
 from bend_jax.data.augment import add_noise
 from bend_jax.data.sources import Data, Labels, Split
+
+SHOWN = 5  # classes that an error names
 
 
 class Dataset(NamedTuple):
@@ -77,11 +79,11 @@ def _check(settings: Data, split: Split) -> None:
 def _check_classes(settings: Data, train: Split, num_classes: int) -> None:
     if num_classes < 2:
         raise SettingsError(f"data.name={settings.name}: at least two classes are needed; all labels are 0")
-    missing = _without(train, num_classes)
-    if len(missing):
+    missing, count = _without(train, num_classes)
+    if count:
         raise SettingsError(
             f"data.name={settings.name}: labels go up to {num_classes - 1}, and the training split has no image of "
-            f"class {_some(missing)}"
+            f"class {_some(missing, count)}"
         )
 
 
@@ -91,18 +93,21 @@ def _missing(settings: Data, name: str, split: Split, num_classes: int) -> str:
         raise SettingsError(
             f"data.name={settings.name}: the {name} split has no image: more are needed, or another share"
         )
-    missing = _without(split, num_classes)
-    return f"the {name} split has no image of class {_some(missing)}" if len(missing) else ""
+    missing, count = _without(split, num_classes)
+    return f"the {name} split has no image of class {_some(missing, count)}" if count else ""
 
 
-def _without(split: Split, num_classes: int) -> Int[np.ndarray, " n"]:
-    return np.flatnonzero(np.bincount(split.labels, minlength=num_classes) == 0)
+def _without(split: Split, num_classes: int) -> tuple[list[int], int]:
+    """The first classes that no image has, and how many they are, in memory that grows with the images alone."""
+    present = np.unique(split.labels)
+    first = np.setdiff1d(np.arange(min(num_classes, len(present) + SHOWN)), present)
+    return first[:SHOWN].tolist(), num_classes - len(present)
 
 
-def _some(numbers: Int[np.ndarray, " n"]) -> str:
-    """The first five, and how many more there are."""
-    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
-    return ", ".join(map(str, numbers[:5])) + more
+def _some(numbers: list[int], count: int) -> str:
+    """The first ones, and how many more there are."""
+    more = f" and {count - len(numbers)} more" if count > len(numbers) else ""
+    return ", ".join(map(str, numbers)) + more
 
 
 def _long_tailed(generator: np.random.Generator, split: Split, imbalance: float) -> Split:
