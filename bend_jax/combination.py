@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bend_jax import ensemble, labelled, metrics, modules, storage
+from bend_jax import ensemble, labelled, metrics, modules, saved, storage
 from bend_jax.batching import rows
 from bend_jax.checks import SettingsError
 from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
@@ -92,8 +92,11 @@ def load_combination(
     if not (path / "combination.json").exists():
         raise FileNotFoundError(f"{path} holds no saved combination (no combination.json)")
     storage.verify(path, "restore this folder from a copy, or save the combination again")
-    content = storage.read_json(path / "combination.json")
-    count = content["networks"]
+    with saved.reading(path):
+        content = storage.read_json(path / "combination.json")
+        count, vote, weights = content["networks"], content["vote"], np.asarray(content["weights"])
+        check_votes((vote,))
+        saved.check_vote(str(path), content["temperature"], weights, count)
     if len(applies) != count or len(variables) not in (0, count):
         raise SettingsError(
             f"the combination in {path} has {count} networks: give one apply for each, and variables for all of them "
@@ -101,7 +104,7 @@ def load_combination(
         )
     trees = variables or [None] * count
     networks = [ensemble.load(path / f"network_{i}", applies[i], trees[i]) for i in range(count)]
-    return Combination(tuple(networks), np.asarray(content["weights"]), content["temperature"], content["vote"])
+    return Combination(tuple(networks), weights, content["temperature"], vote)
 
 
 def combine(
