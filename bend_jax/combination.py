@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from bend_jax import conformal, ensemble, labelled, metrics, modules, storage
+from bend_jax import conformal, ensemble, labelled, metrics, modules, saved, storage
 from bend_jax.batching import rows
 from bend_jax.checks import SettingsError
 from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
@@ -105,8 +105,11 @@ def load_combination(
     if not (path / "combination.json").exists():
         raise FileNotFoundError(f"{path} holds no saved combination (no combination.json)")
     storage.verify(path, "restore this folder from a copy, or save the combination again")
-    content = storage.read_json(path / "combination.json")
-    count = content["networks"]
+    with saved.reading(path):
+        content = storage.read_json(path / "combination.json")
+        count, vote, weights = content["networks"], content["vote"], np.asarray(content["weights"])
+        check_votes((vote,))
+        saved.check_vote(str(path), content["temperature"], weights, count)
     if len(applies) != count or len(variables) not in (0, count):
         raise SettingsError(
             f"the combination in {path} has {count} networks: give one apply for each, and variables for all of them "
@@ -116,8 +119,7 @@ def load_combination(
     networks = [ensemble.load(path / f"network_{i}", applies[i], trees[i]) for i in range(count)]
     kept = path / "calibration"  # not of one without validation images, or of an earlier version
     calibration = conformal.Calibration(**storage.load_tree(kept)) if kept.exists() else None
-    weights = np.asarray(content["weights"])
-    return Combination(tuple(networks), weights, content["temperature"], content["vote"], calibration)
+    return Combination(tuple(networks), weights, content["temperature"], vote, calibration)
 
 
 def combine(

@@ -364,21 +364,21 @@ def load(directory: str | Path, network: Any, variables: Any = None) -> Ensemble
     found = modules.adapt(network)
     apply, variables = (network, variables) if found is None else (found[0].apply, found[1])
     path = Path(directory).absolute()
-    content, tree, subset, vectors, checkpoints, calibration = saved.read(path, variables)
-    result = Ensemble(
-        apply,
-        tree,
-        subset,
-        vectors,
-        np.asarray(content["weights"]),
-        content["temperature"],
-        checkpoints,
-        Example.from_json(content.get("image")),
-        content.get("vote", "mean"),  # of an earlier version: always the mean
-        calibration,
-    )
-    if content.get("classes") not in (None, result.classes):
+    content, tree, subset, vectors, *known = saved.read(path, variables)
+    with saved.reading(path):
+        weights, image = np.asarray(content["weights"]), Example.from_json(content.get("image"))
+        vote = content.get("vote", "mean")  # of an earlier version: always the mean
+        check_votes((vote,))
+        parts = (weights, content["temperature"], known[0], image, vote, known[1])
+        result = Ensemble(apply, tree, subset, vectors, *parts)
+    try:
+        classes = result.classes
+    except Exception as error:  # noqa: BLE001  of a network that was made for other variables
+        found = f"{type(error).__name__}: {str(error).split(chr(10))[0]}"
+        raise SettingsError(f"this network does not take the variables and images of {path}: {found}") from None
+    saved.check(str(path), result)
+    if content.get("classes") not in (None, classes):
         raise SettingsError(
-            f"the ensemble in {path} tells {content['classes']} classes apart; this network gives {result.classes}"
+            f"the ensemble in {path} tells {content['classes']} classes apart; this network gives {classes}"
         )
     return result

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from bend_jax import conformal, storage
+from bend_jax import conformal, files, storage
 from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.evaluation import given
 from bend_jax.evaluation.scores import Evaluate
@@ -106,22 +105,28 @@ def evaluate(
 def evaluate_file(path: str | Path, coverage: float = 0.9) -> Evaluation:
     """`evaluate` of an .npz file with the arrays `logits`, `labels`, `validation_logits` and `validation_labels`, and,
     where they are there, `weights` and `ood_<name>` for other data sets. Raises SettingsError for any other file."""
+
+    def choose(names: list[str]) -> list[str]:
+        missing = [name for name in KEYS if name not in names]
+        unknown = [name for name in names if name not in (*KEYS, "weights") and not name.startswith(OTHER)]
+        if missing or unknown:
+            hint = "".join(did_you_mean(name, KEYS) for name in unknown[:1])
+            wrong = [f"has no {', '.join(missing)}"] * bool(missing)
+            wrong += [f"has {', '.join(unknown)}{hint}"] * bool(unknown)
+            raise SettingsError(
+                f"{path} {' and '.join(wrong)}; its arrays are {', '.join(names) or 'none'}; accepted are "
+                f"{', '.join(KEYS)}, and, if wanted, weights and {OTHER}<name>"
+            )
+        return names
+
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = files.read_npz(Path(path), choose)
+    except SettingsError:
+        raise
     except FileNotFoundError:
         raise SettingsError(f"there is no file {path}") from None
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile):
-        raise SettingsError(f"{path} is no .npz file of numbers, or a damaged one") from None
-    accepted = f"{', '.join(KEYS)}, and, if wanted, weights and {OTHER}<name>"
-    missing = [name for name in KEYS if name not in arrays]
-    unknown = [name for name in arrays if name not in (*KEYS, "weights") and not name.startswith(OTHER)]
-    if missing or unknown:
-        hint = "".join(did_you_mean(name, KEYS) for name in unknown[:1])
-        wrong = [f"has no {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}{hint}"] * bool(unknown)
-        raise SettingsError(
-            f"{path} {' and '.join(wrong)}; its arrays are {', '.join(arrays) or 'none'}; accepted are {accepted}"
-        )
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} is no .npz file of numbers, or a damaged one ({error})") from None
     others = {name.removeprefix(OTHER): own for name, own in arrays.items() if name.startswith(OTHER)}
     validation = (arrays["validation_logits"], arrays["validation_labels"])
     return evaluate(

@@ -1,14 +1,17 @@
 """The files of a saved ensemble: orbax trees and two JSON files."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bend_jax import storage
 from bend_jax import subset as subsets
+from bend_jax.batching import named_leaves
 from bend_jax.checks import SettingsError
 from bend_jax.collect.collector import Checkpoints
 from bend_jax.conformal import Calibration
@@ -16,9 +19,11 @@ from bend_jax.subset import Subset
 
 
 def write(path: Path, content: dict[str, Any], ensemble: Any) -> None:
-    """The ensemble into a new folder, whole or not at all. content: of ensemble.json. Raises FileExistsError."""
+    """The ensemble into a new folder, whole or not at all. content: of ensemble.json. Raises FileExistsError, and
+    SettingsError for an ensemble that could not be read again."""
     if path.exists():
         raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
+    check("nothing was written", ensemble)
     variables, subset = ensemble.variables, ensemble.subset
     leaves, plain = jax.tree.leaves(variables), _is_plain(variables)
     with storage.publishing(path, {"stage": "ensemble"}) as partial:
@@ -52,25 +57,90 @@ def read(path: Path, variables: Any) -> Content:
     if not storage.is_complete(path):
         raise FileNotFoundError(f"{path} holds no saved ensemble (no manifest.json)")
     storage.verify(path, "restore this folder from a copy, or save the ensemble again")
-    content = storage.read_json(path / "ensemble.json")
-    tree = storage.load_tree(path / "variables")
-    if content.get("leaves") is not None:
-        leaves = [tree[str(i)] for i in range(content["leaves"])]
-        structure = jax.tree.structure(variables)
-        if structure.num_leaves != len(leaves):
-            raise SettingsError(
-                f"the saved variables are no nested dicts but a tree of {len(leaves)} leaves: load(directory, apply, "
-                f"variables=...) needs one of the same structure; a tree of {structure.num_leaves} leaves came"
-            )
-        tree = jax.tree.unflatten(structure, leaves)
-    subset = subsets.from_json(storage.read_json(path / "subset.json"))
-    none = np.zeros((len(content["weights"]), 0), np.float32)
-    vectors = storage.load_tree(path / "members")["vectors"] if subset.dim else none
+    with reading(path):
+        content = storage.read_json(path / "ensemble.json")
+        tree = storage.load_tree(path / "variables")
+        if content.get("leaves") is not None:
+            leaves = list(tree.values())
+            structure = jax.tree.structure(variables)
+            if structure.num_leaves != len(leaves):
+                raise SettingsError(
+                    f"the saved variables are no nested dicts but a tree of {len(leaves)} leaves: load(directory, "
+                    "apply, variables=...) needs one of the same structure; a tree of "
+                    f"{structure.num_leaves} leaves came"
+                )
+            tree = jax.tree.unflatten(structure, [tree[str(i)] for i in range(len(leaves))])
+        subset = subsets.from_json(storage.read_json(path / "subset.json"))
+        none = np.zeros((len(content["weights"]), 0), np.float32)
+        vectors = storage.load_tree(path / "members")["vectors"] if subset.dim else none
 
-    def part(name: str, kind: Callable[..., Any]) -> Any:
-        return kind(**storage.load_tree(path / name)) if (path / name).exists() else None
+        def part(name: str, kind: Callable[..., Any]) -> Any:
+            return kind(**storage.load_tree(path / name)) if (path / name).exists() else None
 
-    return Content(content, tree, subset, vectors, part("checkpoints", Checkpoints), part("calibration", Calibration))
+        known = part("checkpoints", Checkpoints), part("calibration", Calibration)
+        return Content(content, tree, subset, vectors, *known)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever other content than that of an ensemble makes its readers raise is a SettingsError."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        found = str(error).split("\n")[0]
+        raise SettingsError(f"{path} holds no ensemble that can be read: {type(error).__name__}: {found}") from None
+
+
+def check(where: str, ensemble: Any) -> None:
+    """Raise SettingsError, which begins with `where`, for an ensemble that does not fit together, or whose vote would
+    hold NaN: before it is written, and when it was read."""
+    subset, (m, dim) = ensemble.subset, _shape(f"{where}: vectors", ensemble.vectors, 2)
+    check_vote(where, ensemble.temperature, ensemble.weights, m)
+    if dim != subset.dim:
+        raise SettingsError(f"{where}: vectors have {dim} numbers, the subset {subset.dim}")
+    try:
+        jax.eval_shape(lambda v: subsets.insert(subset, ensemble.variables, v), jax.ShapeDtypeStruct((dim,), "float32"))
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{where}: {error}") from None
+    for name, leaf in named_leaves(ensemble.variables):
+        _check_finite(f"{where}: variables{name}", leaf)
+    if ensemble.checkpoints is not None:
+        vectors, weights = ensemble.checkpoints
+        k, own = _shape(f"{where}: checkpoints", vectors, 2)
+        if own != dim or (weights is not None and _shape(f"{where}: their weights", weights, 1) != (k,)):
+            raise SettingsError(f"{where}: the checkpoints do not fit the subset of {dim} numbers, or their weights")
+    if ensemble.calibration is not None:
+        sizes = {_shape(f"{where}: calibration", x, 1) for x in ensemble.calibration}
+        labels, most = np.asarray(ensemble.calibration.labels), ensemble.classes or 2**31
+        if len(sizes) > 1 or labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels < most)).all():
+            raise SettingsError(f"{where}: the calibration is not of one label below {most} and one score an image")
+
+
+def check_vote(where: str, temperature: Any, weights: Any, count: int) -> None:
+    """Raise SettingsError for a temperature or weights with which no vote is a number."""
+    one = np.float32(temperature) if np.asarray(temperature).dtype.kind in "iuf" and not np.ndim(temperature) else 0
+    if not 0 < one < np.inf:
+        raise SettingsError(f"{where}: the temperature must be a number above 0; it is {temperature!r:.80}")
+    if _shape(f"{where}: weights", weights, 1) != (count,) or np.min(weights) < 0 or not np.sum(weights) > 0:
+        raise SettingsError(f"{where}: {count} weights of at least 0 are needed, not all 0; they are {weights!r:.200}")
+
+
+def _shape(where: str, array: Any, axes: int) -> tuple[int, ...]:
+    """Of finite numbers with so many axes. Raises SettingsError for anything else."""
+    array = np.asarray(array)
+    if array.ndim != axes or not jnp.issubdtype(array.dtype, jnp.number):
+        wanted = ", ".join("nm"[:axes])
+        raise SettingsError(f"{where} must be numbers [{wanted}]; they are {array.dtype}{list(array.shape)}")
+    _check_finite(where, array)
+    return array.shape
+
+
+def _check_finite(where: str, array: Any) -> None:
+    dtype = getattr(array, "dtype", np.asarray(array).dtype)
+    if jnp.issubdtype(dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
+        raise SettingsError(f"{where} hold NaN or Inf")
 
 
 def _is_plain(tree: Any) -> bool:

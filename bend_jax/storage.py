@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import numpy as np
 
-from bend_jax import devices
+from bend_jax import devices, files
 from bend_jax.checks import SettingsError
 
 STAGE = re.compile(r"[a-z_]+-[0-9a-f]{16}")  # the name of a stage's folder
@@ -65,7 +66,7 @@ def read_manifest(path: Path, remedy: str = "") -> dict[str, Any]:
     what was written. One from before manifests had a sum may hold only what they held then."""
     file = path / "manifest.json"
     try:
-        manifest: Any = json.loads(file.read_text())
+        manifest: Any = read_json(file)
     except (OSError, ValueError) as error:
         raise DamagedError(f"{file} cannot be read ({error}); {_remedy(path, remedy)}") from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
@@ -94,18 +95,22 @@ def verify(path: Path, remedy: str = "", expected: dict[str, Any] | None = None)
             raise DamagedError(
                 f"{path} holds another stage: {key} {found}, not {_short(value)}; {_remedy(path, remedy)}"
             )
+    entries = sorted(path.rglob("*"))
+    for file in entries:
+        if file.is_symlink():
+            raise DamagedError(f"{file} is a link, and a stage has none; {_remedy(path, remedy)}")
     for name, sum_ in manifest["sha256"].items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DamagedError(f"{path} lists {name}, which leads out of it; {_remedy(path, remedy)}")
         try:
-            actual = _sha256(path / name)
-        except OSError:
-            raise DamagedError(f"{path / name} is missing; {_remedy(path, remedy)}") from None
+            actual = _sha256(path / name) if (path / name).is_file() else None  # to read a pipe is to wait
+        except (OSError, ValueError):  # a name that no file can have
+            actual = None
+        if actual is None:
+            raise DamagedError(f"{path / name} is missing; {_remedy(path, remedy)}")
         if actual != sum_:
             raise DamagedError(f"{path / name} is damaged (its SHA-256 is not the manifest's); {_remedy(path, remedy)}")
-    for file in sorted(path.rglob("*")):
-        if file.is_symlink():
-            raise DamagedError(f"{file} is a link, and a stage has none; {_remedy(path, remedy)}")
+    for file in entries:
         name = str(file.relative_to(path))
         if file.is_file() and name not in ("manifest.json", *manifest["sha256"]) and not _is_of_the_desktop(file.name):
             raise DamagedError(f"{file} does not belong here: move it away, or {_remedy(path, remedy)}")
@@ -307,8 +312,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The inverse of `write_json`."""
-    return json.loads(path.read_text())
+    """The inverse of `write_json`. Raises ValueError for what is no JSON."""
+    return files.read_json(path.read_bytes())
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -323,10 +328,16 @@ def save_tree(path: Path, tree: Any) -> None:
 
 
 def load_tree(path: Path) -> Any:
-    """The tree as NumPy arrays."""
+    """The tree as NumPy arrays. Raises SettingsError for arrays that claim more than its folder or the memory holds."""
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
+        leaves = jax.tree.leaves(checkpointer.metadata(path.absolute()).item_metadata)
+        claimed = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves if hasattr(x, "shape"))
+        try:
+            files.check_size(claimed, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
+        except ValueError as error:
+            raise SettingsError(f"{path} cannot be read: {error}") from None
         return checkpointer.restore(path.absolute())
 
 

@@ -140,13 +140,15 @@ def _root_cause(error: BaseException) -> str:
 def _cifar(name: str, path: Path) -> tuple[Split, Split]:
     """The binary release: label bytes, then 3072 bytes of red, green and blue, row by row."""
     folder, train, test, label_bytes = CIFAR[name]
+    most = SIZES[name].train * (label_bytes + 3072)
 
     def rows(archive: tarfile.TarFile, files: list[str]) -> Split:
         parts = []
         for file in files:
             member = archive.extractfile(f"{folder}/{file}")
-            assert member is not None
-            parts.append(np.frombuffer(member.read(), np.uint8).reshape(-1, label_bytes + 3072))
+            if member is None:
+                raise ValueError(f"{file} is no file in it")
+            parts.append(np.frombuffer(_whole(member, most), np.uint8).reshape(-1, label_bytes + 3072))
         records = np.concatenate(parts)
         images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         return Split(np.ascontiguousarray(images), records[:, label_bytes - 1].astype(np.int32))
@@ -157,11 +159,22 @@ def _cifar(name: str, path: Path) -> tuple[Split, Split]:
 
 def _mnist(name: str, paths: list[Path]) -> tuple[Split, Split]:
     """The idx files: a header of 16 bytes before images, of 8 before labels."""
+    most, raw = 16 + SIZES[name].train * 28 * 28, list[bytes]()
     with _clear_error(name, paths[0].parent):
-        raw = [gzip.decompress(path.read_bytes()) for path in paths]
+        for path in paths:
+            with gzip.open(path) as file:
+                raw.append(_whole(file, most))
         images = [np.frombuffer(raw[i], np.uint8, offset=16).reshape(-1, 28, 28, 1) for i in (0, 2)]
         labels = [np.frombuffer(raw[i], np.uint8, offset=8).astype(np.int32) for i in (1, 3)]
     return Split(images[0], labels[0]), Split(images[1], labels[1])
+
+
+def _whole(file: Any, most: int) -> bytes:
+    """What is in a file. Raises ValueError for more than `most` bytes."""
+    found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"a file in it has more than the release's {most:,} bytes")
+    return found
 
 
 @contextlib.contextmanager

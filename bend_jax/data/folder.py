@@ -84,16 +84,32 @@ def _of_classes(root: Path, own: list[str], classes: list[str]) -> Listed:
     """Every image below the folders of these classes; links are followed, hidden files are not images."""
     files, labels = list[Path](), list[int]()
     for name in own:
-        for folder, _, inside in sorted(os.walk(root / name, followlinks=True)):
+        for folder, inside in sorted(_walk(root / name)):
             found = [Path(folder, file) for file in sorted(inside) if _is_image(file)]
             files += found
             labels += [classes.index(name)] * len(found)
     return Listed(files, labels)
 
 
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder and the names in it; links are followed, but for those that lead back to where they are."""
+    for folder, below, inside in os.walk(root, followlinks=True):
+        yield folder, inside
+        links = [name for name in below if os.path.islink(os.path.join(folder, name))]
+        above = {Path(folder), *Path(folder).parents} - set(root.parents) if links else set()
+        real = {os.path.join(os.path.realpath(one), "") for one in above}
+        for name in links:
+            target = os.path.join(os.path.realpath(os.path.join(folder, name)), "")
+            if any(one.startswith(target) for one in real):
+                below.remove(name)
+
+
 def _annotated(name: str, annotations: Path, classes: list[str]) -> Listed:
     """The validation images of Tiny-ImageNet, which lie in one folder: a line for each with its name and its class."""
-    rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip()]
+    lines = annotations.read_text(errors="replace").splitlines()
+    rows = [line.split("\t")[:2] for line in lines if line.strip()]
+    if any(len(row) < 2 for row in rows):
+        raise SettingsError(f"data.name={name}: {annotations} needs a file and its class in every line, a tab between")
     unknown = sorted({row[-1] for row in rows} - set(classes))
     if unknown:
         raise SettingsError(f"data.name={name}: {annotations} has classes that train lacks: {_some(unknown)}")

@@ -1,6 +1,7 @@
 """Labelled images as arrays, and files of images as one array."""
 
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +13,13 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from bend_jax.checks import SettingsError
+from bend_jax.files import free_memory
 
 Images = UInt8[np.ndarray, "n h w c"]
 Labels = Int[np.ndarray, " n"]
 BLOCK = 512  # files that are decoded at once
-CGROUP = Path("/sys/fs/cgroup/memory.max")
+# of Pillow's; the others start programs, or read what no training set holds
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 
 
 class Split(NamedTuple):
@@ -37,11 +40,15 @@ def decode(file: Path | io.BytesIO, channels: int, side: int) -> UInt8[np.ndarra
 
     Three channels: colours, grey repeated. One: luminance (ITU-R BT.601). Alpha is left away, as torchvision's
     ImageFolder does; 16 bits become 8 (v / 257). side: as `square` takes it. Raises what Pillow raises, and ValueError
-    for pixels whose range is not known.
+    for pixels whose range is not known, for more than Image.MAX_IMAGE_PIXELS, and for what is no regular file.
     """
     from PIL import Image, ImageOps
 
-    with Image.open(file) as opened:
+    if isinstance(file, Path) and not file.is_file():  # to read a pipe is to wait
+        raise ValueError("it is no regular file")
+    with Image.open(file, formats=FORMATS) as opened:
+        if math.prod(opened.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ValueError(f"it has {math.prod(opened.size):,} pixels; {Image.MAX_IMAGE_PIXELS:,} are taken at most")
         image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):  # "I;16", "I;16B", and what "I" holds of a 16-bit file
         values = np.asarray(image)
@@ -138,7 +145,7 @@ def _size(image: UInt8[np.ndarray, "h w c"]) -> str:
 def check_memory(name: str, shape: tuple[int, ...]) -> None:
     """Raise SettingsError where uint8 images of this shape do not fit twice: while they are split, there are two of
     each."""
-    needed, free = 2 * int(np.prod(shape, dtype=np.int64)), free_memory()
+    needed, free = 2 * math.prod(shape), free_memory()
     if free is not None and needed > free:
         n, height, width, channels = shape
         raise SettingsError(
@@ -146,15 +153,3 @@ def check_memory(name: str, shape: tuple[int, ...]) -> None:
             f"array, twice that while they are split, and {free / 1e9:.3g} GB are free: take a smaller data.resize, or "
             "fewer images"
         )
-
-
-def free_memory() -> int | None:
-    """Bytes that are free on this machine, or what its control group allows where that is less; None: not known."""
-    found = list[int]()
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        found += [int(text) for text in [CGROUP.read_text().strip()] if text.isdigit()]
-    except OSError:  # another system, or no control group
-        pass
-    return min(found, default=None)

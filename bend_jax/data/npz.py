@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bend_jax import files
 from bend_jax.checks import SettingsError
 from bend_jax.data.images import Split
 
@@ -24,13 +25,17 @@ def read(path: Path) -> tuple[Split, Split | None]:
     Images are uint8 [n, h, w, c] or [n, h, w] (grey), labels whole numbers from 0, [n] or [n, 1]; names are compared
     without regard to capitals, and the words may stand either way round (x_train, train_x). Raises SettingsError.
     """
+    parts = list[tuple[str, str]]()
+
+    def choose(names: list[str]) -> list[str]:
+        parts.extend(_choose(path, names))
+        return [name for pair in parts for name in pair]
+
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            parts = _choose(path, list(file.files))
-            arrays = {name: file[name] for pair in parts for name in pair}
+        arrays = files.read_npz(path, choose)
     except SettingsError:
         raise
-    except Exception as error:  # noqa: BLE001  a damaged zip can raise anything; nothing in it is executed
+    except (OSError, ValueError) as error:
         raise SettingsError(f"data.name: {path} is damaged or no .npz: cannot read it ({error}); {EXPECTED}") from None
     splits = [_split(path, pair, arrays) for pair in parts]
     shapes = [split.images.shape[1:] for split in splits]

@@ -118,8 +118,8 @@ def _split(label: str, builder: Any, name: str, keys: tuple[str, str], side: int
         raise SettingsError(
             f"data.name={label}: {builder.data_dir} is damaged ({_line(error)}): prepare it again"
         ) from None
-    if min(labels) < 0:
-        raise SettingsError(f"data.name={label}: the split {name} has images without a label")
+    if min(labels) < 0 or max(labels) >= 2**31:
+        raise SettingsError(f"data.name={label}: the split {name} has images without a label, or with one above 2**31")
     return Split(images, np.array(labels, np.int32))
 
 

@@ -4,7 +4,7 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from bend_jax.checks import SettingsError
 from bend_jax.data import sources
@@ -12,6 +12,8 @@ from bend_jax.data.augment import add_noise
 from bend_jax.data.sources import Data, Images, Labels, Split
 
 MEASURED = 10_000  # images that mean and standard deviation are taken from, at most
+
+SHOWN = 5  # classes that an error names
 
 
 class Dataset(NamedTuple):
@@ -112,11 +114,11 @@ def _normalisation(settings: Data, train: Split) -> str:
 def _check_classes(settings: Data, train: Split, num_classes: int) -> None:
     if num_classes < 2:
         raise SettingsError(f"data.name={settings.name}: at least two classes are needed; all labels are 0")
-    missing = _without(train, num_classes)
-    if len(missing):
+    missing, count = _without(train, num_classes)
+    if count:
         raise SettingsError(
             f"data.name={settings.name}: labels go up to {num_classes - 1}, and the training split has no image of "
-            f"class {_some(missing)}"
+            f"class {_some(missing, count)}"
         )
 
 
@@ -126,18 +128,21 @@ def _missing(settings: Data, name: str, split: Split, num_classes: int, named: t
         raise SettingsError(
             f"data.name={settings.name}: the {name} split has no image: more are needed, or another share"
         )
-    missing = _without(split, num_classes)
-    return f"the {name} split has no image of class {_some(missing, named)}" if len(missing) else ""
+    missing, count = _without(split, num_classes)
+    return f"the {name} split has no image of class {_some(missing, count, named)}" if count else ""
 
 
-def _without(split: Split, num_classes: int) -> Int[np.ndarray, " n"]:
-    return np.flatnonzero(np.bincount(split.labels, minlength=num_classes) == 0)
+def _without(split: Split, num_classes: int) -> tuple[list[int], int]:
+    """The first classes that no image has, and how many they are, in memory that grows with the images alone."""
+    present = np.unique(split.labels)
+    first = np.setdiff1d(np.arange(min(num_classes, len(present) + SHOWN)), present)
+    return first[:SHOWN].tolist(), num_classes - len(present)
 
 
-def _some(numbers: Int[np.ndarray, " n"], named: tuple[str, ...] = ()) -> str:
-    """The first five with their names, and how many more there are."""
-    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
-    return ", ".join(f"{n} ({named[n]})" if n < len(named) else str(n) for n in numbers[:5]) + more
+def _some(numbers: list[int], count: int, named: tuple[str, ...] = ()) -> str:
+    """The first ones with their names, and how many more there are."""
+    more = f" and {count - len(numbers)} more" if count > len(numbers) else ""
+    return ", ".join(f"{n} ({named[n]})" if n < len(named) else str(n) for n in numbers) + more
 
 
 def _long_tailed(generator: np.random.Generator, split: Split, imbalance: float) -> Split:

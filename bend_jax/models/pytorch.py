@@ -19,6 +19,7 @@ from bend_jax.models.vit import resample_positions
 State = dict[str, np.ndarray]  # PyTorch's dotted names
 
 
+DEEPEST = 20  # dicts and lists inside each other, in which a network is looked for
 # the last layer, and what is before it
 HEAD = re.compile(r"^(.*?)(?:linear|fc|head|head\.fc|heads\.head|classifier|classifier\.\d)\.weight$")
 # ours
@@ -42,7 +43,8 @@ def load_init(path: Path, shapes: Any, *, new_head: bool = False) -> Any:
         try:
             state = flat_names(storage.load_tree(path))
         except Exception as error:  # noqa: BLE001  orbax raises many kinds for a folder that is not a checkpoint
-            raise SettingsError(f"--init: {path} is not an orbax checkpoint ({str(error).splitlines()[0]})") from None
+            found = str(error).split("\n")[0] or type(error).__name__
+            raise SettingsError(f"--init: {path} is not an orbax checkpoint ({found})") from None
         state = _resampled(path, _without_head(state, new_head), expected)
     elif path.is_file():
         state = _fitting(path, shapes, expected, new_head)
@@ -96,21 +98,27 @@ def _resampled(path: Path, state: State, expected: dict[str, Any]) -> State:
     return {**state, name: fitted}
 
 
-def networks(content: Any, where: str = "") -> Iterator[tuple[str, State]]:
+def networks(content: Any) -> Iterator[tuple[str, State]]:
     """Every dict in the content of a file that holds tensors by name, and where it was: without scalars, and without a
-    common prefix. Names that end like a last layer's tell several prefixes apart."""
-    if isinstance(content, dict | list | tuple):
-        items = content.items() if isinstance(content, dict) else enumerate(content)
-        for key, value in items:
-            yield from networks(value, f"{where}{key}.")
-    if not isinstance(content, dict):
-        return
-    arrays = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, np.ndarray) and v.ndim}
-    prefixes = [match[1] for match in map(HEAD.match, arrays) if match] or [_common(list(arrays))]
-    for prefix in dict.fromkeys(prefixes):
-        state = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-        if state:
-            yield f"{where}{prefix}".rstrip("."), state
+    common prefix. Names that end like a last layer's tell several prefixes apart. What is in several places, or in
+    itself, is looked at once."""
+    left, seen, dicts = [(content, "", 0)], set[int](), list[tuple[str, dict[Any, Any]]]()
+    while left:
+        own, where, depth = left.pop()
+        if not isinstance(own, dict | list | tuple) or id(own) in seen or depth > DEEPEST:
+            continue
+        seen.add(id(own))
+        if isinstance(own, dict):
+            dicts.append((where, own))
+        items = own.items() if isinstance(own, dict) else enumerate(own)
+        left += [(value, f"{where}{key}.", depth + 1) for key, value in items]
+    for where, own in reversed(dicts):  # what is inside comes first
+        arrays = {k: v for k, v in own.items() if isinstance(k, str) and isinstance(v, np.ndarray) and v.ndim}
+        prefixes = [match[1] for match in map(HEAD.match, arrays) if match] or [_common(list(arrays))]
+        for prefix in dict.fromkeys(prefixes):
+            state = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+            if state:
+                yield f"{where}{prefix}".rstrip("."), state
 
 
 def _common(names: list[str]) -> str:

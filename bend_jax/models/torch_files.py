@@ -2,12 +2,13 @@
 
 torch.save writes a pickle that says how raw storages make up tensors: since 1.6 in a zip archive, before that in a
 stream with the storages behind it. The pickle is read by an unpickler that knows the names in `KNOWN` and refuses every
-other: nothing in the file is executed.
+other: nothing in the file is executed, and what it makes takes no more memory than the file has bytes.
 """
 
 import io
-import json
+import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from bend_jax import files
 from bend_jax.checks import SettingsError
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first number in a stream of torch.save before 1.6, and the second
@@ -76,9 +78,11 @@ class Ignored:
 def tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
     """A view of the storage; the storage of a stream is filled later."""
     steps = tuple(s * storage.itemsize for s in stride)
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if min((*size, *stride, offset, 0)) < 0 or (np.prod(size) and last >= storage.size):
+    last, numbers = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)), math.prod(size)
+    if min((*size, *stride, offset, 0)) < 0 or (numbers and last >= storage.size):
         raise ValueError("a tensor reaches outside its storage")
+    if numbers > storage.size:
+        raise ValueError(f"a tensor {list(size)} has more numbers than its storage, {storage.size}: save its .clone()")
     return np.lib.stride_tricks.as_strided(storage[offset:], size, steps)
 
 
@@ -99,7 +103,7 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): tensor,
     ("torch._utils", "_rebuild_tensor_v2"): tensor,
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-    **{("torch", name): kind for name, kind in STORAGES.items()},
+    **{("torch", name): name for name in STORAGES},
     **dict.fromkeys(BESIDE, Ignored),
 }
 
@@ -119,14 +123,28 @@ class Restricted(pickle.Unpickler):
         """What the name stands for."""
         if (module, name) not in KNOWN:
             raise RefusedError(f"it names {module}.{name}, which is no part of a state dict: refused")
-        return KNOWN[module, name]
+        known = KNOWN[module, name]
+        # a pickle may set attributes of what it has named: of a function that is nobody else's
+        return known if isinstance(known, type | str) else lambda *given: known(*given)
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         """A storage."""
-        what, *about = pid
+        what, kind, *about = pid
         if what != "storage":
             raise RefusedError(f"it holds a {what}, which is no part of a state dict: refused")
-        return self.storage(*about)
+        return self.storage(np.dtype(STORAGES[kind]), *about)
+
+
+def _load(file: io.BufferedIOBase, storage: Callable[..., np.ndarray]) -> Any:
+    """The next pickle of a file. Raises ValueError for one with an entry in its table of values beyond its own length:
+    the unpickler would make a table of that size."""
+    begin = file.tell()
+    found: Any = pickletools.genops(file)  # pyright: ignore[reportArgumentType]
+    for code, number, place in found:
+        if "PUT" in code.name and number > place:
+            raise ValueError("its table of values is longer than the file")
+    file.seek(begin)
+    return Restricted(file, storage).load()
 
 
 def read(path: Path) -> Any:
@@ -173,10 +191,15 @@ def _read_zip(path: Path, file: io.BufferedIOBase) -> Any:
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("its numbers are big-endian")
 
-        def storage(kind: Any, key: str, *_: Any) -> np.ndarray:
-            return np.frombuffer(archive.read(f"{root}data/{key}"), kind)
+        files.check_zip(archive, archive.infolist(), path.stat().st_size)
+        storages: dict[str, bytes] = {}
 
-        return Restricted(io.BytesIO(archive.read(f"{root}data.pkl")), storage).load()
+        def storage(kind: np.dtype, key: str, *_: Any) -> np.ndarray:
+            if key not in storages:
+                storages[key] = archive.read(f"{root}data/{key}")
+            return np.frombuffer(storages[key], kind)
+
+        return _load(io.BytesIO(archive.read(f"{root}data.pkl")), storage)
 
 
 def _read_stream(file: io.BufferedIOBase, size: int) -> Any:
@@ -184,14 +207,16 @@ def _read_stream(file: io.BufferedIOBase, size: int) -> Any:
     keys, and of each storage its length and its numbers."""
     storages: dict[str, np.ndarray] = {}
 
-    def storage(kind: Any, key: str, location: str, length: int, view: Any = None) -> np.ndarray:
-        if not 0 <= length * np.dtype(kind).itemsize <= size:
-            raise ValueError("a storage is larger than the file")
-        whole = storages.setdefault(key, np.zeros(length, kind))
+    def storage(kind: np.dtype, key: str, location: str, length: int, view: Any = None) -> np.ndarray:
+        if key not in storages:
+            if length < 0 or length * kind.itemsize + sum(own.nbytes for own in storages.values()) > size:
+                raise ValueError("its storages are larger than the file")
+            storages[key] = np.zeros(length, kind)
+        whole = storages[key]
         return whole if view is None else whole[view[1] : view[1] + view[2]]
 
     def load() -> Any:
-        return Restricted(file, storage).load()
+        return _load(file, storage)
 
     if load() != MAGIC or load() != PROTOCOL:
         raise RefusedError("it is a pickle, but not one of torch.save")
@@ -211,13 +236,15 @@ def _read_stream(file: io.BufferedIOBase, size: int) -> Any:
 
 def _read_safetensors(file: io.BufferedIOBase) -> dict[str, np.ndarray]:
     """The length of a header, the header as JSON, the numbers."""
-    content, result = file.read(), {}
+    content, result = memoryview(file.read()), {}
     end_of_header = 8 + int.from_bytes(content[:8], "little")
-    header, data = content[8:end_of_header], content[end_of_header:]
+    header, data = bytes(content[8:end_of_header]), content[end_of_header:]
     if not header.startswith(b"{"):
         raise ValueError("it is neither of torch.save nor safetensors")
-    for name, about in json.loads(header).items():
+    for name, about in files.read_json(header).items():
         if name != "__metadata__":
-            begin, end = about["data_offsets"]
-            result[name] = np.frombuffer(data[begin:end], SAFETENSORS[about["dtype"]]).reshape(about["shape"])
+            (begin, end), shape, kind = about["data_offsets"], about["shape"], np.dtype(SAFETENSORS[about["dtype"]])
+            if not 0 <= begin <= end <= len(data) or math.prod(shape) * kind.itemsize != end - begin:
+                raise ValueError(f"{name} claims {kind}{shape} in bytes {begin} to {end} of {len(data)}")
+            result[name] = np.frombuffer(data[begin:end], kind).reshape(shape)
     return result

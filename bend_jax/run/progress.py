@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from bend_jax import devices, storage, training
+from bend_jax import devices, files, storage, training
 from bend_jax.run import saved_states, signals
 from bend_jax.run.config import Config
 
@@ -138,13 +139,28 @@ def _line(name: str, state: Any, losses: Any, steps: int, seconds: float, elapse
 
 
 def read(path: Path) -> dict[str, list[Line]]:
-    """The lines of a metrics.jsonl by training, but for what a kill left half written."""
+    """The lines of a metrics.jsonl by training, in the order of their steps. What is damaged is left out: half a line,
+    two in one, bytes that are no text, values of other types, a step that is there already."""
     result: dict[str, list[Line]] = {}
-    for text in path.read_text().splitlines() if path.exists() else ():
+    for text in path.read_bytes().splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            result.setdefault(line["training"], []).append(line)
+            line = files.read_json(text)
+            if _is_line(line):
+                own = result.setdefault(line["training"], [])
+                if not own or line["step"] > own[-1]["step"]:
+                    own.append(line)
     return result
+
+
+def _is_line(line: Any) -> bool:
+    """Whether `_line` may have written it."""
+    if not isinstance(line, dict) or not isinstance(line.get("training"), str):
+        return False
+    numbers = [line.get("loss"), line.get("seconds"), line.get("rate"), line.get("held_out_loss", 0.0)]
+    counts = [line.get("step"), line.get("steps")]
+    return all(type(x) is int and x >= 0 for x in counts) and all(
+        isinstance(x, int | float) and abs(x) <= sys.float_info.max for x in numbers
+    )
 
 
 def write(path: Path, lines: dict[str, list[Line]]) -> None:
