@@ -88,7 +88,7 @@ def _of_classes(root: Path, own: list[str], classes: list[str]) -> Listed:
 
 def _annotated(name: str, annotations: Path, classes: list[str]) -> Listed:
     """The validation images of Tiny-ImageNet, which lie in one folder: a line for each with its name and its class."""
-    rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip()]
+    rows = [line.split("\t")[:2] for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
     unknown = sorted({row[-1] for row in rows} - set(classes))
     if unknown:
         raise SettingsError(f"data.name={name}: {annotations} has classes that train lacks: {_some(unknown)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bend_jax.checks import Settings, SettingsError, did_you_mean, setting
+from bend_jax.checks import Settings, SettingsError, did_you_mean, expanded, setting
 from bend_jax.data import archives, folder, npz, prepared
 from bend_jax.data.images import Images, Labels, Split, resized
 
@@ -86,7 +86,7 @@ def kind_of(name: str) -> tuple[str, str]:
     """("folder", "npz" or "tfds", what stands behind it), or ("", the name) for a set of NAMES."""
     kind, colon, rest = name.partition(":")
     if colon and kind in ("folder", "npz", "tfds"):
-        return kind, rest if kind == "tfds" else str(Path(rest).expanduser())
+        return kind, rest if kind == "tfds" else str(expanded(rest))
     return ("tfds", name) if name in prepared.KNOWN else ("", name)
 
 
@@ -152,7 +152,7 @@ def absent(settings: Data) -> str:
 
 def data_dir(settings: Data) -> Path:
     """The setting, else TFDS_DATA_DIR, else tensorflow-datasets' own default."""
-    return Path(settings.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expanded(settings.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _digits() -> Split:
