@@ -155,6 +155,18 @@ def expanded(text: str) -> Path:
         raise SettingsError(f"{text}: {error} Set HOME, or write the whole path") from None
 
 
+def check_letters(words: Iterable[str]) -> None:
+    """Raise SettingsError for names that are no UTF-8, in which JSON and the libraries that write files have them."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            what = word.encode(errors="backslashreplace").decode()
+            raise SettingsError(
+                f"{what} is no UTF-8 here: choose a name in other letters, or set LC_ALL=C.UTF-8 where it is one"
+            ) from None
+
+
 def names(text: str) -> tuple[str, ...]:
     """The words of a comma-separated setting."""
     return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -123,13 +123,14 @@ def read(settings: Data, *, dry: bool = False) -> tuple[Split, Split | None]:
 
 def _read(settings: Data) -> tuple[Split, Split | None]:
     name, (kind, rest) = settings.name, kind_of(settings.name)
-    place, channels, side = data_dir(settings), len(settings.mean), settings.resize
+    channels, side = len(settings.mean), settings.resize
     if kind == "npz":
         return npz.read(Path(rest))
     if kind == "folder":
         return folder.read(name, Path(rest), channels, side)
     if name == "digits":
         return _digits(), None
+    place = data_dir(settings)
     if name == "tiny_imagenet":
         release = place / folder.TINY_IMAGENET
         if not release.is_dir():
@@ -144,8 +145,10 @@ def absent(settings: Data) -> str:
     """Why the set's images are not here and a run would fetch or miss them; "" for a set that is only read."""
     if settings.name == "digits":
         return "" if find_spec("sklearn") else "a run needs scikit-learn: pip install scikit-learn"
+    if settings.name not in archives.ARCHIVES:
+        return ""
     place = data_dir(settings)
-    if settings.name not in archives.ARCHIVES or prepared.find(settings.name, place):
+    if prepared.find(settings.name, place):
         return ""
     return archives.absent(settings.name, place)
 

@@ -4,11 +4,12 @@ import errno
 import importlib
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 from absl.flags import Error, FlagValues
 
-from bend_jax.checks import SettingsError
+from bend_jax.checks import SettingsError, check_letters
 from bend_jax.run import signals, streams
 from bend_jax.run.flags import USAGE, define_flags, every_flag
 
@@ -44,18 +45,6 @@ def main(argv: list[str]) -> int:
         return complain(program, stopped(error), 2 if error.errno in NAMES else 1)
 
 
-def check_letters(argv: list[str]) -> None:
-    """Raise SettingsError for names that are no UTF-8, in which JSON and the libraries that write files have them."""
-    for word in argv:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            what = word.encode(errors="backslashreplace").decode()
-            raise SettingsError(
-                f"{what} is no UTF-8 here: choose a name in other letters, or set LC_ALL=C.UTF-8 where it is one"
-            ) from None
-
-
 def stopped(error: OSError) -> str:
     """The line for a file that cannot be read or written, or a machine that has run out of something."""
     names = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
@@ -75,6 +64,7 @@ def start(own: FlagValues, settings: list[str], program: str) -> int:
 
     for name in ("absl", "asyncio"):  # one error of orbax's is a traceback for each of its threads and tasks
         logging.getLogger(name).disabled = True
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # the same
     try:
         driver.run(own, settings)
     except (pipeline.StoppedError, storage.DamagedError) as error:

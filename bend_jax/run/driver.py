@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from bend_jax import devices, given_logits, links, storage
-from bend_jax.checks import SettingsError, did_you_mean, expanded
+from bend_jax.checks import SettingsError, check_letters, did_you_mean, expanded
 from bend_jax.data import splits
 from bend_jax.evaluation.scores import Evaluate
 from bend_jax.generate import GENERATORS
@@ -25,7 +25,6 @@ from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
 from bend_jax.run import config_file, cost, pipeline
 from bend_jax.run import rows as table
-from bend_jax.run.command_line import check_letters
 from bend_jax.run.config import Config, add_groups, defaults, parse, with_presets
 from bend_jax.run.config_file import ConfigFile
 from bend_jax.run.context import prepare

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def prepare() -> None:
@@ -16,11 +17,15 @@ def prepare() -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
         binary, encoding = (old.buffer, old.encoding) if old else (os.fdopen(number, "wb", closefd=False), "utf-8")
-        setattr(sys, name, Lasting(binary, encoding, "backslashreplace", line_buffering=not old or old.line_buffering))
+        new = Lasting(binary, encoding, "backslashreplace", line_buffering=not old or old.line_buffering)
+        new.replaced = old  # which would close what both write into
+        setattr(sys, name, new)
 
 
 class Lasting(io.TextIOWrapper):
     """A stream that writes into nothing once it cannot be written any more; of stdout, one line on stderr says so."""
+
+    replaced: Any = None
 
     def write(self, text: str, /) -> int:
         """As of any stream."""
