@@ -16,8 +16,9 @@ def explain(missing: str | None) -> str:
 
 if __name__ == "__main__":
     try:
-        from bend_jax.run import signals
+        from bend_jax.run import signals, streams
 
+        streams.prepare()
         signals.install()  # before anything that takes long to import
         from bend_jax.run.command_line import main
 

@@ -5,6 +5,7 @@ import difflib
 import typing
 from collections.abc import Iterable
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, NamedTuple, dataclass_transform
 
 DTYPES = ("float32", "bfloat16")
@@ -143,6 +144,27 @@ def settings_json(settings: Any) -> dict[str, Any]:
         if field.metadata["digest"] and not (field.metadata["added"] and value == field.default):
             result[field.name] = settings_json(value) if dataclasses.is_dataclass(value) else value
     return result
+
+
+def expanded(text: str) -> Path:
+    """The path, ~ and ~name as their folders. Raises SettingsError where there is none, as without HOME for a user that
+    the machine does not know."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise SettingsError(f"{text}: {error} Set HOME, or write the whole path") from None
+
+
+def check_letters(words: Iterable[str]) -> None:
+    """Raise SettingsError for names that are no UTF-8, in which JSON and the libraries that write files have them."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            what = word.encode(errors="backslashreplace").decode()
+            raise SettingsError(
+                f"{what} is no UTF-8 here: choose a name in other letters, or set LC_ALL=C.UTF-8 where it is one"
+            ) from None
 
 
 def names(text: str) -> tuple[str, ...]:

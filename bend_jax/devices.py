@@ -21,6 +21,18 @@ WHOLE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 HEARTBEAT = 30  # seconds without a sign of life after which the others give a process up
 
 
+def check() -> None:
+    """Raise SettingsError where JAX finds nothing to compute on."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for JAX_PLATFORMS=cuda where jaxlib has no CUDA
+        asked = os.environ.get("JAX_PLATFORMS")
+        why = (str(error).splitlines() or ["this jaxlib has no such platform"])[0]
+        raise SettingsError(
+            f"JAX cannot start{f' with JAX_PLATFORMS={asked}' if asked else ''}: {why}; for the CPU: JAX_PLATFORMS=cpu"
+        ) from None
+
+
 def all_devices() -> Mesh | None:
     """One axis over every device of every process; None where there is one device only."""
     if jax.device_count() == 1:

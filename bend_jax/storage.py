@@ -36,6 +36,10 @@ class DamagedError(RuntimeError):
     """A file of the store is not what was written."""
 
 
+class WriteError(OSError):
+    """A file cannot be written: no room, no permission, a disk that fails."""
+
+
 class BusyError(SettingsError):
     """Another process is building the same folder."""
 
@@ -304,6 +308,21 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise WriteError with one line for whatever the libraries that write `path` raise for a file that cannot be
+    written; each has errors of its own."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))  # of tensorstore
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        if number is None and "os error" not in str(error):  # of safetensors
+            raise
+        what = os.strerror(number) if number else str(error).split("\n")[0]
+        raise WriteError(f"{path} cannot be written: {what}") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON, written by one process; NaN is an error (what is undefined is null)."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
@@ -323,7 +342,7 @@ def save_tree(path: Path, tree: Any) -> None:
     """
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
+    with writing(path), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), devices.to_host(tree))
 
 
@@ -352,16 +371,3 @@ def fingerprint(leaves: list[np.ndarray]) -> np.ndarray:
     for leaf in leaves:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return np.frombuffer(digest.digest(), np.uint8).copy()
-
-
-def link(workdir: Path, name: str, target: Path) -> None:
-    """Point <workdir>/<name> at a stage, by a relative link that is replaced in one step."""
-    if not devices.is_first():
-        return
-    path, temporary = workdir / name, workdir / f".{name}.link"
-    while True:
-        temporary.unlink(missing_ok=True)
-        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another run links at the same time
-            temporary.symlink_to(os.path.relpath(target, workdir))
-            os.replace(temporary, path)
-            return

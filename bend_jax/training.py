@@ -147,13 +147,18 @@ def make_step(
         (value, extra), grads = gradient_of(state.params, state.extra, data, key, state.step)
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = state._replace(step=state.step + 1, params=params, opt=opt, extra=extra)
+        new = state._replace(step=state.step + 1, params=params, opt=opt, extra=extra)
         if ema is not None:
-            decay = warmed_up(ema, state.step) if warms_up else ema
-            state = state._replace(ema=optax.incremental_update(params, state.ema, 1 - decay))
-        return state, (value, optax.tree.norm(grads))
+            decay = warmed_up(ema, new.step) if warms_up else ema
+            new = new._replace(ema=optax.incremental_update(params, new.ema, 1 - decay))
+        return _typed(new, state), (value, optax.tree.norm(grads))
 
     return step
+
+
+def _typed(new: State, old: State) -> State:
+    """The new state in the old one's types: with JAX_ENABLE_X64 a loss or an average may come in 64 bits."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), new, old)
 
 
 def train(
@@ -173,13 +178,13 @@ def train(
     """Run `step` until `steps`, in segments of `segment` steps, from the state that `callbacks.resume` gives.
 
     longest: a longer segment is run in parts of this many steps, with a check of the losses and a save after each;
-    after(state, data): jitted at each segment's end (save a vector, look at held-out loss); look(state): the same, but
-    not jitted (to look at validation images); stopped(state): whether to end early. Raises NonFiniteError where a loss
-    or a gradient is not finite.
+    after(state, data): jitted at each segment's end (save a vector, look at held-out loss); look(state): not jitted;
+    stopped(state): whether to end early. Raises NonFiniteError where a loss or a gradient is not finite.
     """
     state = devices.like(callbacks.resume(name, state, steps), state)  # a copy: its buffers are donated
     run = _segment_runner(name, step, state, data, callbacks)
-    finish = jax.jit(after, donate_argnums=0, out_shardings=devices.shardings(state)) if after else None
+    ended = (lambda s, data: _typed(after(s, data), s)) if after else None
+    finish = jax.jit(ended, donate_argnums=0, out_shardings=devices.shardings(state)) if ended else None
     done = int(state.step)
     while done < steps and not stopped(state):
         part = longest or segment
@@ -191,7 +196,7 @@ def train(
         if finish and length == left:
             state = finish(state, data)
         if look and length == left:
-            state = look(state)
+            state = _typed(look(state), state)
         done += length
         callbacks.segment(name, state, losses)
     return state

@@ -96,7 +96,7 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
     if before is not None:
         before()
     with contextlib.ExitStack() as stack:
-        stack.callback(sys.stdout.flush)
+        stack.callback(lambda: sys.stdout.flush())  # whatever stdout is then
         runpy.run_path(str(ROOT / "launch.py"), run_name="__main__")
 
 

@@ -12,7 +12,7 @@ DIGESTS = [str(i) * 16 for i in range(4)]
 WORKER = """
 import sys, time
 from pathlib import Path
-from bend_jax import storage
+from bend_jax import links, storage
 store, me, slow = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 sys.stdin.readline()  # all start together
 for digest in sys.argv[4:]:
@@ -24,7 +24,7 @@ for digest in sys.argv[4:]:
         (partial.output / "by").write_text(partial.state.read_text())
     found = storage.once(store, "base", digest, {}, build, lambda: print(f"waits {digest}", flush=True))
     storage.sweep(store)
-    storage.link(store.parent, "base", storage.entry(store, "base", digest))
+    links.link(store.parent, "base", storage.entry(store, "base", digest))
     assert (storage.entry(store, "base", digest) / "by").read_text(), "not there"
 print("done", flush=True)
 """

@@ -444,29 +444,3 @@ def test_after_a_fallback_the_training_can_save_again(tmp_path: Path) -> None:
     assert int(found.step) == 18
     saver.save("base", state_at(27), 27.0)
     assert same(resumed(tmp_path)[0], state_at(27))
-
-
-# links
-
-
-def test_a_link_is_relative_and_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work directory can be moved, and there is no moment without a link."""
-    workdir = tmp_path / "work"
-    for name in ("base-a", "base-b"):
-        (workdir / "store" / name).mkdir(parents=True)
-    seen: list[tuple[str, str]] = []
-    replace = os.replace
-
-    def watched(source: Path, target: Path) -> None:
-        seen.append((os.readlink(source), os.readlink(target) if os.path.lexists(target) else ""))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", watched)
-    storage.link(workdir, "base", workdir / "store" / "base-a")
-    (workdir / ".base.link").symlink_to("what a killed process left")
-    storage.link(workdir, "base", workdir / "store" / "base-b")
-    assert seen == [("store/base-a", ""), ("store/base-b", "store/base-a")]
-    assert sorted(os.listdir(workdir)) == ["base", "store"]
-    moved = workdir.rename(tmp_path / "moved")
-    assert os.readlink(moved / "base") == "store/base-b"
-    assert (moved / "base").resolve() == (moved / "store" / "base-b").resolve()

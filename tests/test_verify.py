@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import pytest
 
-from bend_jax import storage
+from bend_jax import links, storage
 from bend_jax.checks import SettingsError
 from bend_jax.report import side_by_side
 from bend_jax.run import driver, pipeline
@@ -145,7 +145,7 @@ def test_a_comparison_reads_whole_reports_alone(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "a")
     with storage.building(tmp_path / "a" / "store", "report", ONE, {}) as partial:
         (partial.output / "report.json").write_text("{}")
-    storage.link(tmp_path / "a", "report", storage.entry(tmp_path / "a" / "store", "report", ONE))
+    links.link(tmp_path / "a", "report", storage.entry(tmp_path / "a" / "store", "report", ONE))
     (tmp_path / "a" / "report" / "report.json").write_text('{"votes": 1}')
     with pytest.raises(storage.DamagedError, match=r"report\.json is damaged"):
         side_by_side.read([str(tmp_path / "a"), str(tmp_path / "b")])

@@ -94,8 +94,9 @@ def collect(
         return jnp.where(epoch % settings.epochs == 0, epoch // settings.epochs, -1)
 
     more = {"boosted": variables, "plain": data.images}
-    weights, lam = jax.jit(update)(flatten(subset, variables), jnp.full(n, 1.0 / n), {**more, "labels": data.labels})
-    extra = {"weights": weights, "lambdas": jnp.zeros(settings.k).at[0].set(lam)}
+    even = jnp.full(n, 1.0 / n, jnp.float32)
+    weights, lam = jax.jit(update)(flatten(subset, variables), even, {**more, "labels": data.labels})
+    extra = {"weights": weights, "lambdas": jnp.zeros(settings.k, jnp.float32).at[0].set(lam)}
     reweighting = Reweighting(extra, more, lambda extra, index: n * extra["weights"][index], saved)
     optimizer = sgd(settings.lr, settings.momentum, settings.weight_decay)
     schedule = Schedule("boosting", optimizer, (settings.k - 1) * settings.epochs, slot)

@@ -73,7 +73,7 @@ def start_vectors(
         )
         p = settings.perturb
         starts = jax.vmap(lambda k: flatten(subset, variables, k))(keys)
-        noise = jax.vmap(lambda k: jax.random.normal(k, base.shape))(keys)
+        noise = jax.vmap(lambda k: jax.random.normal(k, base.shape, base.dtype))(keys)
         noisy = jnp.sqrt(1 - p**2) * starts + p * sd[None] * noise
         return jnp.where(moves[None], noisy, starts)
     assert model.init is not None
@@ -131,7 +131,7 @@ def collect(
         key = jax.random.fold_in(arrays["key"], local)  # augmented alike
         index, order = draw_batch(arrays["order"], local, extra["order"], settings.batch)
         view = (local // per_epoch) % settings.views
-        weights = jax.lax.dynamic_slice(arrays["counts"], (step // steps * chunk, 0), (chunk, n))[:, index]
+        weights = jax.lax.dynamic_slice_in_dim(arrays["counts"], step // steps * chunk, chunk)[:, index]
         inputs = devices.gather(source.read(arrays, view, index, key), callbacks.mesh)
         own = {name: arrays[name] for name in source.data}
         losses, rest = members(params, extra["rest"], weights, own, inputs, arrays["labels"][index], key)
@@ -157,7 +157,7 @@ def _first(source: SubsetLoss, tx: Any, vectors: Float[Array, "all dim"], arrays
     """The state of the first chunk before its first step."""
     own = start(vectors[:chunk], tx, _rest_of(source, vectors[:chunk], arrays))
     own = devices.place_rows(own, mesh, chunk)
-    shared = {"order": jnp.zeros(arrays["counts"].shape[1], jnp.int32), "saved": jnp.zeros(vectors.shape)}
+    shared = {"order": jnp.zeros(arrays["counts"].shape[1], jnp.int32), "saved": jnp.zeros_like(vectors)}
     return own._replace(extra={**devices.replicate(shared, mesh), "rest": own.extra})
 
 
@@ -170,12 +170,12 @@ def _saver(source: SubsetLoss, tx: Any, steps: int) -> Any:
     """What follows a chunk's `steps` steps: its vectors are saved, and the next chunk starts."""
 
     def next_chunk(state: State, arrays: Any) -> State:
-        chunk, dim = state.params.shape
+        chunk = len(state.params)
         begin = (state.step // steps - 1) * chunk
         vector_of = jax.vmap(lambda vector, rest: source.vector_of(vector, rest, arrays))
         done = vector_of(state.params, state.extra["rest"])
-        saved = jax.lax.dynamic_update_slice(state.extra["saved"], done, (begin, 0))
-        params = jax.lax.dynamic_slice(arrays["start"], (begin + chunk, 0), (chunk, dim))
+        saved = jax.lax.dynamic_update_slice_in_dim(state.extra["saved"], done, begin, 0)
+        params = jax.lax.dynamic_slice_in_dim(arrays["start"], begin + chunk, chunk)
         extra = {**state.extra, "saved": saved, "rest": _rest_of(source, params, arrays)}
         return state._replace(params=params, opt=tx.init(params), extra=extra)
 

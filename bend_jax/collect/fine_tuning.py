@@ -100,7 +100,7 @@ def fine_tune(
         return jnp.mean(losses), {**extra, "order": order, "rest": rest}
 
     base = flatten(subset, variables)
-    table = jnp.zeros((settings.k, subset.dim)).at[0].set(base)
+    table = jnp.zeros((settings.k, subset.dim), base.dtype).at[0].set(base)
     carried = {"order": jnp.zeros(n, jnp.int32), "saved": table, "rest": source.rest_of(base, arrays)}
     wrapped = optimizer(subset, schedule.optimizer)
     return train(

@@ -142,7 +142,8 @@ def _features(
         key_view = jax.random.fold_in(key, view)
         keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
         own, images = devices.shard_rows((keys, rows(images, index)), callbacks.mesh)
-        return narrowed(prefix(examples.view(own, images, view)), settings.cache_dtype)
+        seen = jax.tree.map(lambda x, like: x.astype(like.dtype), examples.view(own, images, view), one)
+        return narrowed(prefix(seen), settings.cache_dtype)
 
     shapes = jax.eval_shape(parts.prefix, one)
     if is_cached:
@@ -177,12 +178,12 @@ def _fill(
             lambda c, v: jax.lax.dynamic_update_slice(c, v[None], (view, begin, *[0] * (v.ndim - 1))), cache, values
         )
 
-    shapes = jax.eval_shape(features, prefix, key, jnp.int32(0), jnp.arange(chunk), images)
+    shapes = jax.eval_shape(features, prefix, key, jnp.asarray(0), jnp.arange(chunk), images)
     cache = devices.replicate(jax.tree.map(lambda x: jnp.zeros((views, n, *x.shape[1:]), x.dtype), shapes), mesh)
     for view in range(views):
         for begin in range(0, n, chunk):
             begin = min(begin, n - chunk)  # the last chunk fills some rows again, so that all chunks have one shape
-            cache = put(cache, prefix, key, images, jnp.int32(view), jnp.int32(begin))
+            cache = put(cache, prefix, key, images, jnp.asarray(view), jnp.asarray(begin))
             if mesh is not None:
                 jax.block_until_ready(cache)  # see training.train: one sharded program at a time
     return cache

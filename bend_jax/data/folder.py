@@ -106,7 +106,7 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _annotated(name: str, annotations: Path, classes: list[str]) -> Listed:
     """The validation images of Tiny-ImageNet, which lie in one folder: a line for each with its name and its class."""
-    lines = annotations.read_text(errors="replace").splitlines()
+    lines = annotations.read_text(encoding="utf-8", errors="replace").splitlines()
     rows = [line.split("\t")[:2] for line in lines if line.strip()]
     if any(len(row) < 2 for row in rows):
         raise SettingsError(f"data.name={name}: {annotations} needs a file and its class in every line, a tab between")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bend_jax.checks import Settings, SettingsError, did_you_mean, setting
+from bend_jax.checks import Settings, SettingsError, did_you_mean, expanded, setting
 from bend_jax.data import archives, folder, npz, prepared
 from bend_jax.data.images import Images, Labels, Split, resized
 
@@ -117,7 +117,7 @@ def kind_of(name: str) -> tuple[str, str]:
     """("folder", "npz" or "tfds", what stands behind it), or ("", the name) for a set of NAMES."""
     kind, colon, rest = name.partition(":")
     if colon and kind in ("folder", "npz", "tfds"):
-        return kind, rest if kind == "tfds" else str(Path(rest).expanduser())
+        return kind, rest if kind == "tfds" else str(expanded(rest))
     return ("tfds", name) if name in prepared.KNOWN else ("", name)
 
 
@@ -154,13 +154,14 @@ def read(settings: Data, *, dry: bool = False) -> tuple[Split, Split | None]:
 
 def _read(settings: Data) -> tuple[Split, Split | None]:
     name, (kind, rest) = settings.name, kind_of(settings.name)
-    place, channels, side = data_dir(settings), len(settings.mean), settings.resize
+    channels, side = len(settings.mean), settings.resize
     if kind == "npz":
         return npz.read(Path(rest))
     if kind == "folder":
         return folder.read(name, Path(rest), channels, side)
     if name == "digits":
         return _digits(), None
+    place = data_dir(settings)
     if name == "tiny_imagenet":
         release = place / folder.TINY_IMAGENET
         if not release.is_dir():
@@ -186,15 +187,17 @@ def absent(settings: Data) -> str:
     """Why the set's images are not here and a run would fetch or miss them; "" for a set that is only read."""
     if settings.name == "digits":
         return "" if find_spec("sklearn") else "a run needs scikit-learn: pip install scikit-learn"
+    if settings.name not in archives.ARCHIVES:
+        return ""
     place = data_dir(settings)
-    if settings.name not in archives.ARCHIVES or prepared.find(settings.name, place):
+    if prepared.find(settings.name, place):
         return ""
     return archives.absent(settings.name, place)
 
 
 def data_dir(settings: Data) -> Path:
     """The setting, else TFDS_DATA_DIR, else tensorflow-datasets' own default."""
-    return Path(settings.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expanded(settings.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _digits() -> Split:

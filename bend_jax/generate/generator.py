@@ -74,7 +74,7 @@ class FittedGenerator:
 
     def draw(self, m: int) -> Float[Array, "m dim"]:
         """m members, the same ones every time."""
-        members = self.generator.sample(self.fitted, self.key, m)
+        members = jnp.asarray(self.generator.sample(self.fitted, self.key, m), jnp.float32)  # as checkpoints are
         if self.reestimate is None or self.generator.draws_checkpoints:
             return members
         return self.reestimate(members)

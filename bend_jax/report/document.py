@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bend_jax import devices, storage
+from bend_jax import devices, links, storage
 from bend_jax.report import html, plotting
 from bend_jax.report.content import Comparison
 from bend_jax.report.records import to_json
@@ -127,7 +127,7 @@ def publish(
         write(document, partial.output, content, rows, arrays)
 
     storage.once(workdir / "store", stage, digest, manifest, build)
-    storage.link(workdir, "report", storage.entry(workdir / "store", stage, digest))
+    links.link(workdir, "report", storage.entry(workdir / "store", stage, digest))
 
 
 def rendering() -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bend_jax.checks import SettingsError
+
 INK, PAPER, GRID = "#1b1f24", "#ffffff", "#d0d7de"  # text and axes, background, grid lines
 # Okabe and Ito's colours, told apart by the colour-blind, without their black (that is the ink) and yellow (too pale)
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
@@ -49,11 +51,16 @@ def draw(work: Callable[[Any], None], name: str, folder: Path) -> str:
 
     work(figure) draws on an empty matplotlib figure of SIZE, which it may resize.
     """
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a line on building its cache of fonts
-    import matplotlib
-    from matplotlib.figure import Figure
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # lines on its cache and on a matplotlibrc
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ValueError as error:  # in MPLBACKEND or matplotlibrc
+        raise SettingsError(f"matplotlib cannot be imported: {error}") from None
 
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):  # pyright: ignore[reportArgumentType]
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever a matplotlibrc says
+        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})  # pyright: ignore[reportArgumentType, reportCallIssue]
         figure = Figure(figsize=SIZE, layout="constrained")  # no pyplot: no window, no state shared with a user's plots
         work(figure)
         figure.draw_without_rendering()
@@ -61,7 +68,7 @@ def draw(work: Callable[[Any], None], name: str, folder: Path) -> str:
         figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(folder / f"{name}.svg", metadata=nothing)
-    return inlined((folder / f"{name}.svg").read_text(), name)
+    return inlined((folder / f"{name}.svg").read_text(encoding="utf-8"), name)
 
 
 def inlined(svg: str, name: str) -> str:

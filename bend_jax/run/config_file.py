@@ -14,7 +14,7 @@ from flax.traverse_util import empty_node, flatten_dict
 from ml_collections import ConfigDict, config_flags
 
 import bend_jax
-from bend_jax.checks import SettingsError, did_you_mean
+from bend_jax.checks import SettingsError, did_you_mean, expanded
 from bend_jax.run.flags import name_types
 
 SETTING = re.compile(r"--?(?:no)?config\.([^=]*)")
@@ -85,7 +85,7 @@ def find(typed: str) -> Path | None:
     """The file that is meant: what was typed as a path, else one of ours by its path or its name, with or without .py;
     None where there is none."""
     own = typed.removeprefix("configs/")
-    found = [Path(typed).expanduser(), CONFIGS / own, CONFIGS / "paper" / own]
+    found = [expanded(typed), CONFIGS / own, CONFIGS / "paper" / own]
     every = [path.with_name(path.name + end) for path in found for end in ("", ".py") if path.name]
     return next((path for path in every if path.is_file()), None)
 

@@ -1,8 +1,11 @@
 """From a parsed command line to what it asks for: runs, a table of many, reports side by side, or only an answer."""
 
+import contextlib
 import os
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -12,8 +15,8 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from bend_jax import devices, given_logits, storage
-from bend_jax.checks import SettingsError, did_you_mean
+from bend_jax import devices, given_logits, links, storage
+from bend_jax.checks import SettingsError, check_letters, did_you_mean, expanded
 from bend_jax.data import splits
 from bend_jax.evaluation.scores import Evaluate
 from bend_jax.generate import GENERATORS
@@ -47,7 +50,7 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
         no_config(own, words)
     file = config_file.read(own.config)
     settings = [*words, "--config.compute.tensorboard"] if own.tensorboard else words
-    sys.path.append(os.getcwd())  # where a user's own algorithms are
+    sys.path.append(current())  # where a user's own algorithms are
     add_groups(file.settings, settings)
     config_file.override(file.settings, settings, list(own))
     given = config_file.given_names(words)
@@ -55,7 +58,7 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
     stages, seeds = read_stages(own.stages), read_seeds(own.seed)
     if config.compute.tensorboard and find_spec("tensorboardX") is None:
         raise SettingsError("--tensorboard needs tensorboardX, which is not installed: pip install tensorboardX")
-    workdir = check_workdir(Path(own.workdir or Path("runs") / config.task))
+    workdir = check_workdir(Path(own.workdir or Path("runs") / config.task), pipeline.linked(stages))
     rows = read_rows(file, own.sweep, stages, given)
     if own.print_config:
         print_config(file, rows, given)
@@ -63,6 +66,7 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
     use_compilation_cache()
     if own.distributed:
         devices.initialize(own.distributed)
+    devices.check()
     try:
         if own.repair and not own.dry_run:
             set_damaged_aside(workdir)
@@ -124,6 +128,7 @@ def put_side_by_side(own: flags.FlagValues, words: list[str]) -> None:
     """The reports of finished runs in one document."""
     alone = "--compare puts finished runs side by side and takes --workdir alone"
     refuse_others(own, words, alone, "compare", "workdir")
+    devices.check()
     workdir = check_workdir(Path(own.workdir or "runs/compared"))
     side_by_side.run(own.compare, workdir)
     print(where(workdir, STAGES[:-1]))
@@ -139,6 +144,7 @@ def evaluate_logits(own: flags.FlagValues, words: list[str]) -> None:
     path = Path(own.evaluate)
     workdir = check_workdir(Path(own.workdir or Path("runs") / path.stem))
     use_compilation_cache()
+    devices.check()
     try:
         found = given_logits.evaluate_file(path, settings.to_dict()["evaluate"]["coverage"])
     except SettingsError as error:
@@ -170,15 +176,29 @@ def read_seeds(words: list[str]) -> list[int]:
     return seeds
 
 
-def check_workdir(path: Path) -> Path:
-    """The absolute work directory. Raises SettingsError for one that cannot be written."""
-    workdir = path.resolve()
+def check_workdir(path: Path, names: Iterable[str] = ("report",)) -> Path:
+    """The absolute work directory. Raises SettingsError for one that cannot be written, or where something else stands
+    in the place of these stages' links."""
+    try:
+        workdir = path.resolve()
+    except RuntimeError as error:  # links in a circle
+        raise SettingsError(f"--workdir: {error}") from None
+    check_letters([str(workdir)])
     nearest = next(p for p in (workdir, *workdir.parents) if p.exists())
     try:
         os.rmdir(tempfile.mkdtemp(dir=nearest))  # the one sure test
     except OSError as error:
         raise SettingsError(f"--workdir: cannot write into {workdir}: {nearest}: {error.strerror}") from None
+    links.check(workdir, names)
     return workdir
+
+
+def current() -> str:
+    """The current directory. Raises SettingsError where it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise SettingsError("the current directory is gone: change to another one") from None
 
 
 def read_rows(file: ConfigFile, sweep: list[str], stages: tuple[str, ...], given: set[str]) -> list[table.Row]:
@@ -204,10 +224,12 @@ def print_config(file: ConfigFile, rows: list[table.Row], given: set[str]) -> No
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs from run to run; an existing JAX_COMPILATION_CACHE_DIR wins."""
+    """Keep compiled programs from run to run, where there is a place for them; JAX_COMPILATION_CACHE_DIR wins."""
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # one for each program
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "bend_jax" / "compiled"))
+        with contextlib.suppress(SettingsError):  # no home, as in some containers
+            home = os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache")
+            jax.config.update("jax_compilation_cache_dir", str(Path(home) / "bend_jax" / "compiled"))
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

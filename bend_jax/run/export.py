@@ -11,7 +11,7 @@ import numpy as np
 from jax import export
 from jaxtyping import Float
 
-from bend_jax import ensemble
+from bend_jax import ensemble, storage
 from bend_jax.checks import SettingsError
 from bend_jax.data.sources import Split
 from bend_jax.models.pytorch import flat_names, to_torch
@@ -67,7 +67,8 @@ def save_members(path: Path, stacked: dict[str, Any]) -> None:
         from safetensors.numpy import save_file
     except ImportError:
         raise SettingsError("--stages=export needs safetensors: pip install 'bend_jax[export]'") from None
-    save_file(to_torch({name: np.asarray(x) for name, x in flat_names(stacked).items()}), path)
+    with storage.writing(path):
+        save_file(to_torch({name: np.asarray(x) for name, x in flat_names(stacked).items()}), path)
 
 
 def latency(serialised: bytes, apply: Any, plain: Any, variables: Any, like: Split) -> dict[str, float]:

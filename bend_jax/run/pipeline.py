@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bend_jax import storage
+from bend_jax import links, storage
 from bend_jax.batch_norm import mixes_statistics
 from bend_jax.checks import SettingsError, settings_json
 from bend_jax.collect import Collector
@@ -118,17 +118,24 @@ def run(s: RunContext, stages: tuple[str, ...], say: Say) -> dict[str, Job]:
     a NaN or Inf, storage.DamagedError where a file of the store is not what was written.
     """
     jobs = plan(s)
-    stages = (*stages, "memorisation") if "report" in stages else stages  # a report's own measurements
+    stages = linked(stages)
     needed = check_inputs(s, jobs, stages)
     storage.sweep(s.workdir / "store")
     for job in jobs.values():
         if job.stage in stages:
             run_job(s, jobs, job, say)
             if job.generator in ("", s.config.generate.name):
-                storage.link(s.workdir, job.stage, job.path)
+                links.link(s.workdir, job.stage, job.path)
         elif job.name in needed:
-            storage.verify(job.path, expected=_manifest(s, jobs, job))
+            found = storage.verify(job.path, expected=_manifest(s, jobs, job))
+            if other := _other_versions(found):
+                say(f"{job.name}: read from store/{job.path.name}{other}")
     return jobs
+
+
+def linked(stages: tuple[str, ...]) -> tuple[str, ...]:
+    """The stages that run where these are named; each gets a link. A report has measurements of its own."""
+    return (*stages, "memorisation") if "report" in stages else stages
 
 
 def check_inputs(s: RunContext, jobs: dict[str, Job], stages: tuple[str, ...]) -> set[str]:
@@ -170,11 +177,18 @@ def run_job(s: RunContext, jobs: dict[str, Job], job: Job, say: Say) -> None:
     if found is None:
         say(f"{job.name}: {said} ({manifest['seconds']:.1f} s)")
         return
-    then, now = found["versions"], storage.versions()
-    other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
     if s.config.compute.tensorboard:
         replay(job.path, _events(s, job))
-    say(f"{job.name}: reused store/{job.path.name}" + (f"; warning: made with {'; '.join(other)}" if other else ""))
+    say(f"{job.name}: reused store/{job.path.name}{_other_versions(found)}")
+
+
+def _other_versions(manifest: dict[str, Any]) -> str:
+    """The warning for a stage that other versions have made: computed now, some of its bits could be others."""
+    then, now = manifest["versions"], storage.versions()
+    other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    return (
+        f"; warning: made with {'; '.join(other)}, so that its last digits may not be those of today" if other else ""
+    )
 
 
 def _manifest(s: RunContext, jobs: dict[str, Job], job: Job) -> dict[str, Any]:
@@ -216,6 +230,6 @@ def summarise(settings: list[RunContext], plans: list[dict[str, Job]], say: Say)
         document.write(run_report.document(report), partial.output, report, run_report.rows_csv(report))
 
     storage.once(s.workdir / "store", "report", digest, manifest, build)
-    storage.link(s.workdir, "report", path)
+    links.link(s.workdir, "report", path)
     say(f"report over seeds {', '.join(str(x.seed) for x in settings)}: store/{path.name}")
     return path

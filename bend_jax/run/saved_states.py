@@ -48,8 +48,9 @@ class StateSaver:
             "seconds": np.float64(seconds),
         }
         step = int(state.step)
-        if not self._manager(name).save(step, args=ocp.args.StandardSave(content), force=True):
-            raise RuntimeError(f"the state of {name} at step {step} was not saved")
+        with storage.writing(self.directory / name):
+            if not self._manager(name).save(step, args=ocp.args.StandardSave(content), force=True):
+                raise RuntimeError(f"the state of {name} at step {step} was not saved")
         self._last[name] = time.monotonic()
 
     def _manager(self, name: str) -> Any:

@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP: a training saves its state first, everything else ends at once. Imports nothing heavy."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -66,5 +67,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
 def _leave(number: int) -> None:
     """Without unwinding: nothing that is imported or computed prints a traceback, and locks end with the process."""
     line = f"{Path(sys.argv[0]).name}: {message(number)}\n"
-    os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())
+    with contextlib.suppress(OSError):  # nobody may read it
+        os.write(2, (f"\n{line}" if sys.stderr.isatty() else line).encode())
     os._exit(exit_code(number))
