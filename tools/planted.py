@@ -67,7 +67,8 @@ CODER = (
 
 TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
     "batch_norm": ("tests/test_batch_norm.py",),
-    "split": ("tests/test_split.py", "tests/test_split_trees.py"),
+    "split": ("tests/test_split.py", "tests/test_split_trees.py", "tests/test_small_maps.py"),
+    "small_maps": ("tests/test_small_maps.py",),
     "evaluation/scores": (
         "tests/test_scores.py",
         "tests/test_predict.py",
@@ -157,6 +158,12 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
         ("effects move", "PARAMS if step.has_effects else max(", "max("),
         ("other shapes are taken", "    if got != expected:", "    if False:"),
+        ("products of kernels that vary", "is_constant and small_maps", "small_maps"),
+    ),
+    "small_maps": (
+        ("taps that are not there", "jnp.where(is_inside[..., None, None], taps[index], 0)", "taps[index]"),
+        ("no offset by the padding", "+ low - target", "- target"),
+        ("maps of any size", "max(sizes) <= PIXELS", "max(sizes) > 0"),
     ),
     "evaluation/scores": (
         ("a vote over one member", "majority_vote(jnp.asarray(members)", "majority_vote(jnp.asarray(members[:1])"),
