@@ -213,12 +213,16 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("any gain is enough", "float(found.held_out + found.held_out_se)", "float(found.held_out)"),
         ("the start cannot win", "if float(found.held_out + found.held_out_se) < float(found.zero):", "if True:"),
         ("folds are trained on", "jnp.sum(~held, axis=1), fold)", "jnp.full(held.shape[0], k), fold)"),
-        ("the held-out loss of those that were seen", "every[:, self.parts.fold, jnp.arange(k)]", "every[:, -1]"),
+        (
+            "the held-out loss of those that were seen",
+            'every[:, data["parts"].fold[:k], jnp.arange(k)]',
+            "every[:, -1]",
+        ),
         ("the first candidate", "chosen = int(np.argmin(state.best_loss))", "chosen = 0"),
         (
             "without the average",
-            "jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, self.masks)",
-            "jax.vmap(jax.vmap(of_vectors, (0, None)))(state.params, self.masks)",
+            'jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, data["masks"])',
+            'jax.vmap(jax.vmap(of_vectors, (0, None)))(state.params, data["masks"])',
         ),
         (
             "the mask ignored in the loss",
