@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from bend_jax import compilation, training
 from bend_jax.generate import denoiser_training
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.diffusion import Diffusion
-from tests.problems import fitted
+from tests.problems import fitted, fitted_once
 
 COUNTED: Counter[str] = Counter()
 jax.monitoring.register_event_listener(lambda name, **_: COUNTED.update([name.rsplit("/", 1)[-1]]))
@@ -92,7 +93,16 @@ def compile_one(shift: float) -> None:
 
 
 def test_programs_are_kept_inside_of_the_block_alone(unset: Path) -> None:
-    """And what the configuration was before, it is afterwards."""
+    """And what the configuration was before, it is afterwards. `fit` is such a block."""
+    seen: list[Any] = []
+
+    def look(vectors: Any, key: Any, settings: Any, *, callbacks: Any) -> Any:
+        seen.append(getattr(jax.config, compilation.FOLDER))
+        return vectors
+
+    spy = bend_jax.Generator("spy", bend_jax.Identity(), look, lambda vectors, key, m: vectors)
+    fitted(collect=fitted_once().checkpoints, generate=spy)
+    assert seen == [str(unset)]
     least = getattr(jax.config, compilation.SECONDS)
     with compilation.kept():
         compile_one(1.25)
