@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from bend_jax import batch_norm, batches, conformal, devices, inputs, modules
+from bend_jax import batch_norm, batches, compilation, conformal, devices, inputs, modules
 from bend_jax.against import closing_line, judge
 from bend_jax.collect.collector import Checkpoints, Problem, check_requirements
 from bend_jax.collect.trajectory import Trajectory
@@ -165,7 +165,8 @@ def fit(
     - progress: whether to show bars and, at the end, a line with base, vote and best null on validation (`against`),
       for which m more members run on the validation images. None: on a terminal and in a notebook.
 
-    Without validation images the vote is the first of `votes` and the temperature 1, and a warning says so. Raises
+    Without validation images the vote is the first of `votes` and the temperature 1, and a warning says so. Compiled
+    programs are kept on disk (`compilation`). Raises
     ValueError (SettingsError) for input that does not fit, before any training; NonFiniteError for a NaN or Inf.
     """
     check_votes(votes)
@@ -184,7 +185,7 @@ def fit(
         augment=augment,
         callbacks=callbacks,
     )
-    with Display(progress) as display:
+    with compilation.kept(), Display(progress) as display:
         return _fit(given, members, votes, seed, display.watching(callbacks), display)
 
 

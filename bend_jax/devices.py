@@ -58,8 +58,13 @@ def replicate(tree: Any, mesh: Mesh | None, spec: PartitionSpec = WHOLE) -> Any:
 def like(tree: Any, other: Any) -> Any:
     """A copy of a tree whose arrays are where those of `other` are."""
     if shardings(other) is None:
-        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(tree)
+        return _copied(tree)
     return jax.tree.map(lambda x, y: jnp.array(_put(x, y.sharding) if _is_shared(y) else x), tree, other)
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _put(x: Any, sharding: Any) -> Any:

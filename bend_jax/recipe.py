@@ -1,5 +1,6 @@
 """How a base is trained: its settings, learning rates, and minibatches whose images and targets are mixed."""
 
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Key
 from bend_jax.checks import Settings, SettingsError, names, setting
 from bend_jax.subset import dotted_names, select
 
+PROGRAMS = 32  # settings, at most, for which a training's functions are kept
 SCHEDULES = ("step", "cosine", "linear", "one_cycle")
 
 
@@ -133,17 +135,17 @@ def optimizer(settings: Base, steps_per_epoch: int, variables: Any) -> optax.Gra
     of = factors(settings, variables)
     if of is None:
         return sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov)
+    decay = optax.add_decayed_weights(settings.weight_decay, jax.tree.map(lambda f: f > 0, of))
     scale = optax.stateless(lambda updates, _: jax.tree.map(lambda g, f: f * g, updates, of))
-    trained = jax.tree.map(lambda f: f > 0, of)
-    return optax.chain(scale, sgd(rate, settings.momentum, settings.weight_decay, settings.nesterov, mask=trained))
+    return optax.chain(scale, decay, optax.sgd(rate, settings.momentum, nesterov=settings.nesterov))
 
 
+@lru_cache(maxsize=PROGRAMS)
 def sgd(
-    lr: float | optax.Schedule, momentum: float, weight_decay: float, nesterov: bool = False, mask: Any = None
+    lr: float | optax.Schedule, momentum: float, weight_decay: float, nesterov: bool = False
 ) -> optax.GradientTransformation:
-    """SGD as PyTorch's: the decay is added to the gradient before the momentum. mask: what gets it; None: all."""
-    decay = optax.add_decayed_weights(weight_decay, mask)
-    return optax.chain(decay, optax.sgd(lr, momentum, nesterov=nesterov))
+    """SGD as PyTorch's: the decay is added to the gradient before the momentum."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(lr, momentum, nesterov=nesterov))
 
 
 def mix(settings: Base, key: Key[Array, ""], images: Any) -> tuple[Any, Float[Array, ""]]:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from bend_jax import small_maps
 from bend_jax.batching import for_one, named_leaves, one_of
 
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
@@ -44,6 +45,7 @@ class _Step:
     writes: tuple[_Slot, ...]
     avals: tuple[Any, ...]
     has_effects: bool
+    is_dense: bool = False  # a convolution that runs as a dense product (`small_maps`)
 
 
 class _Program(NamedTuple):
@@ -145,6 +147,8 @@ def _kind(x: Any) -> str:
 
 
 def _bind(step: _Step, values: list[Any]) -> Sequence[Any]:
+    if step.is_dense:
+        return [small_maps.convolve(values[0], values[1], step.avals[0].shape, step.params)]
     params = step.primitive.get_bind_params(step.params)
     functions, named = params if isinstance(params, tuple) else ((), params)
     result = step.primitive.bind(*functions, *values, **named)
@@ -182,7 +186,7 @@ def _needed(steps: Sequence[_Step], outputs: Sequence[Any]) -> tuple[list[_Step]
 def _plan(traced: _Traced) -> tuple[_Half, _Half]:
     program, params, inputs, outputs, _ = traced
     slots, classes = _classes(program, params, inputs)
-    pairs = list(zip(program.steps, classes, strict=True))
+    pairs = [(_densified(step, program, slots), c) for step, c in zip(program.steps, classes, strict=True)]
     suffix_steps, outside = _needed([step for step, c in pairs if c != INPUT], outputs)
     features = [_Slot(i) for i in outside if slots[i] == INPUT]
     prefix_steps, behind = _needed([step for step, c in pairs if c != PARAMS], features)
@@ -201,6 +205,15 @@ def _plan(traced: _Traced) -> tuple[_Half, _Half]:
         avals=tuple(program.avals[slot.number] for slot in (*params, *features)),
     )
     return prefix, suffix
+
+
+def _densified(step: _Step, program: _Program, slots: Sequence[int]) -> _Step:
+    """A convolution of few pixels by a constant kernel as one that runs as a dense product; any other step as it is."""
+    if step.primitive.name != "conv_general_dilated" or not all(isinstance(a, _Slot) for a in step.reads):
+        return step
+    images, kernel = (program.avals[a.number].shape for a in step.reads)
+    is_constant = slots[step.reads[1].number] == CONSTANT
+    return replace(step, is_dense=is_constant and small_maps.is_small(images, kernel, step.avals[0].shape, step.params))
 
 
 class Cut(NamedTuple):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -112,7 +112,7 @@ class State(NamedTuple):
 
 def start(params: Any, optimizer: optax.GradientTransformation, extra: Any = None) -> State:
     """The state before the first step."""
-    return State(jnp.int32(0), params, jax.jit(optimizer.init)(params), extra)
+    return State(jnp.int32(0), params, once(optimizer.init)(params), extra)
 
 
 def start_with_ema(params: Any, optimizer: optax.GradientTransformation) -> State:
@@ -123,8 +123,41 @@ def start_with_ema(params: Any, optimizer: optax.GradientTransformation) -> Stat
     )
 
 
+def once(fn: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """`fn` jitted for a single run, such as an initialisation: on a CPU XLA does not optimise it, which would take
+    several times as long as the rest of its compilation. static: arguments by number that are no arrays."""
+    on_cpu = jax.default_backend() == "cpu"
+    options = {"xla_backend_optimization_level": 0} if on_cpu else None
+    return jax.jit(fn, static_argnums=static, compiler_options=options)
+
+
 Loss = Callable[..., tuple[Float[Array, ""], Any]]
-Step = Callable[[State, Any], tuple[State, tuple[Array, Array]]]
+Results = tuple[State, tuple[Array, Array]]
+
+
+class Step:
+    """One step of a training, `step(state, data) -> (state, (loss, gradient norm))`, and scans of it.
+
+    JAX keeps what it compiled for a function as long as that function is there: give `train` the same Step again, and
+    nothing is compiled again for the same shapes.
+    """
+
+    def __init__(self, run: Callable[[State, Any], Results]) -> None:
+        self._run = run
+        self._scans: dict[Any, Callable[[State, Any], Results]] = {}
+
+    def __call__(self, state: State, data: Any) -> Results:
+        return self._run(state, data)
+
+    def scan(self, length: int, placed: Any = None) -> Callable[[State, Any], Results]:
+        """The function of so many steps; losses and norms are [length]. placed: where a step leaves its results."""
+
+        def body(state: State, data: Any) -> Results:
+            one = jax.jit(self, donate_argnums=0, out_shardings=placed)
+            return jax.lax.scan(lambda carry, _: one(carry, data), state, length=length)
+
+        leaves, structure = jax.tree.flatten(placed)
+        return self._scans.setdefault((length, structure, *leaves), body)
 
 
 def warmed_up(ema: float, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -153,7 +186,7 @@ def make_step(
             new = new._replace(ema=optax.incremental_update(params, new.ema, 1 - decay))
         return _typed(new, state), (value, optax.tree.norm(grads))
 
-    return step
+    return Step(step)
 
 
 def _typed(new: State, old: State) -> State:
@@ -238,11 +271,8 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, callbacks: C
     def scan(state: State, data: Any, length: int) -> tuple[State, np.ndarray, np.ndarray]:
         if length not in programs:
             started = time.perf_counter()
-
-            def body(state: State, data: Any) -> tuple[State, tuple[Array, Array]]:
-                return jax.lax.scan(lambda carry, _: jitted(carry, data), state, length=length)
-
-            programs[length] = jax.jit(body, donate_argnums=0, out_shardings=out).lower(state, data).compile()
+            body = jax.jit(step.scan(length, out), donate_argnums=0, out_shardings=out)
+            programs[length] = body.lower(state, data).compile()
             callbacks.compiled(name, time.perf_counter() - started)
         state, results = programs[length](state, data)
         losses, norms = jax.device_get(results)
@@ -307,13 +337,6 @@ def draw_batch(
     return jax.lax.dynamic_slice(order, (position * batch,), (batch,)), order
 
 
-@lru_cache
-def _once(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` jitted for a single run, such as an initialisation: XLA does not optimise it, which would take several times
-    as long as the rest of its compilation."""
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def _averaged(decay: Float[Array, ""], old: Array, new: Array) -> Array:
     """A moving average; whole numbers, such as counters, are the last ones."""
     if not jnp.issubdtype(new.dtype, jnp.floating):
@@ -341,7 +364,7 @@ def train_base(
     n = examples.labels.shape[0]
     per_epoch = n // settings.batch
     key_init, key_order, key_steps = jax.random.split(key, 3)
-    variables = _once(model.init)(key_init) if initial is None else initial
+    variables = once(model.init)(key_init) if initial is None else initial
     data = {"images": examples.images, "labels": examples.labels, "key": key_steps, "order": key_order}
     data = devices.replicate(data, callbacks.mesh)
 

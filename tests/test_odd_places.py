@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bend_jax import devices, storage
+from bend_jax import compilation, devices, storage
 from bend_jax.checks import SettingsError, expanded
 from bend_jax.data.sources import Data, data_dir
 from bend_jax.report import plotting
@@ -164,10 +164,10 @@ def test_a_user_without_a_home_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     """Without kept programs; only a path that is below it is refused."""
     changed: dict[str, Any] = {}
     monkeypatch.setattr(jax.config, "update", changed.__setitem__)
-    driver.use_compilation_cache()
+    compilation.keep()
     assert "jax_compilation_cache_dir" not in changed
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    driver.use_compilation_cache()
+    compilation.keep()
     assert changed["jax_compilation_cache_dir"] == str(tmp_path / "bend_jax" / "compiled")
     for use in (lambda: expanded("~/x"), lambda: data_dir(Data()), lambda: config_file.find("~/x.py")):
         with pytest.raises(SettingsError, match="Set HOME, or write the whole path"):

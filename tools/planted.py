@@ -67,7 +67,8 @@ CODER = (
 
 TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
     "batch_norm": ("tests/test_batch_norm.py",),
-    "split": ("tests/test_split.py", "tests/test_split_trees.py"),
+    "split": ("tests/test_split.py", "tests/test_split_trees.py", "tests/test_small_maps.py"),
+    "small_maps": ("tests/test_small_maps.py",),
     "evaluation/scores": (
         "tests/test_scores.py",
         "tests/test_predict.py",
@@ -157,6 +158,12 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
         ("effects move", "PARAMS if step.has_effects else max(", "max("),
         ("other shapes are taken", "    if got != expected:", "    if False:"),
+        ("products of kernels that vary", "is_constant and small_maps", "small_maps"),
+    ),
+    "small_maps": (
+        ("taps that are not there", "jnp.where(is_inside[..., None, None], taps[index], 0)", "taps[index]"),
+        ("no offset by the padding", "+ low - target", "- target"),
+        ("maps of any size", "max(sizes) <= PIXELS", "max(sizes) > 0"),
     ),
     "evaluation/scores": (
         ("a vote over one member", "majority_vote(jnp.asarray(members)", "majority_vote(jnp.asarray(members[:1])"),
@@ -206,12 +213,16 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("any gain is enough", "float(found.held_out + found.held_out_se)", "float(found.held_out)"),
         ("the start cannot win", "if float(found.held_out + found.held_out_se) < float(found.zero):", "if True:"),
         ("folds are trained on", "jnp.sum(~held, axis=1), fold)", "jnp.full(held.shape[0], k), fold)"),
-        ("the held-out loss of those that were seen", "every[:, self.parts.fold, jnp.arange(k)]", "every[:, -1]"),
+        (
+            "the held-out loss of those that were seen",
+            'every[:, data["parts"].fold[:k], jnp.arange(k)]',
+            "every[:, -1]",
+        ),
         ("the first candidate", "chosen = int(np.argmin(state.best_loss))", "chosen = 0"),
         (
             "without the average",
-            "jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, self.masks)",
-            "jax.vmap(jax.vmap(of_vectors, (0, None)))(state.params, self.masks)",
+            'jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, data["masks"])',
+            'jax.vmap(jax.vmap(of_vectors, (0, None)))(state.params, data["masks"])',
         ),
         (
             "the mask ignored in the loss",

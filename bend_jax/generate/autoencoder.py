@@ -4,7 +4,7 @@ Three kinds: `mlp` (`Coder`), `conv` (`convolutional.py`), and `pca`, whitened p
 k vectors span at most k - 1 dimensions, so that it is exact for k - 1 <= latent.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,8 @@ from bend_jax.checks import Settings, SettingsError, setting
 from bend_jax.generate import convolutional
 from bend_jax.generate.whitening import EXACT, Whitening, from_white, to_white, whiten
 from bend_jax.operations import flops
-from bend_jax.training import Callbacks, make_step, start, train
+from bend_jax.recipe import PROGRAMS
+from bend_jax.training import Callbacks, Step, make_step, start, train
 
 AUTOENCODERS = ("mlp", "conv", "pca")
 RATES = ("cosine", "constant")
@@ -100,7 +101,23 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
     if settings.kind == "pca":
         return whiten(vectors, settings.latent)
     key_init, key_steps = jax.random.split(key)
-    encoder, decoder = _coders(settings, vectors.shape[1])
+    step, optimizer = _training(settings, vectors.shape[1])
+    state = train(
+        "autoencoder",
+        step,
+        start(initial(vectors, key_init, settings), optimizer),
+        {"vectors": vectors, "key": key_steps},
+        steps=settings.steps,
+        segment=settings.segment,
+        callbacks=callbacks,
+    )
+    return state.params
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _training(settings: Autoencoder, dim: int) -> tuple[Step, optax.GradientTransformation]:
+    """The step and its optimiser: the same ones for the same settings, so that `train` compiles them once."""
+    encoder, decoder = _coders(settings, dim)
 
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
         key_x, key_z = jax.random.split(key)
@@ -111,16 +128,7 @@ def fit(vectors: Float[Array, "k dim"], key: Key[Array, ""], settings: Autoencod
 
     rate = settings.lr if settings.schedule == "constant" else optax.cosine_decay_schedule(settings.lr, settings.steps)
     optimizer = optax.adamw(rate, weight_decay=settings.weight_decay)
-    state = train(
-        "autoencoder",
-        make_step(loss, optimizer),
-        start(initial(vectors, key_init, settings), optimizer),
-        {"vectors": vectors, "key": key_steps},
-        steps=settings.steps,
-        segment=settings.segment,
-        callbacks=callbacks,
-    )
-    return state.params
+    return make_step(loss, optimizer), optimizer
 
 
 @partial(jax.jit, static_argnames="settings")

@@ -1,7 +1,8 @@
 """Training of the denoiser (BEND eq. 9): on which latents, for how many steps, and what it learnt, by
 cross-validation."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,8 @@ from bend_jax.generate.diffusion import (
     tables,
     v_from_eps,
 )
-from bend_jax.training import Callbacks, State, make_step, start_with_ema, train
+from bend_jax.recipe import PROGRAMS
+from bend_jax.training import Callbacks, State, Step, make_step, once, start_with_ema, train
 
 LOOK_ROWS, LOOK_DRAWS = 6400, 64  # (checkpoint, timestep, noise) triples of a look at the loss; at most for each one
 
@@ -68,51 +70,57 @@ def masks_of(counts: list[int]) -> Float[Array, "candidates n"]:
     return jnp.asarray(np.arange(max(counts))[None] < np.array(counts)[:, None], jnp.float32)
 
 
-class Problem(NamedTuple):
-    """Denoisers to train side by side: for each mask, one for each fold and one for all checkpoints."""
+def _errors(settings: Diffusion, params: Any, mask: Any, x: Any, t: Any, eps: Any) -> Float[Array, "rows n"]:
+    """Squared errors of v or eps at each row's own timestep (the published code used the first row's for all)."""
+    table = tables(settings)
+    noisy, bar = q_sample(table, x, t, eps), table.alpha_bar[t]
+    v = masked(Denoiser(settings.width, settings.blocks), params, mask, noisy, t)
+    if settings.prediction == "v":
+        return mask[None] * (v - v_from_eps(x, eps, bar)) ** 2
+    return mask[None] * (eps_from_v(noisy, v, bar) - eps) ** 2
 
-    settings: Diffusion
-    masks: Float[Array, "candidates n"]
-    parts: Parts
 
-    def errors(self, params: Any, mask: Any, x: Any, t: Any, eps: Any) -> Float[Array, "rows n"]:
-        """Squared errors of v or eps at each row's own timestep (the published code used the first row's for all)."""
-        table = tables(self.settings)
-        noisy, bar = q_sample(table, x, t, eps), table.alpha_bar[t]
-        v = masked(Denoiser(self.settings.width, self.settings.blocks), params, mask, noisy, t)
-        if self.settings.prediction == "v":
-            return mask[None] * (v - v_from_eps(x, eps, bar)) ** 2
-        return mask[None] * (eps_from_v(noisy, v, bar) - eps) ** 2
+def _loss(settings: Diffusion, params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
+    """The mean over all denoisers, on the same timesteps and noise; each draws among its own checkpoints."""
+    batch, masks, (key_x, key_t, key_eps) = settings.batch, data["masks"], jax.random.split(key, 3)
+    t = jax.random.randint(key_t, (batch,), 0, settings.timesteps)
+    eps = jax.random.normal(key_eps, (batch, masks.shape[1]))
+    place = jax.random.uniform(key_x, (batch,))
 
-    def loss(self, params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
-        """The mean over all denoisers, on the same timesteps and noise; each draws among its own checkpoints."""
-        batch, (key_x, key_t, key_eps) = self.settings.batch, jax.random.split(key, 3)
-        t = jax.random.randint(key_t, (batch,), 0, self.settings.timesteps)
-        eps = jax.random.normal(key_eps, (batch, self.masks.shape[1]))
-        place = jax.random.uniform(key_x, (batch,))
+    def one(params: Any, mask: Any, rows: Any, own: Any) -> Float[Array, ""]:
+        x = data["latents"][rows[(place * own).astype(jnp.int32)]]
+        return jnp.sum(_errors(settings, params, mask, x, t, eps)) / (batch * jnp.sum(mask))
 
-        def one(params: Any, mask: Any, rows: Any, own: Any) -> Float[Array, ""]:
-            x = data["latents"][rows[(place * own).astype(jnp.int32)]]
-            return jnp.sum(self.errors(params, mask, x, t, eps)) / (batch * jnp.sum(mask))
+    each = jax.vmap(jax.vmap(one, (0, None, 0, 0)), (0, 0, None, None))
+    return jnp.mean(each(params, masks, data["parts"].rows, data["parts"].own)), extra
 
-        each = jax.vmap(jax.vmap(one, (0, None, 0, 0)), (0, 0, None, None))
-        return jnp.mean(each(params, self.masks, self.parts.rows, self.parts.own)), extra
 
-    def look(self, state: State, data: Any) -> State:
-        """Losses of every checkpoint at evenly spaced timesteps: of the denoiser that has not seen it, of a zero one,
-        and of the one that has seen all."""
-        k = data["latents"].shape[0]
-        draws = int(np.clip(LOOK_ROWS // k, 1, LOOK_DRAWS))
-        x = jnp.repeat(data["latents"], draws, axis=0)
-        t = jnp.tile(jnp.linspace(0, self.settings.timesteps - 1, draws).astype(jnp.int32), k)
-        eps = jax.random.normal(data["look"], x.shape)
+def _look(settings: Diffusion, k: int, state: State, data: Any) -> State:
+    """Losses of each of the k checkpoints at evenly spaced timesteps: of the denoiser that has not seen it, of a zero
+    one, and of the one that has seen all."""
+    draws = int(np.clip(LOOK_ROWS // k, 1, LOOK_DRAWS))
+    x = jnp.repeat(data["latents"][:k], draws, axis=0)
+    t = jnp.tile(jnp.linspace(0, settings.timesteps - 1, draws).astype(jnp.int32), k)
+    eps = jax.random.normal(data["look"], x.shape)
 
-        def of_vectors(params: Any, mask: Any) -> Float[Array, " k"]:
-            return jnp.sum(self.errors(params, mask, x, t, eps).reshape(k, -1), axis=1) / draws
+    def of_vectors(params: Any, mask: Any) -> Float[Array, " k"]:
+        return jnp.sum(_errors(settings, params, mask, x, t, eps).reshape(k, -1), axis=1) / draws
 
-        every = jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, self.masks)  # [candidates, denoisers, k]
-        zero = jax.vmap(of_vectors)(data["first"], self.masks)  # [candidates, k]
-        return _keep_best(state, every[:, self.parts.fold, jnp.arange(k)], zero, every[:, -1])
+    every = jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, data["masks"])  # [candidates, denoisers, k]
+    zero = jax.vmap(of_vectors)(data["first"], data["masks"])  # [candidates, k]
+    return _keep_best(state, every[:, data["parts"].fold[:k], jnp.arange(k)], zero, every[:, -1])
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _training(settings: Diffusion) -> tuple[Step, optax.GradientTransformation]:
+    """The step and its optimiser: the same ones for the same settings, so that `train` compiles them once."""
+    optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
+    return make_step(partial(_loss, settings), optimizer, settings.ema), optimizer
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _look_of(settings: Diffusion, k: int) -> Callable[[State, Any], State]:
+    return partial(_look, settings, k)
 
 
 def fit(
@@ -131,9 +139,9 @@ def fit(
     weight.
     """
     masks = masks_of(counts)
-    params, data, parts = _start(latents, masks, key, settings)
-    problem, has_folds = Problem(settings, masks, parts), parts.own.shape[0] > 1
-    optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
+    params, data = _start(latents, masks, key, settings)
+    step, optimizer = _training(settings)
+    has_folds = data["parts"].own.shape[0] > 1
     unknown = jnp.full(len(masks), jnp.inf)
     evidence = Evidence(jnp.zeros(len(masks), jnp.int32), masks.sum(axis=1), *[unknown] * 4)
     state = start_with_ema(params, optimizer)._replace(
@@ -143,13 +151,13 @@ def fit(
     )
     state = train(
         "diffusion",
-        make_step(problem.loss, optimizer, settings.ema),
+        step,
         state,
         data,
         steps=settings.steps,
         segment=settings.segment,
         callbacks=callbacks,
-        after=problem.look if has_folds else None,
+        after=_look_of(settings, len(latents)) if has_folds else None,
         stopped=lambda state: has_folds and int(np.min(state.since)) >= settings.patience,
     )
     if not has_folds:
@@ -198,17 +206,24 @@ def _keep_best(
     )
 
 
-@partial(jax.jit, static_argnames="settings")
 def _start(
     latents: Float[Array, "k latent"], masks: Float[Array, "candidates n"], key: Key[Array, ""], settings: Diffusion
-) -> tuple[Any, Any, Parts]:
-    """The first parameters, the same for all denoisers of a candidate; the training's data; the folds."""
+) -> tuple[Any, Any]:
+    """The first parameters, the same for all denoisers of a candidate, and the training's data. Latents and rows are
+    filled up to a power of two, with what is never drawn: nearly as many checkpoints then share a program."""
     key_init, key_steps, key_fold, key_look = jax.random.split(key, 4)
-    own = latents[:, : masks.shape[1]]
-    parts = split_folds(key_fold, latents.shape[0], settings.folds)
-    net = Denoiser(settings.width, settings.blocks)
-    one = net.init(key_init, own[:1], jnp.zeros(1, jnp.int32))
-    first = jax.tree.map(lambda x: jnp.broadcast_to(x, (masks.shape[0], *x.shape)), one)
-    denoisers = parts.own.shape[0]
-    params = jax.tree.map(lambda x: jnp.repeat(x[:, None], denoisers, axis=1), first)
-    return params, {"latents": own, "first": first, "key": key_steps, "look": key_look}, parts
+    k, n = len(latents), masks.shape[1]
+    parts = once(split_folds, static=(1, 2))(key_fold, k, settings.folds)
+    first = once(_initial, static=(1, 2, 3))(key_init, n, len(masks), settings)
+    params = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(parts.own), axis=1), first)
+    more = (0, (1 << (k - 1).bit_length()) - k)
+    parts = parts._replace(rows=jnp.pad(parts.rows, ((0, 0), more)), fold=jnp.pad(parts.fold, more))
+    padded = jnp.pad(latents[:, :n], (more, (0, 0)))
+    data = {"latents": padded, "masks": masks, "parts": parts, "first": first, "key": key_steps, "look": key_look}
+    return params, data
+
+
+def _initial(key: Key[Array, ""], n: int, candidates: int, settings: Diffusion) -> Any:
+    """The first parameters of every candidate, for n latents."""
+    one = Denoiser(settings.width, settings.blocks).init(key, jnp.zeros((1, n)), jnp.zeros(1, jnp.int32))
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (candidates, *x.shape)), one)

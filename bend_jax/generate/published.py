@@ -6,6 +6,7 @@ the step by accuracy. The release looks at test images; here they are validation
 """
 
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ from bend_jax.generate import diffusion
 from bend_jax.generate.convolutional_denoiser import ConvolutionalDenoiser, multiplications
 from bend_jax.generate.diffusion import Diffusion, Tables, eps_from_v, q_sample, tables, v_from_eps
 from bend_jax.generate.latents import LatentCodec, decode
-from bend_jax.training import Callbacks, State, make_step, start_with_ema, train
+from bend_jax.recipe import PROGRAMS
+from bend_jax.training import Callbacks, State, Step, make_step, once, start_with_ema, train
 
 LOOKED_AT = 10  # samples whose best accuracy judges a step
 PART = 250  # steps between two saves
@@ -37,16 +39,8 @@ def fit(
     accuracy (`callbacks.score`; ties: the first) are kept. Without validation images there is no choice: a warning
     says that the last step is kept.
     """
-    table, net = tables(settings), ConvolutionalDenoiser(settings.timesteps)
     key_init, key_steps, key_look = jax.random.split(key, 3)
-    params = jax.jit(net.init)(key_init, latents[:1], jnp.zeros(1, jnp.int32))
-
-    def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
-        key_t, key_eps = jax.random.split(key)
-        x = data["latents"]
-        t = jax.random.randint(key_t, (x.shape[0],), 0, settings.timesteps)
-        return denoising_loss(net, params, table, settings, x, t, jax.random.normal(key_eps, x.shape)), extra
-
+    params = once(ConvolutionalDenoiser(settings.timesteps).init)(key_init, latents[:1], jnp.zeros(1, jnp.int32))
     chooses = settings.select == "accuracy" and callbacks.score is not None
     if settings.select == "accuracy" and not chooses:
         warnings.warn(
@@ -64,10 +58,10 @@ def fit(
         drawn = samples(codec, state.ema, jax.random.fold_in(key_look, state.step))
         return judged(state, callbacks.score(drawn))
 
-    optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
+    step, optimizer = _training(settings)
     state = train(
         "diffusion",
-        make_step(loss, optimizer, settings.ema, warms_up=settings.ema_warmup),
+        step,
         start_with_ema(params, optimizer),
         {"latents": latents, "key": key_steps},
         steps=settings.steps,
@@ -77,6 +71,21 @@ def fit(
         look=look if chooses else None,
     )
     return state.best if chooses and np.isfinite(state.best_loss) else state.ema
+
+
+@lru_cache(maxsize=PROGRAMS)
+def _training(settings: Diffusion) -> tuple[Step, optax.GradientTransformation]:
+    """The step and its optimiser: the same ones for the same settings, so that `train` compiles them once."""
+    net = ConvolutionalDenoiser(settings.timesteps)
+
+    def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
+        key_t, key_eps = jax.random.split(key)
+        x, table = data["latents"], tables(settings)
+        t = jax.random.randint(key_t, (x.shape[0],), 0, settings.timesteps)
+        return denoising_loss(net, params, table, settings, x, t, jax.random.normal(key_eps, x.shape)), extra
+
+    optimizer = optax.adamw(settings.lr, weight_decay=settings.weight_decay)
+    return make_step(loss, optimizer, settings.ema, warms_up=settings.ema_warmup), optimizer
 
 
 def denoising_loss(

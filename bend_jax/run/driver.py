@@ -1,22 +1,19 @@
 """From a parsed command line to what it asks for: runs, a table of many, reports side by side, or only an answer."""
 
-import contextlib
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-import jax
 from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from bend_jax import devices, given_logits, links, storage
-from bend_jax.checks import SettingsError, check_letters, did_you_mean, expanded
+from bend_jax import compilation, devices, given_logits, links, storage
+from bend_jax.checks import SettingsError, check_letters, did_you_mean
 from bend_jax.data import splits
 from bend_jax.evaluation.scores import Evaluate
 from bend_jax.generate import GENERATORS
@@ -63,7 +60,7 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
     if own.print_config:
         print_config(file, rows, given)
         return
-    use_compilation_cache()
+    compilation.keep()
     if own.distributed:
         devices.initialize(own.distributed)
     devices.check()
@@ -143,7 +140,7 @@ def evaluate_logits(own: flags.FlagValues, words: list[str]) -> None:
     config_file.override(settings, words, list(own))
     path = Path(own.evaluate)
     workdir = check_workdir(Path(own.workdir or Path("runs") / path.stem))
-    use_compilation_cache()
+    compilation.keep()
     devices.check()
     try:
         found = given_logits.evaluate_file(path, settings.to_dict()["evaluate"]["coverage"])
@@ -221,17 +218,6 @@ def print_config(file: ConfigFile, rows: list[table.Row], given: set[str]) -> No
     print(*(f"{name} = {value!r}" for name, value in flatten_dict(settings, sep=".").items()), sep="\n")
     for row in rows:
         print(f"row {row.name!r} ({row.vote}):", ", ".join(f"{k} = {v!r}" for k, v in row.settings.items()))
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs from run to run, where there is a place for them; JAX_COMPILATION_CACHE_DIR wins."""
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # one for each program
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        with contextlib.suppress(SettingsError):  # no home, as in some containers
-            home = os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache")
-            jax.config.update("jax_compilation_cache_dir", str(Path(home) / "bend_jax" / "compiled"))
-    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def say(line: str) -> None:
