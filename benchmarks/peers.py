@@ -314,9 +314,8 @@ def sets(size: str) -> dict[str, str]:
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     args = common.arguments(str(__doc__), "peers", argv)
-    for name in ("resnet18 bn2", "resnet18 bn1+bn2"):
-        folder = args.out.parent
-    members.main([f"--cases={name}", f"--size={args.size}", f"--repeats={args.repeats}", f"--out={args.out.parent}"])
+    words = [f"--size={args.size}", f"--repeats={args.repeats}", f"--out={args.out.parent}"]
+    members.main(["--cases=resnet18 bn2,resnet18 bn1+bn2", *words])
     if not importlib.util.find_spec("torch"):
         print("PyTorch is not installed: nothing to compare with")
         return

@@ -18,6 +18,7 @@ from benchmarks import (
     generate,
     last_stages,
     members,
+    peers,
     published,
     train,
     votes,
@@ -32,7 +33,7 @@ OPS = Operations(forward=10.0, step=30.0, suffix=1.0, suffix_step=2.0, parts=Non
 
 
 @pytest.mark.parametrize(
-    "script", [members, collect, generate, published, train, cost, compilation, check, every, votes, last_stages]
+    "script", [members, collect, generate, published, train, cost, compilation, check, every, votes, last_stages, peers]
 )
 def test_each_script_tells_its_flags(script, capsys) -> None:
     """`--help` ends well."""

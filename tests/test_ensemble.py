@@ -96,6 +96,17 @@ def test_a_bound_method_of_the_same_module_does_not_retrace() -> None:
     assert programs_kept() == programs
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere all members run at once")
+@pytest.mark.parametrize("chunk", [None, 1, MEMBERS])
+def test_members_stay_in_a_loop_on_a_cpu(chunk: int | None) -> None:
+    """Of two rounds at least, beside which XLA leaves the prefix as it is: its convolutions are in no fusion with the
+    suffix's mean."""
+    variables, images = small()
+    subset, vectors = members_of(["layer2.0.bn2"])
+    lowered = ensemble.member_logits.lower(SMALL.apply, variables, subset, vectors, images, chunk=chunk)
+    assert " while(" in str(lowered.compile().as_text())
+
+
 def test_chunks_fit_the_memory_and_kernels_run_one_by_one() -> None:
     """As many members as the bytes hold, at least one; one where vmap would make grouped convolutions."""
     variables, images = small()
