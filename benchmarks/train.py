@@ -53,7 +53,7 @@ def fed(s: RunContext, settings: Any) -> Any:
         keys = jax.random.split(key, batch + 1)
         x = s.examples.view(keys[1:], data["images"])
         logits, new = train_apply({**rest, "params": params}, x, keys[0])
-        mean = jnp.mean(training.cross_entropy(logits, data["labels"]))
+        mean = jnp.mean(recipe.cross_entropy(logits, data["labels"]))
         return mean, {name: value for name, value in new.items() if name != "params"}
 
     variables = dict(common.fresh(s))

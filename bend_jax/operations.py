@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bend_jax.recipe import cross_entropy
 from bend_jax.split import Cut, cut
 from bend_jax.subset import Subset, insert
-from bend_jax.training import Model, cross_entropy
+from bend_jax.training import Model
 
 
 class Operations(NamedTuple):

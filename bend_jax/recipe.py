@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from bend_jax.checks import Settings, SettingsError, names, setting
 from bend_jax.subset import dotted_names, select
@@ -146,6 +146,18 @@ def sgd(
 ) -> optax.GradientTransformation:
     """SGD as PyTorch's: the decay is added to the gradient before the momentum."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(lr, momentum, nesterov=nesterov))
+
+
+def cross_entropy(
+    logits: Float[Array, "n classes"],
+    labels: Int[Array, " n"] | Float[Array, "n classes"],
+    smoothing: float = 0.0,
+) -> Float[Array, " n"]:
+    """Per image, in nats. smoothing: the share of each target that all classes get alike (Szegedy et al. 2016)."""
+    if labels.ndim == 1 and not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = jax.nn.one_hot(labels, logits.shape[-1]) if labels.ndim == 1 else labels
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def mix(settings: Base, key: Key[Array, ""], images: Any) -> tuple[Any, Float[Array, ""]]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import devices, recipe
 from bend_jax.batching import rows
-from bend_jax.recipe import Base
+from bend_jax.recipe import Base, cross_entropy
 from bend_jax.subset import Subset
 
 SEGMENT = 100  # steps of the base between two checks and saves, at most
@@ -299,18 +299,6 @@ def _check_finite(name: str, losses: np.ndarray, norms: np.ndarray, done: int) -
     if bad.any():
         first = int(np.argmax(bad))
         raise NonFiniteError(name, "gradients" if np.isfinite(losses[first]) else "loss", done + first + 1)
-
-
-def cross_entropy(
-    logits: Float[Array, "n classes"],
-    labels: Int[Array, " n"] | Float[Array, "n classes"],
-    smoothing: float = 0.0,
-) -> Float[Array, " n"]:
-    """Per image, in nats. smoothing: the share of each target that all classes get alike (Szegedy et al. 2016)."""
-    if labels.ndim == 1 and not smoothing:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = jax.nn.one_hot(labels, logits.shape[-1]) if labels.ndim == 1 else labels
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def losses_of(model: Model, logits: Any, labels: Any, smoothing: float = 0.0) -> Float[Array, " n"]:

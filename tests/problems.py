@@ -17,8 +17,9 @@ from bend_jax.ensemble import Ensemble
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.diffusion import Diffusion
+from bend_jax.recipe import cross_entropy
 from bend_jax.subset import Subset, flatten, insert, select
-from bend_jax.training import Examples, Model, cross_entropy
+from bend_jax.training import Examples, Model
 
 
 def write_images(path: Path, train: int = 256, test: int = 300) -> Path:

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -163,7 +164,8 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_user_without_a_home_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without kept programs; only a path that is below it is refused."""
     changed: dict[str, Any] = {}
-    monkeypatch.setattr(jax.config, "update", changed.__setitem__)
+    config = SimpleNamespace(update=changed.__setitem__, jax_compilation_cache_dir=None)
+    monkeypatch.setattr(compilation, "jax", SimpleNamespace(config=config))
     compilation.keep()
     assert "jax_compilation_cache_dir" not in changed
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

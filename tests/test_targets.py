@@ -16,8 +16,9 @@ from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.cyclical import Cyclical
 from bend_jax.collect.fine_tuning import mixed
 from bend_jax.collect.trajectory import Trajectory
+from bend_jax.recipe import cross_entropy
 from bend_jax.subset import select
-from bend_jax.training import Examples, Model, cross_entropy
+from bend_jax.training import Examples, Model
 from tests.problems import QUICK, blobs, blobs_apply
 
 N, CLASSES, LR = 12, 3, 0.3

@@ -8,7 +8,8 @@ import numpy as np
 
 from bend_jax.data import augment
 from bend_jax.data.sources import Data, Split
-from bend_jax.training import Model, cross_entropy
+from bend_jax.recipe import cross_entropy
+from bend_jax.training import Model
 
 IMAGES = 1000  # training images, at most
 SURE = 4.0  # standard errors of a mean difference in loss
