@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.base.schedule = "linear"
     config.base.warmup = 2
     config.base.label_smoothing = 0.2
-    config.base.lr_factors = "conv1.kernel:0,layer*.bn*.bias:64"
+    config.base.lr_factors = "whiten.kernel:0,layer*.bn*.bias:64"
 
     config.collect.subset = "layer3.bn2"  # the last BN: its suffix holds no convolution
     config.collect.k = 50  # an epoch on cached features costs seconds, not nothing

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.base.schedule = "linear"
     config.base.warmup = 9
     config.base.label_smoothing = 0.2
-    config.base.lr_factors = "conv1.kernel:0,layer*.bn*.bias:64"
+    config.base.lr_factors = "whiten.kernel:0,layer*.bn*.bias:64"
     config.base.ema = 0.99
 
     config.collect.subset = "layer3.bn3,fc"  # the last BN has no scale

@@ -203,7 +203,7 @@ def test_the_first_layer_whitens_the_patches_of_the_training_images() -> None:
     images = images + 0.5 * np.roll(images, 1, axis=1) + np.array([1.0, 0.0, 0.0], np.float32)  # neighbours resemble
     for init, is_white in ((lambda draw: airbench.whitened(draw, images), True), (None, False)):
         net, variables = airbench_variables(init)
-        first = variables["params"]["conv1"]
+        first = variables["params"]["whiten"]
         filters = first["kernel"].shape[-1]
         assert filters == 24
         windows = [images[:, i : i + 7, j : j + 7] for i in range(2) for j in range(2)]

@@ -52,7 +52,7 @@ class Group(nn.Module):
 class Airbench(nn.Module):
     """A layer for 2x2 patches, groups of convolutions, max pooling over what is left of the image, the last layer.
 
-    The first layer's filters (`conv1`) are drawn at random here; `whitened` puts the whitening ones of the training
+    The first layer's filters (`whiten`) are drawn at random here; `whitened` puts the whitening ones of the training
     images in their place. widths, blocks: channels and convolutions of each group.
     """
 
@@ -70,7 +70,7 @@ class Airbench(nn.Module):
             )
         x = images.astype(self.dtype)
         filters = 2 * PATCH**2 * x.shape[-1]
-        x = nn.gelu(nn.Conv(filters, (PATCH, PATCH), padding="VALID", dtype=self.dtype, name="conv1")(x))
+        x = nn.gelu(nn.Conv(filters, (PATCH, PATCH), padding="VALID", dtype=self.dtype, name="whiten")(x))
         for i, (width, convolutions) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
             x = Group(width, convolutions, self.dtype, name=f"layer{i}")(x, train)
         x = jnp.max(x, axis=(1, 2))
@@ -96,5 +96,5 @@ def whitened(init: Callable[[Any], Any], images: Float[np.ndarray, "n h w c"]) -
 
 def _whitened(init: Callable[[Any], Any], filters: Any, key: Any) -> Any:
     variables = init(key)
-    first = {**variables["params"]["conv1"], "kernel": jnp.asarray(filters)}
-    return {**variables, "params": {**variables["params"], "conv1": first}}
+    first = {**variables["params"]["whiten"], "kernel": jnp.asarray(filters)}
+    return {**variables, "params": {**variables["params"], "whiten": first}}
