@@ -22,10 +22,9 @@ if __name__ == "__main__":
         signals.install()  # before anything that takes long to import
         from bend_jax.run.command_line import main
 
-        code = main(sys.argv)
+        streams.leave(main(sys.argv))
     except ModuleNotFoundError as error:
         if (error.name or "bend_jax").startswith("bend_jax"):
             raise
         print(explain(error.name), file=sys.stderr)
-        code = 2
-    sys.exit(code)
+        sys.exit(2)

@@ -342,8 +342,12 @@ def save_tree(path: Path, tree: Any) -> None:
     """
     import orbax.checkpoint as ocp
 
-    with writing(path), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), devices.to_host(tree))
+    with writing(path):
+        if devices.is_first():  # where orbax finds that it cannot, its threads wait for the folder for five minutes
+            path.mkdir()
+            path.rmdir()
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), devices.to_host(tree))
 
 
 def load_tree(path: Path) -> Any:

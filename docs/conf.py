@@ -33,7 +33,10 @@ python_maximum_signature_line_length = 80
 PAGES = {
     "First": ("docs/tutorial", "docs/results", "docs/findings", "docs/systems"),
     "Your own": ("docs/networks", "docs/evaluate", "docs/extending", "docs/split", "docs/api/index"),
-    "Runs": ("docs/runs", "docs/settings", "docs/backbones", "docs/data", "docs/devices", "docs/watching"),
+    "Runs": (
+        *("docs/runs", "docs/settings", "docs/backbones", "docs/data", "docs/devices", "docs/watching"),
+        "docs/reliability",
+    ),
     "Comparisons": ("docs/comparison_digits", "docs/comparison_cifar10"),
     "The project": ("docs/README", "benchmarks/README", "CONTRIBUTING", "CHANGELOG"),
 }

@@ -9,6 +9,7 @@ import os
 import pwd
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 
 from bend_jax import compilation, devices, storage
 from bend_jax.checks import SettingsError, expanded
+from bend_jax.data import archives
 from bend_jax.data.sources import Data, data_dir
 from bend_jax.report import plotting
 from bend_jax.run import command_line, config_file, driver, pipeline, saved_states, streams
@@ -60,8 +62,9 @@ def test_a_mistake_is_not_taken_for_a_full_disk(error: Exception) -> None:
 
 
 def test_arrays_and_states_that_cannot_be_written_say_so(tmp_path: Path) -> None:
-    """By orbax itself, below a file."""
+    """Below a file; and no thread of orbax's is left, which would hold up the end of the process."""
     (tmp_path / "file").touch()
+    before = threading.enumerate()
     with pytest.raises(storage.WriteError, match=r"file/tree cannot be written: "):
         storage.save_tree(tmp_path / "file" / "tree", {"x": np.zeros(2)})
     saver = saved_states.StateSaver(tmp_path / "file", 0.0)
@@ -69,6 +72,7 @@ def test_arrays_and_states_that_cannot_be_written_say_so(tmp_path: Path) -> None
         saver.save("base", State(jnp.int32(1), jnp.zeros(2), ()), 1.0, now=True)
     with warnings.catch_warnings(action="ignore"):
         gc.collect()  # what orbax has not awaited
+    assert [thread for thread in threading.enumerate() if thread not in before and not thread.daemon] == []
 
 
 def main(monkeypatch: pytest.MonkeyPatch, raised: Exception | None, *words: str) -> int:
@@ -145,7 +149,7 @@ def test_a_current_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: p
         driver.current()
 
 
-# users and caches
+# users, caches and archives
 
 
 @pytest.fixture
@@ -175,6 +179,19 @@ def test_a_user_without_a_home_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         with pytest.raises(SettingsError, match="Set HOME, or write the whole path"):
             use()
     assert data_dir(Data(dir="/data")) == Path("/data")
+
+
+def test_an_archive_for_which_there_is_no_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is downloaded."""
+    pooch = pytest.importorskip("pooch")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise FULL
+
+    monkeypatch.setattr(pooch, "retrieve", full)
+    with pytest.raises(SettingsError, match=r"cannot be fetched \(.*No space left on device") as e:
+        archives.fetch("cifar10", tmp_path)
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Unable to initialize backend 'cuda'\nmore"), AssertionError()])

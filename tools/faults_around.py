@@ -41,6 +41,37 @@ def full_disk(bench: Bench) -> Found:
                 yield name, fault or right(bench, workdir, bench.run(workdir, f"--stages={own}"))
 
 
+def beside_the_store(bench: Bench) -> Found:
+    """No room for what is not in the store: compiled programs, event files, the report of --compare; and compiled
+    programs that are damaged."""
+    for what in ("compiled programs", "event files", "the report of --compare"):
+        disk = bench.folder / "disk"
+        with mounted(disk, 16) as may:
+            if not may:
+                yield f"no room for {what}", None
+                continue
+            (disk / "filled").write_bytes(bytes(8 << 10))
+            workdir, ended = bench.new(["base"]), Ended(0, "", "")
+            if what == "compiled programs":
+                ended = bench.run(workdir, "--stages=base", env={"JAX_COMPILATION_CACHE_DIR": str(disk)})
+            elif what == "event files":
+                (workdir / "tensorboard").symlink_to(disk)
+                ended = bench.run(workdir, "--stages=base", "--tensorboard")
+            else:
+                words = [f"--compare={bench.reference},{bench.reference}", f"--workdir={disk / 'compared'}"]
+                ended = bench.alone(*words)
+            fault = "" if ended.code == 0 and not right(bench, workdir, ended) else told(ended, 1, 2)
+            yield f"no room for {what}", fault or right(bench, workdir)
+    cache = shutil.copytree(bench.environment["JAX_COMPILATION_CACHE_DIR"], bench.folder / "damaged")
+    for file in (path for path in cache.rglob("*") if path.is_file() and path.stat().st_size):
+        content = bytearray(file.read_bytes())
+        content[bench.random.randrange(len(content))] ^= 1 << bench.random.randrange(8)
+        file.write_bytes(content)
+    workdir = bench.new(["base", "collect"])
+    ended = bench.run(workdir, "--stages=base,collect", env={"JAX_COMPILATION_CACHE_DIR": str(cache)})
+    yield "damaged compiled programs", right(bench, workdir, ended)
+
+
 def file_size(bench: Bench) -> Found:
     """A limit on files, as a quota gives: EFBIG in the middle of a write."""
     for kib in (1, 8, 64):
@@ -144,11 +175,9 @@ def odd_names(bench: Bench) -> Found:
         ):
             value = f"npz:{value}" if flag == "--config.data.name" else value
             alone = flag in ("--compare", "--verify", "--evaluate")
-            words = [sys.executable, str(bench.tree / "launch.py"), f"{flag}={value}"] if alone else []
-            words = words or [*bench.command(bench.folder / "none", "--stages=base"), f"{flag}={value}"]
-            done = subprocess.run(words, cwd=bench.folder, env=bench.environment, capture_output=True, check=False)
-            err = done.stderr.decode(errors="backslashreplace")
-            yield f"{name} for {flag}", told(Ended(done.returncode, "", err), 2)
+            word = f"{flag}={value}"
+            ended = bench.alone(word) if alone else bench.run(bench.folder / "none", "--stages=base", word)
+            yield f"{name} for {flag}", told(ended, 2)
     for name in ("with spaces", "-dash", "ünïcödé 漢字 \U0001f600", "quo'te\"", "new\nline", "100%{}"):
         workdir = bench.new(["base"], bench.folder / name)
         yield f"named {name!r}", right(bench, workdir, bench.run(workdir, "--stages=base"))
@@ -265,6 +294,6 @@ def streams(bench: Bench) -> Found:
 
 
 GROUPS: dict[str, Injections] = {
-    "places": (full_disk, file_size, few_handles, read_only, no_links, own_files, odd_names),
+    "places": (full_disk, beside_the_store, file_size, few_handles, read_only, no_links, own_files, odd_names),
     "environments": (environments, packages_read_only, gone_directory, streams),
 }

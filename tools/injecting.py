@@ -84,7 +84,13 @@ class Bench:
         **how: Any,
     ) -> Ended:
         """Run it to its end. prefix: of the command; env, unset: what differs in the environment; how: of Popen."""
-        command = [*prefix, *self.command(workdir, *words, before=before)]
+        return self._end([*prefix, *self.command(workdir, *words, before=before)], env, unset, how)
+
+    def alone(self, *words: str) -> Ended:
+        """launch.py with these words and no others."""
+        return self._end([sys.executable, str(self.tree / "launch.py"), *words], None, (), {})
+
+    def _end(self, command: list[str], env: dict[str, str] | None, unset: Sequence[str], how: dict[str, Any]) -> Ended:
         environment = {n: x for n, x in {**self.environment, **(env or {})}.items() if n not in unset}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.tree}
         process: subprocess.Popen[Any] = subprocess.Popen(command, env=environment, **(pipes | how))

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from absl.flags import Error, FlagValues
 
@@ -16,11 +17,11 @@ from bend_jax.run.flags import USAGE, define_flags, every_flag
 NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)  # of a user's mistakes
 
 
-def console() -> int:
+def console() -> NoReturn:
     """The command bend-jax of an installed package."""
     streams.prepare()
     signals.install()
-    return main(sys.argv)
+    streams.leave(main(sys.argv))
 
 
 def main(argv: list[str]) -> int:

@@ -3,8 +3,9 @@
 import io
 import os
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 def prepare() -> None:
@@ -20,6 +21,16 @@ def prepare() -> None:
         new = Lasting(binary, encoding, "backslashreplace", line_buffering=not old or old.line_buffering)
         new.replaced = old  # which would close what both write into
         setattr(sys, name, new)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; where a run has failed, without waiting for a library's threads, which may wait for minutes."""
+    waiting = [thread for thread in threading.enumerate() if not thread.daemon]
+    if code == 1 and waiting != [threading.main_thread()]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class Lasting(io.TextIOWrapper):
