@@ -31,7 +31,7 @@ def load_init(path: Path, shapes: Any) -> Any:
     dicts or lists, its names may have a prefix, and other things may lie beside it. Where several networks fit, one
     that is no moving average ("ema") is taken, with a warning. Position embeddings for another image size are
     resampled, with a warning. Raises SettingsError where the file cannot be read, a name is missing, unexpected or of
-    another shape (all of them are listed), or a number is NaN or Inf.
+    another shape (all of them are listed), a number is NaN or Inf, or a variance is below 0.
     """
     expected = flat_names(shapes)
     if path.is_dir():
@@ -185,6 +185,10 @@ def _check_finite(path: Path, leaves: dict[str, np.ndarray]) -> None:
         named = "; ".join(f"{name} ({count} of {leaves[name].size} numbers)" for name, count in list(bad.items())[:4])
         more = "; ..." * (len(bad) > 4)
         raise SettingsError(f"--init: {path} has NaN or Inf in {len(bad)} of {len(leaves)} parameters: {named}{more}")
+    variances = {name: x for name, x in leaves.items() if name.startswith("batch_stats.") and name.endswith(".var")}
+    negative = "; ".join([name for name, x in variances.items() if (x < 0).any()][:4])
+    if negative:
+        raise SettingsError(f"--init: {path} has variances below 0, in {negative}")
 
 
 def from_torch(state: State, shapes: Any) -> dict[str, np.ndarray]:

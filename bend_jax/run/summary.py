@@ -29,7 +29,7 @@ def assemble(
         generate=config.generate.name,
         views=config.evaluate.views,
         validation=validation_of(config, validation, found["images"]),
-        warning=results["base"].get("warning"),
+        warning="; ".join(filter(None, (results[n].get("warning") for n in ("base", "collect", "evaluate")))) or None,
     )
     own = {
         "task": config.task,
