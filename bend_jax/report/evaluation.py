@@ -48,10 +48,11 @@ def verdict(found: Evaluation) -> list[str]:
     """What voting gains on the best member, in plain sentences."""
     one, own, gap = found.votes["base"], found.votes[found.vote], found.differences["mean_vs_base"]
     majority = found.differences["sbend_vs_base"]["accuracy"]
+    relative = f" ({100 * (own.nll_ts / one.nll_ts - 1):+.1f}%)" if one.nll_ts else ""
     lines = [
         f"Vote of all members ({NAMES[found.vote]}, chosen on validation): {percent(own.accuracy)}%, the best member "
-        f"{percent(one.accuracy)}%; NLL after temperature scaling {number(own.nll_ts)} and {number(one.nll_ts)} "
-        f"({100 * (own.nll_ts / one.nll_ts - 1):+.1f}%).",
+        f"{percent(one.accuracy)}%; NLL after temperature scaling {number(own.nll_ts)} and {number(one.nll_ts)}"
+        f"{relative}.",
         f"Mean of probabilities less the best member: {_interval(gap['accuracy'], 100, '+.2f')} points, "
         f"{_interval(gap['nll_ts'], 1, '+.4f')} nats of the NLL.",
         f"Majority vote less the best member: {_interval(majority, 100, '+.2f')} points (McNemar's p "
