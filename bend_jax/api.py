@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from bend_jax import batch_norm, batches, compilation, conformal, devices, inputs, modules
 from bend_jax.against import closing_line, judge
-from bend_jax.collect.collector import Checkpoints, Problem, check_requirements
+from bend_jax.collect.collector import Checkpoints, Problem, check_requirements, sameness
 from bend_jax.collect.trajectory import Trajectory
 from bend_jax.display import Display
 from bend_jax.ensemble import VOTES, Ensemble, check_votes
@@ -66,6 +66,9 @@ def generate_members(
     """
     generator = inputs.find_generator(generate)
     fitted = fit_generator(generator, checkpoints.vectors, seed=seed, reestimate=reestimate, callbacks=callbacks)
+    warning = sameness(checkpoints.vectors)
+    if warning:
+        warnings.warn(warning, stacklevel=2)
     found = fitted.draw(members)
     check_finite(generator.name, np.asarray(found))
     return found

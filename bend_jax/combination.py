@@ -107,7 +107,7 @@ def load_combination(
     storage.verify(path, "restore this folder from a copy, or save the combination again")
     with saved.reading(path):
         content = storage.read_json(path / "combination.json")
-        count, vote, weights = content["networks"], content["vote"], np.asarray(content["weights"])
+        count, vote, weights = content["networks"], content["vote"], np.asarray(content["weights"], np.float64)
         check_votes((vote,))
         saved.check_vote(str(path), content["temperature"], weights, count)
     if len(applies) != count or len(variables) not in (0, count):

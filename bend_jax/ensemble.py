@@ -364,7 +364,9 @@ def load(directory: str | Path, network: Any, variables: Any = None) -> Ensemble
     path = Path(directory).absolute()
     content, tree, subset, vectors, *known = saved.read(path, variables)
     with saved.reading(path):
-        weights, image = np.asarray(content["weights"]), Example.from_json(content.get("image"))
+        m, _ = saved.shape_of(f"{path}: vectors", vectors, 2)
+        saved.check_vote(str(path), content["temperature"], content["weights"], m)
+        weights, image = np.asarray(content["weights"], np.float64), Example.from_json(content.get("image"))
         vote = content.get("vote", "mean")  # of an earlier version: always the mean
         check_votes((vote,))
         parts = (weights, content["temperature"], known[0], image, vote, known[1])

@@ -71,10 +71,9 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         shape, _, dtype = readers[version](file)
         if dtype.hasobject:
             raise ValueError(f"{info.filename} holds objects, which are not read")
-        if math.prod(shape) * dtype.itemsize != info.file_size - file.tell() or min(shape, default=0) < 0:
-            raise ValueError(
-                f"{info.filename} claims {dtype}{list(shape)} and has {info.file_size - file.tell()} bytes"
-            )
+        there = info.file_size - file.tell()
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != there:
+            raise ValueError(f"{info.filename} claims {dtype}{list(shape)} and has {there} bytes")
     with archive.open(info) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 

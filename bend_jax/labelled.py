@@ -181,10 +181,11 @@ def check_network(model: Model, variables: Any, chosen: Subset, images: Any) -> 
 
 
 def check_outputs(model: Model, variables: Any, images: Any) -> None:
-    """Raise SettingsError for a network that gives probabilities instead of logits, or whose output for one image
-    depends on the others."""
+    """Raise SettingsError for a network whose output is NaN or Inf, that gives probabilities instead of logits, or
+    whose output for one image depends on the others."""
     images = jax.tree.map(jnp.asarray, images)
     logits = np.asarray(model.apply(variables, images), np.float64)
+    check_logits(logits, variables)
     if logits.shape[1] > 1 and logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         raise SettingsError(
             "apply returns probabilities (every row is at least 0 and sums to 1), and logits are needed: leave the "
@@ -194,6 +195,28 @@ def check_outputs(model: Model, variables: Any, images: Any) -> None:
         reason = batch_dependence(model.apply, variables, rows(images, slice(8)))
         if reason:
             raise SettingsError(f"apply must treat each image by itself: {reason}")
+
+
+def check_logits(logits: np.ndarray, variables: Any, who: str = "the network") -> None:
+    """Raise SettingsError for logits [n, classes] that hold NaN or Inf, and name the parameter that may be the reason;
+    -inf is a class that is ruled out."""
+    wrong = int((~np.isfinite(logits.max(axis=1))).sum())
+    if not wrong:
+        return
+    leaves = {name: np.asarray(x, np.float32) for name, x in named_leaves(variables) if _is_float(x) and np.size(x)}
+    bad = [name for name, x in leaves.items() if not np.isfinite(x).all()]
+    if bad:
+        why = f"{_some(bad)} of its variables hold NaN or Inf"
+    else:
+        name = max(leaves, key=lambda name: float(abs(leaves[name]).max()), default="")
+        why = "its variables are finite" + (
+            f"; the largest is {abs(leaves[name]).max():.3g}, in {name}" if name else ""
+        )
+    raise SettingsError(f"{who} gives NaN or Inf on {wrong} of {len(logits)} images: {why}")
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(getattr(x, "dtype", np.asarray(x).dtype), jnp.floating)
 
 
 def _some(words: list[str]) -> str:

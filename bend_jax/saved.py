@@ -96,7 +96,7 @@ def reading(path: Path) -> Iterator[None]:
 def check(where: str, ensemble: Any) -> None:
     """Raise SettingsError, which begins with `where`, for an ensemble that does not fit together, or whose vote would
     hold NaN: before it is written, and when it was read."""
-    subset, (m, dim) = ensemble.subset, _shape(f"{where}: vectors", ensemble.vectors, 2)
+    subset, (m, dim) = ensemble.subset, shape_of(f"{where}: vectors", ensemble.vectors, 2)
     check_vote(where, ensemble.temperature, ensemble.weights, m)
     if dim != subset.dim:
         raise SettingsError(f"{where}: vectors have {dim} numbers, the subset {subset.dim}")
@@ -108,11 +108,11 @@ def check(where: str, ensemble: Any) -> None:
         _check_finite(f"{where}: variables{name}", leaf)
     if ensemble.checkpoints is not None:
         vectors, weights = ensemble.checkpoints
-        k, own = _shape(f"{where}: checkpoints", vectors, 2)
-        if own != dim or (weights is not None and _shape(f"{where}: their weights", weights, 1) != (k,)):
+        k, own = shape_of(f"{where}: checkpoints", vectors, 2)
+        if own != dim or (weights is not None and shape_of(f"{where}: their weights", weights, 1) != (k,)):
             raise SettingsError(f"{where}: the checkpoints do not fit the subset of {dim} numbers, or their weights")
     if ensemble.calibration is not None:
-        sizes = {_shape(f"{where}: calibration", x, 1) for x in ensemble.calibration}
+        sizes = {shape_of(f"{where}: calibration", x, 1) for x in ensemble.calibration}
         labels, most = np.asarray(ensemble.calibration.labels), ensemble.classes or 2**31
         if len(sizes) > 1 or labels.dtype.kind not in "iu" or not ((labels >= 0) & (labels < most)).all():
             raise SettingsError(f"{where}: the calibration is not of one label below {most} and one score an image")
@@ -120,14 +120,15 @@ def check(where: str, ensemble: Any) -> None:
 
 def check_vote(where: str, temperature: Any, weights: Any, count: int) -> None:
     """Raise SettingsError for a temperature or weights with which no vote is a number."""
-    one = np.float32(temperature) if np.asarray(temperature).dtype.kind in "iuf" and not np.ndim(temperature) else 0
-    if not 0 < one < np.inf:
+    with np.errstate(over="ignore"):
+        one = np.asarray(temperature).astype(np.float32) if np.asarray(temperature).dtype.kind in "iuf" else np.zeros(1)
+    if one.ndim or not 0 < one < np.inf:
         raise SettingsError(f"{where}: the temperature must be a number above 0; it is {temperature!r:.80}")
-    if _shape(f"{where}: weights", weights, 1) != (count,) or np.min(weights) < 0 or not np.sum(weights) > 0:
+    if shape_of(f"{where}: weights", weights, 1) != (count,) or np.min(weights) < 0 or not np.sum(weights) > 0:
         raise SettingsError(f"{where}: {count} weights of at least 0 are needed, not all 0; they are {weights!r:.200}")
 
 
-def _shape(where: str, array: Any, axes: int) -> tuple[int, ...]:
+def shape_of(where: str, array: Any, axes: int) -> tuple[int, ...]:
     """Of finite numbers with so many axes. Raises SettingsError for anything else."""
     array = np.asarray(array)
     if array.ndim != axes or not jnp.issubdtype(array.dtype, jnp.number):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from bend_jax.batch_norm import holds_statistics
@@ -65,6 +66,14 @@ class Collector:
     needs: Callable[[Any, Problem], None] = lambda settings, problem: None
     cost: Callable[[Any, Work], Cost] = lambda settings, work: Cost(0.0)
     has_weights: bool = False
+
+
+def sameness(vectors: Any) -> str:
+    """What is to be known of k checkpoints that are all the same; "" for others, and for one."""
+    x = np.asarray(vectors)
+    if len(x) < 2 or (x != x[:1]).any():
+        return ""
+    return f"all {len(x)} checkpoints are the same: there is no distribution to learn, and every member is a copy"
 
 
 def check_requirements(collector: Collector, problem: Problem, memory: int, members: int = 0) -> None:

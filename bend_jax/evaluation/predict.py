@@ -14,7 +14,7 @@ from bend_jax import devices, ensemble
 from bend_jax.evaluation import uncertainty
 from bend_jax.split import cut
 from bend_jax.subset import Subset, insert
-from bend_jax.training import SILENT, Callbacks
+from bend_jax.training import SILENT, Callbacks, NonFiniteError
 
 Weights = dict[str, Float[np.ndarray, " m"]]  # by the name of a vote
 
@@ -95,7 +95,7 @@ def predict(
 
     images(slice, view) gives them as `apply` takes them; the last batch is filled up with the last images again;
     progress(images done): after each batch. Raises ValueError for running votes without labels, and for weights that
-    are not one for each member.
+    are not one for each member; NonFiniteError for a set of which a member's probabilities are no numbers.
     """
     if wanted.running and wanted.labels is None:
         raise ValueError(f"running votes of {', '.join(wanted.running)} need the true labels")
@@ -121,7 +121,11 @@ def predict(
             found[name].append(jax.tree.map(lambda x, new=done - begin: np.asarray(x)[:, new:], summary))
         done = begin + size
         progress(done)
-    return {name: _outputs(own, wanted.weights.get(name, {}), wanted.running.get(name)) for name, own in found.items()}
+    all_ = {name: _outputs(own, wanted.weights.get(name, {}), wanted.running.get(name)) for name, own in found.items()}
+    for name, outputs in all_.items():
+        if not np.isfinite(outputs.mean).all():
+            raise NonFiniteError(name, "logits of its vectors")
+    return all_
 
 
 def _compiled(

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from bend_jax.checks import SettingsError
 from bend_jax.rng import stream
+from bend_jax.subset import Subset
 from bend_jax.training import SILENT, Callbacks, NonFiniteError
 
 
@@ -60,6 +62,7 @@ class Generator:
     presets: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
+LARGEST, LEAST = 1e18, 1e-15  # of numbers whose squares, summed, float32 holds
 Reestimate = Callable[[Float[Array, "m dim"]], Float[Array, "m dim"]]  # vectors with BN statistics of their own
 
 
@@ -92,12 +95,39 @@ def fit_generator(
     reestimate: Reestimate | None = None,
     callbacks: Callbacks = SILENT,
 ) -> FittedGenerator:
-    """Fit a generator to checkpoints. Raises SettingsError for checkpoints that it cannot do with, NonFiniteError
-    where its training meets a NaN or Inf."""
+    """Fit a generator to checkpoints. Raises SettingsError for checkpoints that it cannot do with and for those of
+    `check_vectors`, NonFiniteError where its training meets a NaN or Inf."""
     generator.needs(generator.settings, len(vectors))
+    check_vectors(np.asarray(vectors), callbacks.subset)
     key_fit, key_sample = jax.random.split(stream(seed, "generate", generator.name))
     fitted = generator.fit(jnp.asarray(vectors), key_fit, generator.settings, callbacks=callbacks)
     return FittedGenerator(generator, fitted, key_sample, reestimate)
+
+
+def check_vectors(vectors: Float[np.ndarray, "k dim"], subset: Subset | None = None) -> None:
+    """Raise SettingsError for NaN and Inf, for numbers whose squares float32 does not hold, and for checkpoints that
+    differ, but by so little that their variances are 0. subset: to name the parameter."""
+    low, high = vectors.min(axis=0, initial=0), vectors.max(axis=0, initial=0)
+    size = np.maximum(high, -low)  # NaN where one is NaN
+    spread = np.ptp(vectors, axis=0)
+    worst = int(np.argmax(np.where(np.isnan(size), np.inf, size)))
+    if not size[worst] <= LARGEST:
+        found = "NaN or Inf" if not np.isfinite(size[worst]) else f"numbers up to {size[worst]:.3g}"
+        raise SettingsError(
+            f"the checkpoints hold {found}, in {_name(worst, subset)}; float32 has squares of numbers up to {LARGEST:g}"
+        )
+    if 0 < spread.max() < LEAST:
+        raise SettingsError(
+            f"the checkpoints differ by {spread.max():.3g} at most, in {_name(int(np.argmax(spread)), subset)}, and "
+            f"float32 has no squares of numbers below {LEAST:g}: take a larger learning rate, or scale the parameters"
+        )
+
+
+def _name(number: int, subset: Subset | None) -> str:
+    """Of a number of the vector."""
+    if subset is None:
+        return f"number {number} of the vector"
+    return subset.paths[int(np.searchsorted(np.cumsum(subset.lengths), number, side="right"))]
 
 
 def check_finite(name: str, members: np.ndarray) -> None:

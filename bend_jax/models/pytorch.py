@@ -34,7 +34,7 @@ def load_init(path: Path, shapes: Any, *, new_head: bool = False) -> Any:
     that is no moving average ("ema") is taken, with a warning. Position embeddings for another image size are
     resampled, with a warning. new_head: the last layer is zeros (Dosovitskiy et al. 2021, section 3.2); the file's may
     have any number of classes, or be missing. Raises SettingsError where the file cannot be read, a name is missing,
-    unexpected or of another shape (all of them are listed), or a number is NaN or Inf.
+    unexpected or of another shape (all of them are listed), a number is NaN or Inf, or a variance is below 0.
     """
     everything = flat_names(shapes)
     heads = {name for name in everything if OWN_HEAD.match(name)} if new_head else set()
@@ -202,6 +202,10 @@ def _check_finite(path: Path, leaves: dict[str, np.ndarray]) -> None:
         named = "; ".join(f"{name} ({count} of {leaves[name].size} numbers)" for name, count in list(bad.items())[:4])
         more = "; ..." * (len(bad) > 4)
         raise SettingsError(f"--init: {path} has NaN or Inf in {len(bad)} of {len(leaves)} parameters: {named}{more}")
+    variances = {name: x for name, x in leaves.items() if name.startswith("batch_stats.") and name.endswith(".var")}
+    negative = "; ".join([name for name, x in variances.items() if (x < 0).any()][:4])
+    if negative:
+        raise SettingsError(f"--init: {path} has variances below 0, in {negative}")
 
 
 def from_torch(state: State, shapes: Any) -> dict[str, np.ndarray]:

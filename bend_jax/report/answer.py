@@ -135,7 +135,10 @@ def _accuracy(found: Answer) -> str:
 
 
 def _nll(found: Answer) -> str:
-    change = 100 * (_mean(found.ensemble.nll) / _mean(found.base.nll) - 1)
+    own, base = _mean(found.ensemble.nll), _mean(found.base.nll)
+    if not base:  # a perfect base
+        return f"NLL {own:.4f} against 0"
+    change = 100 * (own / base - 1)
     said = f"NLL {change:+.0f}%" if abs(change) >= 10 else f"NLL {change:+.1f}%"
     gap = found.base.gap
     if gap is None or gap.nll is None:

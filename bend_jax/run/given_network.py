@@ -8,6 +8,7 @@ import numpy as np
 
 from bend_jax.data import augment
 from bend_jax.data.sources import Data, Split
+from bend_jax.labelled import check_logits
 from bend_jax.recipe import cross_entropy
 from bend_jax.training import Model
 
@@ -39,7 +40,7 @@ def look(model: Model, variables: Any, train: Split, settings: Data, batch: int)
     A network's loss on its training images is least as it was trained on them: that needs no other knowledge of it. It
     warns where the loss is less by at least four standard errors under another normalisation, and where the network
     does no better than chance. Of two that are nearly the same, such as ImageNet's and CIFAR-10's, the wrong one goes
-    unseen: it costs little.
+    unseen: it costs little. Raises SettingsError for a network that gives NaN or Inf.
     """
     count = min(IMAGES, len(train.labels))
     batch = min(batch, count)
@@ -53,6 +54,8 @@ def look(model: Model, variables: Any, train: Split, settings: Data, batch: int)
             for i in range(0, len(rows), batch)
         ]
         all_logits = jnp.concatenate(logits)
+        if (mean, std) == (settings.mean, settings.std):
+            check_logits(np.asarray(all_logits), variables, "--init: the network")
         right = np.asarray(jnp.argmax(all_logits, axis=1)) == labels
         return np.asarray(cross_entropy(all_logits, jnp.asarray(labels)), np.float64), float(right.mean())
 

@@ -206,6 +206,8 @@ def _advice(s: RunContext, job: Job, training: str) -> str:
     """What to try when a training of this stage met a NaN or Inf."""
     name, look = training.split()[0], f"look for NaN in what {', '.join(job.inputs) or 'the images'} gave it"
     rate = ""
+    if job.stage not in ("base", "collect", "generate"):
+        return f"look for large numbers in what gave it {training}"
     if job.stage == "base" or hasattr(s.config.collect.settings, "base"):
         rate = "base.lr"
     elif hasattr(s.config.collect.settings, "lr"):

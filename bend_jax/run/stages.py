@@ -11,6 +11,7 @@ import numpy as np
 from bend_jax import devices, metrics, storage, subset, training
 from bend_jax.api import collect_checkpoints, scorer
 from bend_jax.checks import names
+from bend_jax.collect.collector import sameness
 from bend_jax.data import corruptions, sources
 from bend_jax.evaluation import certainty, curves, predict, scores, shift
 from bend_jax.generate.generator import FittedGenerator, check_finite, fit_generator
@@ -48,9 +49,8 @@ def base(s: RunContext, task: StageContext) -> str:
         return f"{s.config.base.epochs} epochs{start}, validation accuracy {accuracy:.2%}"
     seen = look(s.model, variables, s.dataset.train, s.config.data, s.config.evaluate.batch)
     write_result(task, {**measured, "training_accuracy": seen.accuracy, "warning": seen.warning or None})
-    warning = f"; warning: {seen.warning}" if seen.warning else ""
     on_training = f"accuracy {seen.accuracy:.2%} on {seen.images} training images"
-    return f"from --init, validation accuracy {accuracy:.2%}, {on_training}{warning}"
+    return f"from --init, validation accuracy {accuracy:.2%}, {on_training}{_warned(seen.warning)}"
 
 
 def _accuracy(s: RunContext, variables: Any, split: sources.Split) -> float:
@@ -82,8 +82,16 @@ def collect(s: RunContext, task: StageContext) -> str:
     storage.save_tree(task.output / "checkpoints", tree)
     storage.write_json(task.output / "subset.json", subset.to_json(s.chosen))
     elapsed = time.perf_counter() - started + sum(task.log.before.values())
-    write_result(task, {"t_collect": elapsed - sum(task.log.compile.values())})
-    return f"{len(vectors)} checkpoints of {s.chosen.dim} numbers by {s.config.collect.name}"
+    warning = sameness(vectors)
+    write_result(
+        task, {"t_collect": elapsed - sum(task.log.compile.values()), **({"warning": warning} if warning else {})}
+    )
+    return f"{len(vectors)} checkpoints of {s.chosen.dim} numbers by {s.config.collect.name}" + _warned(warning)
+
+
+def _warned(warning: str) -> str:
+    """At the end of a stage's line."""
+    return f"; warning: {warning}" if warning else ""
 
 
 def generate(s: RunContext, task: StageContext) -> str:
@@ -176,9 +184,11 @@ def evaluate(s: RunContext, task: StageContext) -> str:
     storage.save_tree(task.output / "predictions", predictions)
     used = {name: int((own["greedy"] > 0).sum()) for name, own in weights.items() if "greedy" in own}
     more = {"images": len(labels.test), "temperatures": scale, "greedy_members": used, "t_evaluate": seconds}
-    write_result(task, {**result, **more})
-    row = result["table"]
-    return f"sBEND {row['sbend']:.2%}, base {result['votes']['base']['accuracy']:.2%} on {len(labels.test)} test images"
+    found = predictions["base"]
+    constant = f"the base gives every test image the label {found[0]}" if (found == found[0]).all() else ""
+    write_result(task, {**result, **more, **({"warning": constant} if constant else {})})
+    row, base = result["table"], result["votes"]["base"]["accuracy"]
+    return f"sBEND {row['sbend']:.2%}, base {base:.2%} on {len(labels.test)} test images" + _warned(constant)
 
 
 def _given_weights(s: RunContext, collected: dict[str, Any], members: dict[str, int]) -> predict.Weights:

@@ -35,7 +35,7 @@ def assemble(
         generate=config.generate.name,
         views=config.evaluate.views,
         validation=validation_of(config, len(dataset.validation.labels) if dataset else 0, found["images"]),
-        warning=results["base"].get("warning"),
+        warning="; ".join(filter(None, (results[n].get("warning") for n in ("base", "collect", "evaluate")))) or None,
         notes=[*dataset.notes] if dataset and dataset.notes else None,
     )
     own = {
