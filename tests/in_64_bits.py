@@ -41,7 +41,7 @@ def tell(kind: str, name: str, work: Callable[[], Any]) -> None:
 
 def main() -> None:
     """All of them, and first how JAX computes here."""
-    print(json.dumps([bool(jax.config.read("jax_enable_x64")), str(jax.config.read("jax_default_prng_impl"))]))
+    print(json.dumps([bool(jax.config.jax_enable_x64), str(jax.config.jax_default_prng_impl)]))
     model, variables, subset, examples = problems.dense("bn")
     vectors = np.random.default_rng(0).normal(size=(20, 12)).astype(np.float32)
 

@@ -283,8 +283,9 @@ def test_the_report_of_a_comparison(ran: tuple[Path, list[str], Comparison]) -> 
     text = (workdir / "report" / "report.md").read_text()
     assert "## Against another row" in text
     assert all(f"| {name} |" in text for name in rows)
-    shown = document.to_text(comparison.document(content)).split("\n\n")[1]
-    assert shown.splitlines()[2].startswith("base ")
+    shown = document.to_text(comparison.document(content)).splitlines()
+    rule = next(i for i, line in enumerate(shown) if line and not line.strip("- "))
+    assert shown[rule + 1].startswith("base ")
 
 
 @pytest.mark.slow
