@@ -31,10 +31,10 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 
 PAGES = {
-    "First": ("docs/tutorial", "docs/results", "docs/findings", "docs/systems"),
+    "First": ("docs/tutorial", "docs/results", "docs/findings", "docs/peers", "docs/systems"),
     "Your own": ("docs/networks", "docs/evaluate", "docs/extending", "docs/split", "docs/api/index"),
     "Runs": (
-        *("docs/runs", "docs/settings", "docs/backbones", "docs/data", "docs/devices", "docs/watching"),
+        *("docs/runs", "docs/settings", "docs/backbones", "docs/recipes", "docs/data", "docs/devices", "docs/watching"),
         "docs/reliability",
     ),
     "Comparisons": ("docs/comparison_digits", "docs/comparison_cifar10"),
