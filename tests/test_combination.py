@@ -256,7 +256,7 @@ IMAGES, LABELS = blobs(30)[1:]
         ([two()[0], (lambda v, x: x[:, :2], [])], {}, "network 1: .*labels go from 0 to 2; apply gives 2 classes"),
         ([two()[0], (lambda v, x: jax.nn.softmax(x[:, :3]), [])], {}, "network 1: apply returns probabilities"),
         ([two()[0], (lambda v, x: x[:, :3] - x[:, :3].mean(0)[None], [])], {}, "network 1: .* treat each image by"),
-        ([two()[0], (lambda v, x: jnp.where(x[:, :3] > 2, jnp.nan, 1), [])], {}, "network 1 gives NaN"),
+        ([two()[0], (lambda v, x: jnp.where(x[:, :3] > 2, jnp.nan, 1), [])], {}, "network 1: the network gives NaN"),
     ],
 )
 def test_what_does_not_fit_is_refused(networks: Any, changes: dict[str, Any], message: str) -> None:
