@@ -20,6 +20,9 @@ from tests import problems
 SMALL = {"k": 4, "batch": 8, "epochs": 2, "steps": 4, "milestones": (1,), "warmup": 0, "width": 8, "hidden": 8}
 
 
+X64, PRNG = "jax_enable_x64", "jax_default_prng_impl"
+
+
 def small(settings: Any) -> Any:
     """The same settings with as little to compute as they allow."""
     changed = {}
@@ -41,7 +44,7 @@ def tell(kind: str, name: str, work: Callable[[], Any]) -> None:
 
 def main() -> None:
     """All of them, and first how JAX computes here."""
-    print(json.dumps([bool(jax.config.jax_enable_x64), str(jax.config.jax_default_prng_impl)]))
+    print(json.dumps([bool(getattr(jax.config, X64)), str(getattr(jax.config, PRNG))]))
     model, variables, subset, examples = problems.dense("bn")
     vectors = np.random.default_rng(0).normal(size=(20, 12)).astype(np.float32)
 
