@@ -85,7 +85,7 @@ def test_a_run_on_test_images_for_validation_says_so(tmp_path: Path) -> None:
     assert "warning" not in run.out
     text = (tmp_path / "run" / "report" / "report.md").read_text()
     of_test = text.split("## Cost")[0]
-    assert of_test.count(said) == of_test.count("\n\n|") == 8
+    assert of_test.count(said) == of_test.count("\n\n|") == 10
     wrong = ["--config.data.mean=(0.0,)", "--config.data.std=(1.0,)", "--config.task=wrong"]
     other = launching.launch(streams, [*flags, *wrong, f"--workdir={tmp_path / 'other'}", "--stages=base"])
     assert other.code == 0, other.err
