@@ -93,9 +93,9 @@ def reading(path: Path) -> Iterator[None]:
         raise SettingsError(f"{path} holds no ensemble that can be read: {type(error).__name__}: {found}") from None
 
 
-def check(where: str, ensemble: Any) -> None:
+def check(where: str, ensemble: Any, classes: int | None = None) -> None:
     """Raise SettingsError, which begins with `where`, for an ensemble that does not fit together, or whose vote would
-    hold NaN: before it is written, and when it was read."""
+    hold NaN: before it is written, and when it was read. classes: how many it told apart when it was written."""
     subset, (m, dim) = ensemble.subset, shape_of(f"{where}: vectors", ensemble.vectors, 2)
     check_vote(where, ensemble.temperature, ensemble.weights, m)
     if dim != subset.dim:
@@ -111,6 +111,10 @@ def check(where: str, ensemble: Any) -> None:
         k, own = shape_of(f"{where}: checkpoints", vectors, 2)
         if own != dim or (weights is not None and shape_of(f"{where}: their weights", weights, 1) != (k,)):
             raise SettingsError(f"{where}: the checkpoints do not fit the subset of {dim} numbers, or their weights")
+    if classes not in (None, ensemble.classes):
+        raise SettingsError(
+            f"{where}: the ensemble tells {classes} classes apart; this network gives {ensemble.classes}"
+        )
     if ensemble.calibration is not None:
         sizes = {shape_of(f"{where}: calibration", x, 1) for x in ensemble.calibration}
         labels, most = np.asarray(ensemble.calibration.labels), ensemble.classes or 2**31

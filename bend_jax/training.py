@@ -216,8 +216,7 @@ def train(
     """
     state = devices.like(callbacks.resume(name, state, steps), state)  # a copy: its buffers are donated
     run = _segment_runner(name, step, state, data, callbacks)
-    ended = (lambda s, data: _typed(after(s, data), s)) if after else None
-    finish = jax.jit(ended, donate_argnums=0, out_shardings=devices.shardings(state)) if ended else None
+    finish = jax.jit(after, donate_argnums=0, out_shardings=devices.shardings(state)) if after else None
     done = int(state.step)
     while done < steps and not stopped(state):
         part = longest or segment
@@ -227,7 +226,7 @@ def train(
         length = len(losses)
         _check_finite(name, losses, norms, done)
         if finish and length == left:
-            state = finish(state, data)
+            state = _typed(finish(state, data), state)
         if look and length == left:
             state = _typed(look(state), state)
         done += length
