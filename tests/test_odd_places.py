@@ -23,11 +23,12 @@ import pytest
 
 from bend_jax import compilation, devices, storage
 from bend_jax.checks import SettingsError, expanded
-from bend_jax.data import archives
+from bend_jax.data import archives, sources
 from bend_jax.data.sources import Data, data_dir
 from bend_jax.report import plotting
 from bend_jax.run import command_line, config_file, driver, pipeline, saved_states, streams
 from bend_jax.training import State
+from tests.problems import write_images
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/disk/file")
 OF_TENSORSTORE = ValueError(
@@ -179,6 +180,9 @@ def test_a_user_without_a_home_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path
         with pytest.raises(SettingsError, match="Set HOME, or write the whole path"):
             use()
     assert data_dir(Data(dir="/data")) == Path("/data")
+    data = Data(name=f"npz:{write_images(tmp_path / 'images.npz', 8, 8)}")
+    assert sources.class_names(data) == ()
+    assert len(sources.read(data)[0].labels) == 8
 
 
 def test_an_archive_for_which_there_is_no_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,12 +175,14 @@ def _read(settings: Data) -> tuple[Split, Split | None]:
 def class_names(settings: Data) -> tuple[str, ...]:
     """What the set calls its classes, in their order; none where it has no names for them."""
     kind, rest = kind_of(settings.name)
+    if kind == "folder":
+        return folder.class_names(Path(rest))
+    if kind == "npz" or rest == "digits":
+        return ()
     place = data_dir(settings)
-    if kind == "folder" or rest == "tiny_imagenet":
-        return folder.class_names(Path(rest) if kind else place / folder.TINY_IMAGENET)
-    if kind == "tfds" or (not kind and prepared.find(rest, place)):
-        return prepared.class_names(rest, place)
-    return ()
+    if rest == "tiny_imagenet":
+        return folder.class_names(place / folder.TINY_IMAGENET)
+    return prepared.class_names(rest, place) if kind == "tfds" or prepared.find(rest, place) else ()
 
 
 def absent(settings: Data) -> str:
