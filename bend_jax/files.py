@@ -54,6 +54,8 @@ def read_npz(path: Path, choose: Callable[[list[str]], Iterable[str]]) -> dict[s
     """
     with _one_error(), zipfile.ZipFile(path) as archive:
         members = [(info.filename.removesuffix(".npy"), info) for info in archive.infolist()]
+        if not all(name.isprintable() for name, _ in members):
+            raise ValueError("a name in it is no text")
     names = list(choose([name for name, _ in members]))
     with _one_error(), zipfile.ZipFile(path) as archive:
         chosen = {name: info for name, info in members if name in names}

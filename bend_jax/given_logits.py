@@ -105,6 +105,11 @@ def evaluate(
 def evaluate_file(path: str | Path, coverage: float = 0.9) -> Evaluation:
     """`evaluate` of an .npz file with the arrays `logits`, `labels`, `validation_logits` and `validation_labels`, and,
     where they are there, `weights` and `ood_<name>` for other data sets. Raises SettingsError for any other file."""
+    return evaluate(**read(path), coverage=coverage)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The arguments of `evaluate` that such a file holds."""
 
     def choose(names: list[str]) -> list[str]:
         missing = [name for name in KEYS if name not in names]
@@ -127,16 +132,13 @@ def evaluate_file(path: str | Path, coverage: float = 0.9) -> Evaluation:
         raise SettingsError(f"there is no file {path}") from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} is no .npz file of numbers, or a damaged one ({error})") from None
-    others = {name.removeprefix(OTHER): own for name, own in arrays.items() if name.startswith(OTHER)}
-    validation = (arrays["validation_logits"], arrays["validation_labels"])
-    return evaluate(
-        arrays["logits"],
-        arrays["labels"],
-        validation=validation,
-        ood=others,
-        weights=arrays.get("weights"),
-        coverage=coverage,
-    )
+    return {
+        "logits": arrays["logits"],
+        "labels": arrays["labels"],
+        "validation": (arrays["validation_logits"], arrays["validation_labels"]),
+        "ood": {name.removeprefix(OTHER): own for name, own in arrays.items() if name.startswith(OTHER)},
+        "weights": arrays.get("weights"),
+    }
 
 
 def _checked(logits: Any, labels: Any, validation: Any, ood: Any, weights: Any, coverage: float) -> given.Given:

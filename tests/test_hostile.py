@@ -104,6 +104,12 @@ def test_members_that_share_bytes_and_memory_that_is_not_there(tmp_path: Path, m
     assert list(files.read_npz(tmp_path / "own.npz", lambda names: names)) == ["a"]
 
 
+def test_a_name_of_two_lines_is_no_name(tmp_path: Path) -> None:
+    """In an archive."""
+    np.savez(tmp_path / "own.npz", **{"X\ny": np.zeros(3)})
+    assert "a name in it is no text" in refused(lambda: splits.load(Data(name=f"npz:{tmp_path / 'own.npz'}", **GREY)))
+
+
 def test_labels_of_a_thousand_million_take_no_memory(tmp_path: Path) -> None:
     """The error counts the classes that have no image."""
     labels = np.arange(300) % 10
@@ -160,6 +166,7 @@ PICKLES = {
     "in itself": (b"\x80\x02}q\0X\x01\0\0\0ah\0s.", "holds no state dict"),
     "2^30 times the same list": (NESTED, "holds no state dict"),
     "100,000 lists in each other": (b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", "holds no state dict"),
+    "a name of two lines": (b"\x80\x02\x8c\x03o\ns\x8c\x01x\x93.", "it names o s.x, which is no part"),
     "a dtype with another state": (
         b"\x80\x02" + name("torch", "BFloat16Storage") + b"(I3\nX\x01\0\0\0<NNNI-1\nI-1\nI0\ntb.",
         "cannot be read",

@@ -176,7 +176,9 @@ def read(path: Path) -> Any:
 
 
 def _foreign(path: Path, found: str, line: str) -> SettingsError:
-    return SettingsError(f"--init: {path} cannot be read: {found}. {ACCEPTED}. What makes one of it: {line}")
+    return SettingsError(
+        f"--init: {path} cannot be read: {' '.join(found.split())}. {ACCEPTED}. What makes one of it: {line}"
+    )
 
 
 def _read_zip(path: Path, file: io.BufferedIOBase) -> Any:

@@ -74,6 +74,7 @@ def start(own: FlagValues, settings: list[str], program: str) -> int:
 
 
 def complain(program: str, message: object, code: int) -> int:
-    """One line on stderr. Returns the exit code."""
-    print(f"{program}: {' '.join(str(message).split())}", file=sys.stderr)
+    """One line on stderr, without characters that a terminal obeys. Returns the exit code."""
+    text = " ".join(f"{program}: {message}".split())
+    print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text), file=sys.stderr)
     return code
