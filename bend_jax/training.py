@@ -192,7 +192,7 @@ def make_step(
 
 def _typed(new: State, old: State) -> State:
     """The new state in the old one's types: with JAX_ENABLE_X64 a loss or an average may come in 64 bits."""
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), new, old)
+    return jax.tree.map(lambda x, y: x if x.dtype == y.dtype else x.astype(y.dtype), new, old)
 
 
 def train(
@@ -219,8 +219,7 @@ def train(
     """
     state = devices.like(callbacks.resume(name, state, steps), state)  # a copy: its buffers are donated
     run = _segment_runner(name, step, state, data, callbacks)
-    ended = (lambda s, data: _typed(after(s, data), s)) if after else None
-    finish = jax.jit(ended, donate_argnums=0, out_shardings=devices.shardings(state)) if ended else None
+    finish = jax.jit(after, donate_argnums=0, out_shardings=devices.shardings(state)) if after else None
     done = int(state.step)
     while done < steps and not stopped(state):
         part = longest or segment
@@ -232,7 +231,7 @@ def train(
         length = len(losses)
         _check_finite(name, losses, norms, done)
         if finish and length == left:
-            state = finish(state, data)
+            state = _typed(finish(state, data), state)
         if look and length == left:
             state = _typed(look(state), state)
         done += length
