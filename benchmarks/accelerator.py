@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
-from bend_jax import ensemble, subset, training
+from bend_jax import ensemble, minibatches, subset, training
 from bend_jax.collect import COLLECTORS
 from bend_jax.collect.bootstrap import Bootstrap
 from bend_jax.collect.trajectory import Trajectory
@@ -70,7 +70,7 @@ def _passes(s: Any, variables: Any) -> dict[str, Any]:
     x, vectors = s.examples.plain(images), _vectors(s, variables)
     one = jax.jit(lambda v, x: s.model.apply(subset.insert(s.chosen, variables, v), x))
     return {
-        "exact order": jax.jit(lambda k: training.draw_batch(k, jnp.int32(0), jnp.zeros(128, jnp.int32), 64)[1])(key),
+        "exact order": jax.jit(minibatches.epoch_order, static_argnums=2)(key, 0, 128),
         "augmented": jax.jit(s.examples.view)(jax.random.split(key, 64), images),
         "init": _some(variables),
         "logits": jax.jit(s.model.apply)(variables, x),

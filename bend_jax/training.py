@@ -14,10 +14,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from bend_jax import devices, recipe
 from bend_jax.batching import rows
+from bend_jax.minibatches import batch_of, shuffled
 from bend_jax.recipe import Base, cross_entropy
 from bend_jax.subset import Subset
 
-SEGMENT = 100  # steps of the base between two checks and saves, at most
+SEGMENT = 100  # steps between two checks and saves, at most
 MIX_KEY = 2**31  # folded into a step's key where a minibatch is mixed; the keys of images are below it
 MEMORY = 2**30  # bytes of intermediates in one program, where nothing else is said
 
@@ -191,7 +192,7 @@ def make_step(
 
 def _typed(new: State, old: State) -> State:
     """The new state in the old one's types: with JAX_ENABLE_X64 a loss or an average may come in 64 bits."""
-    return jax.tree.map(lambda x, y: x.astype(y.dtype), new, old)
+    return jax.tree.map(lambda x, y: x if x.dtype == y.dtype else x.astype(y.dtype), new, old)
 
 
 def train(
@@ -204,6 +205,7 @@ def train(
     segment: int,
     longest: int | None = None,
     callbacks: Callbacks = SILENT,
+    before: Callable[[State, int], State] | None = None,
     after: Callable[[State, Any], State] | None = None,
     look: Callable[[State], State] | None = None,
     stopped: Callable[[State], bool] = lambda state: False,
@@ -211,8 +213,9 @@ def train(
     """Run `step` until `steps`, in segments of `segment` steps, from the state that `callbacks.resume` gives.
 
     longest: a longer segment is run in parts of this many steps, with a check of the losses and a save after each;
-    after(state, data): jitted at each segment's end (save a vector, look at held-out loss); look(state): not jitted;
-    stopped(state): whether to end early. Raises NonFiniteError where a loss or a gradient is not finite.
+    before(state, steps done): at each segment's start, not jitted (the order of images); after(state, data): jitted at
+    each segment's end (save a vector, look at held-out loss); look(state): the same, not jitted; stopped(state):
+    whether to end early. Raises NonFiniteError where a loss or a gradient is not finite.
     """
     state = devices.like(callbacks.resume(name, state, steps), state)  # a copy: its buffers are donated
     run = _segment_runner(name, step, state, data, callbacks)
@@ -222,6 +225,8 @@ def train(
         part = longest or segment
         left = min(segment - done % segment, steps - done)  # until the segment's end
         length = min(part - done % segment % part, left)
+        if before and done % segment == 0:
+            state = before(state, done)
         state, losses, norms = run(state, data, length)
         length = len(losses)
         _check_finite(name, losses, norms, done)
@@ -306,24 +311,6 @@ def losses_of(model: Model, logits: Any, labels: Any, smoothing: float = 0.0) ->
     return cross_entropy(logits, labels, smoothing) if model.loss is None else model.loss(logits, labels)
 
 
-def draw_batch(
-    key: Key[Array, ""], step: Int[Array, ""], order: Int[Array, " n"], batch: int
-) -> tuple[Int[Array, " batch"], Int[Array, " n"]]:
-    """The indices of this step's minibatch, and the order of images, which is drawn anew where an epoch begins.
-
-    An epoch is n // batch steps; the last n % batch images of an order are left out of it.
-    """
-    n = order.shape[0]
-    per_epoch = n // batch
-    epoch, position = step // per_epoch, step % per_epoch
-    order = jax.lax.cond(
-        position == 0,
-        lambda: jax.random.permutation(jax.random.fold_in(key, epoch), n).astype(jnp.int32),
-        lambda: order,
-    )
-    return jax.lax.dynamic_slice(order, (position * batch,), (batch,)), order
-
-
 def _averaged(decay: Float[Array, ""], old: Array, new: Array) -> Array:
     """A moving average; whole numbers, such as counters, are the last ones."""
     if not jnp.issubdtype(new.dtype, jnp.floating):
@@ -358,7 +345,7 @@ def train_base(
     is_mixed = settings.mixup > 0 or settings.cutmix > 0
 
     def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Array, Any]:
-        index, order = draw_batch(data["order"], step, extra["order"], settings.batch)
+        index = batch_of(step, extra["order"], settings.batch)
         keys = jax.random.split(key, settings.batch + 1)
         keys_own, images = devices.shard_rows((keys[1:], rows(data["images"], index)), callbacks.mesh)
         images = examples.view(keys_own, images, step // per_epoch)
@@ -371,7 +358,7 @@ def train_base(
             others = losses_of(model, logits, jnp.roll(labels, 1, axis=0), settings.label_smoothing)
             losses = share * losses + (1 - share) * others
         rest = {name: value for name, value in new.items() if name != "params"}
-        carried = {"rest": rest, "order": order}
+        carried = {**extra, "rest": rest}
         if settings.ema:
             decay = warmed_up(settings.ema, step + 1)
             carried["ema"] = jax.tree.map(partial(_averaged, decay), extra["ema"], rest)
@@ -390,8 +377,10 @@ def train_base(
         state,
         data,
         steps=settings.epochs * per_epoch,
-        segment=min(per_epoch, SEGMENT),
+        segment=per_epoch,
+        longest=SEGMENT,
         callbacks=callbacks,
+        before=lambda state, done: shuffled(state, data, done // per_epoch),
     )
     return (
         {"params": state.ema, **state.extra["ema"]} if settings.ema else {"params": state.params, **state.extra["rest"]}

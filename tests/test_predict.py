@@ -11,7 +11,7 @@ import pytest
 from bend_jax import ensemble, metrics
 from bend_jax.data import augment, sources, splits
 from bend_jax.evaluation import scores
-from bend_jax.evaluation.predict import Outputs, Wanted, predict
+from bend_jax.evaluation.predict import Outputs, Wanted, labels, predict
 from bend_jax.subset import Subset
 
 CLASSES, N, SIDE = 3, 11, 4
@@ -47,14 +47,16 @@ def test_every_vote_runs_over_members_and_views(batch: int) -> None:
 
     views = ("identity", "flip", "up")
     weights = {"a": {"greedy": np.array([0.0, 3.0, 1.0])}}
-    labels, steps = np.arange(N, dtype=np.int32) % CLASSES, (1, 2, 3)
+    true, steps = np.arange(N, dtype=np.int32) % CLASSES, (1, 2, 3)
     found = predict(
         *(apply, VARIABLES, SUBSET, SETS, images, N),
         batch=batch,
         views=views,
-        wanted=Wanted(weights, keep=True, running={"a": steps}, labels=labels),
+        wanted=Wanted(weights, keep=True, running={"a": steps}, labels=true),
     )
+    alone = labels(apply, VARIABLES, SUBSET, SETS, images, N, batch=batch, views=views)
     for name, vectors in SETS.items():
+        np.testing.assert_array_equal(alone[name], found[name].predictions)
         p = np.stack([by_hand(vector, view) for vector in vectors for view in views])
         np.testing.assert_allclose(found[name].probabilities, p, atol=1e-5)
         np.testing.assert_array_equal(found[name].predictions, p.argmax(axis=2))
@@ -68,7 +70,7 @@ def test_every_vote_runs_over_members_and_views(batch: int) -> None:
             assert own is not None
             assert own.members == steps
             np.testing.assert_array_equal(own.predictions, [q.argmax(axis=1) for q in first])
-            np.testing.assert_allclose(own.likelihoods, [q[np.arange(N), labels] for q in first], atol=1e-5)
+            np.testing.assert_allclose(own.likelihoods, [q[np.arange(N), true] for q in first], atol=1e-5)
     one, two = (np.stack([by_hand(SETS["a"][i], view) for view in views]).mean(axis=0) for i in (1, 2))
     np.testing.assert_allclose(found["a"].weighted["greedy"], 0.75 * one + 0.25 * two, atol=1e-5)
     one, two = (stats.gmean([by_hand(SETS["a"][i], view) for view in views], axis=0) for i in (1, 2))

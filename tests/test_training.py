@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from bend_jax.minibatches import batch_of, shuffled
 from bend_jax.recipe import Base, schedule, sgd
 from bend_jax.training import (
     SILENT,
     NonFiniteError,
     State,
-    draw_batch,
     make_step,
     start,
     start_with_ema,
@@ -129,13 +129,12 @@ def test_the_arrays_that_a_caller_passes_in_survive() -> None:
 
 def test_an_epoch_shows_every_image_once_in_a_new_order() -> None:
     """10 images in batches of 3: nine of them, without repetition, epoch by epoch."""
-    order, orders = jnp.zeros(10, jnp.int32), []
-    key = jax.random.key(0)
+    state, orders = start(jnp.zeros(2), OPTIMIZER, {"order": jnp.zeros(10, jnp.int32)}), []
     for epoch in range(3):
+        state = shuffled(state, {"order": jax.random.key(0)}, epoch)
         seen: list[int] = []
         for position in range(3):
-            index, order = draw_batch(key, jnp.int32(3 * epoch + position), order, 3)
-            seen += index.tolist()
+            seen += batch_of(jnp.int32(3 * epoch + position), state.extra["order"], 3).tolist()
         assert len(set(seen)) == 9
         orders.append(tuple(seen))
     assert len(set(orders)) == 3

@@ -192,12 +192,12 @@ PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "generate/bend": (
         ("the rest dropped", "if fitted.rest is None:", "if True:"),
-        ("the rest at temperature 1", "fitted.rest.replace(scale=temperature)", "fitted.rest"),
+        ("the rest at temperature 1", "fitted.rest.replace(scale=fitted.temperature)", "fitted.rest"),
         ("temperature ignored", "jnp.float32(settings.temperature)", "jnp.float32(1)"),
         (
             "all members are the mean",
-            "key, m, rank(latents), fitted.settings, temperature",
-            "key, m, rank(latents), fitted.settings, 0 * temperature",
+            "draw(denoiser, key, m, width, settings, temperature)",
+            "draw(denoiser, key, m, width, settings, 0 * temperature)",
         ),
         ("structure not looked for", "    if axes == 0:", "    if True:"),
         ("vectors' latents not turned", "coding.encode(latents, vectors), found.counts", "white, found.counts"),

@@ -13,6 +13,7 @@ from bend_jax import devices
 from bend_jax.checks import SettingsError, setting
 from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Work, check_batch, check_init
 from bend_jax.collect.frozen_features import FineTuning, SubsetLoss, fine_tuning_cost, optimizer, prepare
+from bend_jax.minibatches import batch_of, shuffled
 from bend_jax.recipe import sgd
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
@@ -22,7 +23,6 @@ from bend_jax.training import (
     Examples,
     Model,
     State,
-    draw_batch,
     losses_of,
     make_step,
     start,
@@ -129,14 +129,14 @@ def collect(
     def loss(params: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
         local = step % steps  # every chunk sees the same minibatches in the same order,
         key = jax.random.fold_in(arrays["key"], local)  # augmented alike
-        index, order = draw_batch(arrays["order"], local, extra["order"], settings.batch)
+        index = batch_of(local, extra["order"], settings.batch)
         view = (local // per_epoch) % settings.views
         weights = jax.lax.dynamic_slice_in_dim(arrays["counts"], step // steps * chunk, chunk)[:, index]
         inputs = devices.gather(source.read(arrays, view, index, key), callbacks.mesh)
         own = {name: arrays[name] for name in source.data}
         losses, rest = members(params, extra["rest"], weights, own, inputs, arrays["labels"][index], key)
         # a sum over members: each one's gradient is its own, as if it were trained alone
-        return jnp.sum(losses), {**extra, "order": order, "rest": rest}
+        return jnp.sum(losses), {**extra, "rest": rest}
 
     tx = optimizer(subset, sgd(settings.lr, settings.momentum, settings.weight_decay))
     state = train(
@@ -148,6 +148,7 @@ def collect(
         segment=per_epoch,
         longest=SEGMENT,
         callbacks=callbacks,
+        before=lambda state, done: shuffled(state, arrays, done % steps // per_epoch),
         after=_saver(source, tx, steps),
     )
     return Checkpoints(state.extra["saved"][: settings.k])

@@ -12,6 +12,7 @@ from bend_jax import devices
 from bend_jax.checks import SettingsError
 from bend_jax.collect.collector import Problem, check_batch
 from bend_jax.collect.frozen_features import FineTuning, SubsetLoss, optimizer, prepare
+from bend_jax.minibatches import batch_of, shuffled
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
     MIX_KEY,
@@ -20,7 +21,6 @@ from bend_jax.training import (
     Examples,
     Model,
     State,
-    draw_batch,
     losses_of,
     make_step,
     start,
@@ -83,7 +83,7 @@ def fine_tune(
     )
 
     def loss(vector: Any, extra: Any, arrays: Any, key: Any, step: Any) -> tuple[Array, Any]:
-        index, order = draw_batch(arrays["order"], step, extra["order"], settings.batch)
+        index = batch_of(step, extra["order"], settings.batch)
         view = (step // per_epoch) % settings.views
         inputs = source.read(arrays, view, index, key)
         labels, share = arrays["labels"][index], 1.0
@@ -97,7 +97,7 @@ def fine_tune(
             losses = share * losses + (1 - share) * others
         if reweighting.weigh is not None:
             losses = reweighting.weigh(extra, index) * losses
-        return jnp.mean(losses), {**extra, "order": order, "rest": rest}
+        return jnp.mean(losses), {**extra, "rest": rest}
 
     base = flatten(subset, variables)
     table = jnp.zeros((settings.k, subset.dim), base.dtype).at[0].set(base)
@@ -112,6 +112,7 @@ def fine_tune(
         segment=per_epoch,
         longest=SEGMENT,
         callbacks=callbacks,
+        before=lambda state, done: shuffled(state, arrays, done // per_epoch),
         after=_saver(source, per_epoch, schedule.slot, reweighting.saved),
     )
 

@@ -1,14 +1,14 @@
 """Every vector of several sets on many images: one program a batch, the frozen part once an image and view."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bend_jax import devices, ensemble
 from bend_jax.evaluation import uncertainty
@@ -99,15 +99,74 @@ def predict(
     """
     if wanted.running and wanted.labels is None:
         raise ValueError(f"running votes of {', '.join(wanted.running)} need the true labels")
+    rows_of = _rows(sets, len(views), wanted)
+    true = np.zeros(n, np.int32) if wanted.labels is None else wanted.labels
+    found: dict[str, list[Summary]] = {name: [] for name in sets}
+    for rows, new, logits in _batches(apply, variables, subset, sets, images, n, batch, views, callbacks, progress):
+        summaries = {name: _summary(logits, *own, true[rows], wanted.keep) for name, own in rows_of.items()}
+        for name, summary in summaries.items():  # of the images that no batch before had
+            found[name].append(jax.tree.map(lambda x, new=new: np.asarray(x)[:, new:], summary))
+    all_ = {name: _outputs(own, wanted.weights.get(name, {}), wanted.running.get(name)) for name, own in found.items()}
+    for name, outputs in all_.items():
+        if not np.isfinite(outputs.mean).all():
+            raise NonFiniteError(name, "logits of its vectors")
+    return all_
+
+
+def labels(
+    apply: Callable[..., Any],
+    variables: Any,
+    subset: Subset,
+    sets: dict[str, Any],
+    images: Callable[[slice, str], Any],
+    n: int,
+    *,
+    batch: int,
+    views: tuple[str, ...] = ("identity",),
+    callbacks: Callbacks = SILENT,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Int[np.ndarray, "voters n"]]:
+    """Only the labels of what `predict` returns, with its arguments and errors, by one small program for all sets."""
+    found: list[Any] = []
+    for _, new, logits in _batches(apply, variables, subset, sets, images, n, batch, views, callbacks, progress):
+        own, is_finite = jax.device_get(_labels(logits))
+        found.append((own[..., new:], is_finite))
+    every, is_finite = np.concatenate([x for x, _ in found], axis=2), np.all([x for _, x in found], axis=0)
+    ends = np.cumsum([len(vectors) for vectors in sets.values()])[:-1]
+    result: dict[str, Any] = {}
+    for name, own, good in zip(sets, np.split(every, ends), np.split(is_finite, ends), strict=True):
+        if not good.all():
+            raise NonFiniteError(name, "logits of its vectors")
+        result[name] = own.reshape(-1, n)
+    return result
+
+
+@jax.jit
+def _labels(logits: list[Float[Array, "m b classes"]]) -> tuple[Int[Array, "m views b"], Bool[Array, " m"]]:
+    """Of each view, and whether all of a member's probabilities are numbers."""
+    stacked = jnp.stack(logits, axis=1)
+    return jnp.argmax(stacked, axis=-1).astype(jnp.int32), jnp.isfinite(jnp.max(stacked, axis=-1)).all(axis=(1, 2))
+
+
+def _batches(
+    apply: Callable[..., Any],
+    variables: Any,
+    subset: Subset,
+    sets: dict[str, Any],
+    images: Callable[[slice, str], Any],
+    n: int,
+    batch: int,
+    views: tuple[str, ...],
+    callbacks: Callbacks,
+    progress: Callable[[int], None],
+) -> Iterator[tuple[slice, int, list[Any]]]:
+    """(images of a batch, how many of the first ones a batch before had, all vectors' logits at each view)."""
     mesh = callbacks.mesh
     variables = devices.replicate(variables, mesh)
     vectors = devices.replicate(jnp.concatenate(list(sets.values())), mesh)
     size = devices.multiple(min(batch, n), mesh)
     first = devices.replicate(images(slice(0, size), views[0]), mesh)
     run = _compiled(apply, variables, subset, vectors, first, callbacks)
-    rows_of = _rows(sets, len(views), wanted)
-    true = np.zeros(n, np.int32) if wanted.labels is None else wanted.labels
-    found: dict[str, list[Summary]] = {name: [] for name in sets}
     done = 0
     while done < n:
         begin = min(done, n - size)
@@ -116,16 +175,9 @@ def predict(
             logits.append(run(variables, vectors, devices.replicate(images(rows, view), mesh)))
             if mesh is not None:
                 jax.block_until_ready(logits[-1])  # one sharded program at a time
-        summaries = {name: _summary(logits, *own, true[rows], wanted.keep) for name, own in rows_of.items()}
-        for name, summary in summaries.items():  # of the images that no batch before had
-            found[name].append(jax.tree.map(lambda x, new=done - begin: np.asarray(x)[:, new:], summary))
+        yield rows, done - begin, logits
         done = begin + size
         progress(done)
-    all_ = {name: _outputs(own, wanted.weights.get(name, {}), wanted.running.get(name)) for name, own in found.items()}
-    for name, outputs in all_.items():
-        if not np.isfinite(outputs.mean).all():
-            raise NonFiniteError(name, "logits of its vectors")
-    return all_
 
 
 def _compiled(

@@ -119,16 +119,28 @@ def turned(
     return latents, coding.encode(latents, vectors), found.counts
 
 
-@partial(jax.jit, static_argnames="m")
 def sample(fitted: Fitted, key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
     """m new vectors, all at once: latents by diffusion, decoded, and what the autoencoder leaves out."""
-    latents, temperature = fitted.latents, fitted.temperature
-    draw = published.sample if fitted.settings.denoiser == "conv" else diffusion.sample
-    members = decode(latents, draw(fitted.denoiser, key, m, rank(latents), fitted.settings, temperature))
+    settings, width = fitted.settings, rank(fitted.latents)
+    return _members(fitted, _drawn(fitted.denoiser, key, m, width, settings, fitted.temperature), key, m)
+
+
+@partial(jax.jit, static_argnames=("m", "width", "settings"))
+def _drawn(
+    denoiser: Any, key: Key[Array, ""], m: int, width: int, settings: Diffusion, temperature: Float[Array, ""]
+) -> Float[Array, "m width"]:
+    """Latents: a program of its own, which does not depend on how many checkpoints there were."""
+    draw = published.sample if settings.denoiser == "conv" else diffusion.sample
+    return draw(denoiser, key, m, width, settings, temperature)
+
+
+@partial(jax.jit, static_argnames="m")
+def _members(fitted: Fitted, latents: Float[Array, "m width"], key: Key[Array, ""], m: int) -> Float[Array, "m dim"]:
+    members = decode(fitted.latents, latents)
     if fitted.rest is None:
         return members
     key_rest = jax.random.fold_in(key, 1)
-    return members + low_rank_gaussian.sample(fitted.rest.replace(scale=temperature), key_rest, m)
+    return members + low_rank_gaussian.sample(fitted.rest.replace(scale=fitted.temperature), key_rest, m)
 
 
 def encode(fitted: Fitted, vectors: Float[Array, "n dim"]) -> Float[Array, "n latent"]:

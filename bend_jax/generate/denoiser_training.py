@@ -209,21 +209,24 @@ def _keep_best(
 def _start(
     latents: Float[Array, "k latent"], masks: Float[Array, "candidates n"], key: Key[Array, ""], settings: Diffusion
 ) -> tuple[Any, Any]:
-    """The first parameters, the same for all denoisers of a candidate, and the training's data. Latents and rows are
-    filled up to a power of two, with what is never drawn: nearly as many checkpoints then share a program."""
+    """The first parameters, the same for all denoisers of a candidate, and the training's data."""
     key_init, key_steps, key_fold, key_look = jax.random.split(key, 4)
-    k, n = len(latents), masks.shape[1]
-    parts = once(split_folds, static=(1, 2))(key_fold, k, settings.folds)
-    first = once(_initial, static=(1, 2, 3))(key_init, n, len(masks), settings)
-    params = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(parts.own), axis=1), first)
-    more = (0, (1 << (k - 1).bit_length()) - k)
-    parts = parts._replace(rows=jnp.pad(parts.rows, ((0, 0), more)), fold=jnp.pad(parts.fold, more))
-    padded = jnp.pad(latents[:, :n], (more, (0, 0)))
-    data = {"latents": padded, "masks": masks, "parts": parts, "first": first, "key": key_steps, "look": key_look}
-    return params, data
+    first = once(_initial, static=(1, 2, 3))(key_init, masks.shape[1], len(masks), settings)
+    params, own = once(_arranged, static=(3,))(latents[:, : masks.shape[1]], first, key_fold, settings.folds)
+    return params, {**own, "masks": masks, "first": first, "key": key_steps, "look": key_look}
 
 
 def _initial(key: Key[Array, ""], n: int, candidates: int, settings: Diffusion) -> Any:
     """The first parameters of every candidate, for n latents."""
     one = Denoiser(settings.width, settings.blocks).init(key, jnp.zeros((1, n)), jnp.zeros(1, jnp.int32))
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (candidates, *x.shape)), one)
+
+
+def _arranged(latents: Float[Array, "k n"], first: Any, key: Key[Array, ""], folds: int) -> tuple[Any, dict[str, Any]]:
+    """First parameters for every denoiser of every candidate, latents and folds. These are filled up to a power of two
+    with what is never drawn: trainings on nearly as many checkpoints then share a program."""
+    parts = split_folds(key, len(latents), folds)
+    more = (0, (1 << (len(latents) - 1).bit_length()) - len(latents))
+    filled = parts._replace(rows=jnp.pad(parts.rows, ((0, 0), more)), fold=jnp.pad(parts.fold, more))
+    params = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(parts.own), axis=1), first)
+    return params, {"latents": jnp.pad(latents, (more, (0, 0))), "parts": filled}

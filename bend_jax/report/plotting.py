@@ -15,6 +15,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":")
 FEW = 12  # points of a curve that are marked one by one
+DPI = 144  # of the PNG
 SIZE = (5.4, 3.5)  # inches; narrow, so that its letters can still be read on a phone
 STYLE: dict[str, Any] = {
     "figure.facecolor": PAPER,
@@ -54,6 +55,8 @@ def draw(work: Callable[[Any], None], name: str, folder: Path) -> str:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # lines on its cache and on a matplotlibrc
     try:
         import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ValueError as error:  # in MPLBACKEND or matplotlibrc
         raise SettingsError(f"matplotlib cannot be imported: {error}") from None
@@ -63,11 +66,14 @@ def draw(work: Callable[[Any], None], name: str, folder: Path) -> str:
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})  # pyright: ignore[reportArgumentType, reportCallIssue]
         figure = Figure(figsize=SIZE, layout="constrained")  # no pyplot: no window, no state shared with a user's plots
         work(figure)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, for both files
-        figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # laid out once, for both files; `savefig` would draw each of them twice
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(folder / f"{name}.svg", metadata=nothing)
+        FigureCanvasSVG(figure).print_svg(folder / f"{name}.svg", metadata=nothing)
+        figure.set_dpi(DPI)
+        FigureCanvasAgg(figure).print_png(folder / f"{name}.png", metadata={"Software": None})
     return inlined((folder / f"{name}.svg").read_text(encoding="utf-8"), name)
 
 

@@ -14,7 +14,7 @@ from bend_jax.generate import average16
 from bend_jax.generate.generator import check_finite, fit_generator
 from bend_jax.rng import stream
 from bend_jax.run.context import RunContext
-from bend_jax.run.stage import StageContext, predict_split, reestimator_of, sets_of, write_result
+from bend_jax.run.stage import StageContext, label_split, reestimator_of, sets_of, write_result
 
 
 def measure(s: RunContext, task: StageContext) -> str:
@@ -76,7 +76,7 @@ def _references(s: RunContext, task: StageContext, variables: Any, sets: dict[st
         asked["average16"] = fit_generator(average16.GENERATOR, vectors, seed=s.seed).draw(memorisation.EACH)
     evaluated = storage.load_tree(task.inputs["evaluate"] / "predictions")
     labels, theirs = evaluated["labels"], evaluated["checkpoints"]
-    found = {name: own.predictions for name, own in predict_split(s, task, variables, asked, s.dataset.test).items()}
+    found = label_split(s, task, variables, asked, s.dataset.test)
     if len(vectors) > 1:
         asked, found = {"checkpoints": vectors, **asked}, {"checkpoints": theirs, **found}
     return {name: memorisation.reference(asked[name], own, vectors, theirs, labels) for name, own in found.items()}
@@ -88,8 +88,7 @@ def _landscape(s: RunContext, task: StageContext, variables: Any, of: dict[str, 
     if found is None:
         return {}
     some = sources.Split(*(x[: memorisation.IMAGES] for x in s.dataset.validation))
-    outputs = predict_split(s, task, variables, {"plane": found.vectors}, some)["plane"]
-    right = (outputs.predictions == some.labels).mean(axis=1)
+    right = (label_split(s, task, variables, {"plane": found.vectors}, some)["plane"] == some.labels).mean(axis=1)
     accuracy = right.reshape(len(found.vectors), -1).mean(axis=1).reshape(memorisation.GRID, -1)
     places = {f"at_{name}": x for name, x in found.places.items()}
     return {"plane": {"accuracy": accuracy, "along": found.along, "shares": found.shares, **places}}
@@ -101,10 +100,10 @@ def _boundaries(s: RunContext, task: StageContext, variables: Any, of: dict[str,
     members = of["members"][: memorisation.PAIRS]
     near = of["checkpoints"][metrics.nearest(members, of["checkpoints"])[1]]
     split = sources.Split(images, np.zeros(len(images), np.int32))
-    found = predict_split(s, task, variables, {"members": members, "nearest": near}, split)
+    found = label_split(s, task, variables, {"members": members, "nearest": near}, split)
     views = len(names(s.config.evaluate.views))
     shape = (len(members), memorisation.PIXELS, memorisation.PIXELS)
-    of_first_view = {name: own.predictions[::views].reshape(shape) for name, own in found.items()}
+    of_first_view = {name: own[::views].reshape(shape) for name, own in found.items()}
     return {"members": of_first_view["members"], "checkpoints": of_first_view["nearest"]}
 
 

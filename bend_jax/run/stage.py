@@ -1,10 +1,13 @@
 """What the stages of a run share: where one reads and writes, its vectors, and their predictions."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 from tqdm import tqdm
 
 from bend_jax import storage, subset, training
@@ -52,14 +55,33 @@ def predict_split(
     split: sources.Split,
     wanted: predict.Wanted = predict.Wanted(),  # noqa: B008
 ) -> dict[str, predict.Outputs]:
-    """`predict.predict` of one split; checkpoints that are also a null's members run once."""
+    """`predict.predict` of one split."""
+    return _on_split(partial(predict.predict, wanted=wanted), s, task, variables, sets, split)
+
+
+def label_split(
+    s: RunContext, task: StageContext, variables: Any, sets: dict[str, Any], split: sources.Split
+) -> dict[str, Int[np.ndarray, "voters n"]]:
+    """`predict.labels` of one split."""
+    return _on_split(predict.labels, s, task, variables, sets, split)
+
+
+def _on_split(
+    run: Callable[..., dict[str, Any]],
+    s: RunContext,
+    task: StageContext,
+    variables: Any,
+    sets: dict[str, Any],
+    split: sources.Split,
+) -> dict[str, Any]:
+    """What the sets say of one split; checkpoints that are also a null's members run once."""
     n = len(split.labels)
     views = names(s.config.evaluate.views)
     others = {} if "checkpoints" not in sets else {n: x for n, x in sets.items() if n != "checkpoints"}
     again = {name for name, x in others.items() if np.array_equal(x, sets["checkpoints"])}
     once = {name: vectors for name, vectors in sets.items() if name not in again}
     with tqdm(total=n, desc=task.generator or "evaluate", unit="image", disable=None, leave=False) as bar:
-        found = predict.predict(
+        found = run(
             s.model.apply,
             variables,
             s.chosen,
@@ -68,7 +90,6 @@ def predict_split(
             n,
             batch=min(s.config.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels)),
             views=views,
-            wanted=wanted,
             callbacks=task.callbacks,
             progress=lambda done: (bar.update(done - bar.n), None)[1],
         )
