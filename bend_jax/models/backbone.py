@@ -29,6 +29,22 @@ class Shortcut(nn.Module):
         return norm(train, self.dtype, "1")(x)
 
 
+class SqueezeExcitation(nn.Module):
+    """Channels scaled by a gate of their means, of two layers with these names (Hu et al. 2018)."""
+
+    squeezed: int
+    dtype: Any
+    activation: Callable[..., Any] = nn.relu
+    layers: tuple[str, str] = ("se1", "se2")
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        first, second = self.layers
+        gate = jnp.mean(x, axis=(1, 2), keepdims=True)
+        gate = self.activation(nn.Conv(self.squeezed, (1, 1), dtype=self.dtype, name=first)(gate))
+        return x * nn.sigmoid(nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name=second)(gate))
+
+
 class Stage(nn.Module):
     """A run of blocks named "0", "1", ...; the first one strides."""
 

@@ -7,23 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bend_jax.models.backbone import conv, norm
+from bend_jax.models.backbone import SqueezeExcitation, conv, norm
 
 KERNELS, STRIDES = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1)  # of the stages
+GATE = "conv_reduce", "conv_expand"  # names of a squeeze-excitation's layers
 EXPANSION = 6  # of the channels inside a block, in all stages but the first
-
-
-class SqueezeExcitation(nn.Module):
-    """Channels scaled by a gate of their means: `conv_reduce`, `conv_expand`."""
-
-    squeezed: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        gate = jnp.mean(x, axis=(1, 2), keepdims=True)
-        gate = nn.silu(nn.Conv(self.squeezed, (1, 1), dtype=self.dtype, name="conv_reduce")(gate))
-        return x * nn.sigmoid(nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name="conv_expand")(gate))
 
 
 class InvertedResidual(nn.Module):
@@ -53,7 +41,7 @@ class InvertedResidual(nn.Module):
             name="conv_dw",
         )(y)
         y = nn.silu(norm(train, self.dtype, names.pop(0))(y))
-        y = SqueezeExcitation(max(1, x.shape[-1] // 4), self.dtype, name="se")(y)
+        y = SqueezeExcitation(max(1, x.shape[-1] // 4), self.dtype, nn.silu, GATE, name="se")(y)
         y = conv(self.width, (1, 1), dtype=self.dtype, name="conv_pwl" if self.expansion > 1 else "conv_pw")(y)
         y = norm(train, self.dtype, names.pop(0))(y)
         return x + y if x.shape == y.shape else y

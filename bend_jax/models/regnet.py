@@ -3,23 +3,9 @@
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bend_jax.models.backbone import Shortcut, conv, norm
-
-
-class SqueezeExcitation(nn.Module):
-    """Channels scaled by a two-layer gate of their means: `se1`, `se2` (Hu et al. 2018)."""
-
-    squeezed: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        gate = jnp.mean(x, axis=(1, 2), keepdims=True)
-        gate = nn.relu(nn.Conv(self.squeezed, (1, 1), dtype=self.dtype, name="se1")(gate))
-        return x * nn.sigmoid(nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name="se2")(gate))
+from bend_jax.models.backbone import Shortcut, SqueezeExcitation, conv, norm
 
 
 class RegNetBlock(nn.Module):
