@@ -88,12 +88,17 @@ SHAPES = {
 
 
 class Problem(NamedTuple):
-    """Checkpoints [k, dim] of a shape, its directions [d, dim], and fresh draws of its signal [n, d]."""
+    """Checkpoints [k, dim] of a shape, its directions [d, dim], and fresh draws of its signal [n, d].
+
+    moved: other draws [n, dim], moved to the checkpoints' mean: what a generator could give at best that knows the
+    distribution but for its mean.
+    """
 
     shape: Shape
     vectors: np.ndarray
     axes: np.ndarray
     truth: np.ndarray
+    moved: np.ndarray
 
 
 def problem(name: str, d: int, seed: int, k: int = K, dim: int = DIM, fresh: int = MEMBERS) -> Problem:
@@ -106,7 +111,8 @@ def problem(name: str, d: int, seed: int, k: int = K, dim: int = DIM, fresh: int
         return shape.draw(generator, n, d) @ axes + NOISE * generator.normal(size=(n, dim))
 
     vectors = embedded(k).astype(np.float32)
-    return Problem(shape, vectors, axes, embedded(fresh) @ axes.T)
+    truth, other = embedded(fresh) @ axes.T, embedded(fresh)
+    return Problem(shape, vectors, axes, truth, other - other.mean(axis=0) + vectors.mean(axis=0))
 
 
 def measure(members: np.ndarray, found: Problem) -> dict[str, float | None]:
@@ -122,10 +128,13 @@ def measure(members: np.ndarray, found: Problem) -> dict[str, float | None]:
 
 
 def draw(name: str, found: Problem, seed: int, members: int, steps: int = 0) -> np.ndarray:
-    """Members [m, dim] of a generator with its default settings, or of its preset where the name is NAME:PRESET.
+    """Members [m, dim] of a generator with its default settings, or of its preset where the name is NAME:PRESET; of
+    "truth" the draws at the checkpoints' mean.
 
     steps: of both trainings of bend at most; 0 leaves them.
     """
+    if name == "truth":
+        return found.moved
     name, _, preset = name.partition(":")
     generator = GENERATORS[name]
     settings = generator.presets[preset] if preset else generator.settings
@@ -143,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
         str(__doc__),
         "shapes",
         argv,
-        generators={"default": "bend,low_rank_gaussian", "help": "names, with commas between; bend:published"},
+        generators={"default": "bend,low_rank_gaussian,truth", "help": "names, with commas between; bend:published"},
         steps={"type": int, "default": 0, "help": "of both trainings of bend at most; 0: as they are set"},
         seeds={"type": int, "default": 3, "help": "sets of each shape"},
         directions={"default": "2,4,8", "help": "of the signal, with commas between"},
