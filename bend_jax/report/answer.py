@@ -131,7 +131,8 @@ def _accuracy(found: Answer) -> str:
     said = f"{mean:+.2f} points (95% CI {low:+.2f} to {high:+.2f})"
     if sign(gap.accuracy, gap.p):
         return said if mean > 0 else f"{said}, a loss"
-    return f"{said}, not distinguishable: {n} test images show differences from about {(high - low) / 2:.1f} points on"
+    least = f"{(high - low) / 2:.{1 if high - low > 0.2 else 2}f}"
+    return f"{said}, not distinguishable: {n} test images show differences from about {least} points on"
 
 
 def _nll(found: Answer) -> str:
