@@ -1,5 +1,6 @@
 """Conformal sets: against MAPIE and torchcp, against the definitions by label, and the law of their coverage."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_scores_are_their_definitions_also_where_probabilities_tie() -> None:
             assert raps[label] == pytest.approx(sum(above) + penalty, abs=1e-6)
     turned = conformal.scores(p[:, ::-1])
     assert all(np.array_equal(turned[rule][:, ::-1], own) for rule, own in found.items())
+
+
+def test_the_mass_above_is_summed_without_rounding_also_over_many_classes() -> None:
+    """To half a unit in float32's last place, which a sum in float32 misses."""
+    p = np.random.default_rng(0).dirichlet(np.ones(5000))[None].astype(np.float32)
+    ranked = -np.sort(-p[0])
+    exact = [math.fsum(map(float, ranked[:i])) for i in range(5000)]
+    np.testing.assert_allclose(np.sort(conformal.scores(p)["aps"][0]), exact, rtol=0, atol=6.1e-8)
 
 
 # classes of which the first is sure and the last a guess; the mass of the labels above is never 0 at the threshold

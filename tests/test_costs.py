@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bend_jax.generate import GENERATORS, autoencoder, bend, diffusion, published
+from bend_jax.generate import GENERATORS, autoencoder, bend, convolutional, diffusion, published
 from bend_jax.generate.autoencoder import Autoencoder
 from bend_jax.generate.bend import Bend
 from bend_jax.generate.convolutional_denoiser import multiplications
@@ -82,3 +82,14 @@ def test_a_generator_costs_what_its_parts_do() -> None:
 def test_the_width_of_a_latent(settings: Autoencoder, k: int, width: int) -> None:
     """Whitened ones have k - 1 axes at most."""
     assert autoencoder.width(settings, k, 2048) == width
+
+
+@pytest.mark.parametrize("dim", [10, 300, 2048])
+@pytest.mark.parametrize("fold", [3, 5])
+@pytest.mark.parametrize("instance_norm", [False, True])
+def test_the_width_is_that_of_the_encoders_output(fold: int, instance_norm: bool, dim: int) -> None:
+    """Of convolutions, whose latents grow with the vectors; InstanceNorm has two positions at least."""
+    settings = Autoencoder(kind="conv", fold=fold, instance_norm=instance_norm, whiten=False)
+    encoder = convolutional.Encoder(fold, instance_norm)
+    latents, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), jnp.zeros((1, dim)))
+    assert autoencoder.width(settings, 9, dim) == latents.shape[1]

@@ -106,7 +106,7 @@ def test_variances_below_0_are_named(tmp_path: Path) -> None:
 
 
 def test_members_whose_logits_are_nan_stop_the_evaluation() -> None:
-    """By the name of their set: one of them makes every vote NaN."""
+    """By the name of their set: one of them makes every vote NaN, if only on one image."""
     variables, sets = {"params": {"w": jnp.zeros((4, 2))}}, {"noise": np.ones((3, 8), np.float32)}
     chosen, images = Subset(("params.w",), ((4, 2),)), np.ones((5, 4), np.float32)
 
@@ -115,7 +115,7 @@ def test_members_whose_logits_are_nan_stop_the_evaluation() -> None:
         return predict(lambda v, x: x @ v["params"]["w"], variables, chosen, sets, give, 5, batch=5)
 
     assert np.isfinite(run()["noise"].mean).all()
-    sets["noise"][1] = 3e38
+    sets["noise"][1], images[1:] = 3e38, 0
     with pytest.raises(NonFiniteError, match="noise: NaN or Inf in the logits of its vectors"):
         run()
 

@@ -125,6 +125,7 @@ TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
         f"{PUBLISHED}::test_instance_norm_loses_a_vectors_own_mean_and_scale",
         f"{PUBLISHED}::test_parameters_start_as_in_pytorch",
         f"{COSTS}::test_the_width_of_a_latent",
+        f"{COSTS}::test_the_width_is_that_of_the_encoders_output",
     ),
     "generate/(autoencoder|latents)": CODER,
     "generate/whitening": (
@@ -143,9 +144,27 @@ TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
     "generate/generator": ("tests/test_generator.py", "tests/test_open_registry.py"),
     "generate/(average|average16|gaussian|identity|interpolate|low_rank_gaussian|noise)": NULLS,
     "generate/(random_latent|reconstruction|resample)": NULLS,
+    "metrics": ("tests/test_metrics.py", "tests/test_memorisation.py"),
+    "conformal": ("tests/test_conformal.py",),
 }
 
 PLANTED: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "metrics": (
+        ("bins closed at the left", 'confidence, side="left")', 'confidence, side="right")'),
+        ("the gap of every image by itself", "jnp.sum(jnp.abs(gap)) /", "jnp.sum(jnp.abs(right - confidence)) /"),
+        (
+            "temperatures that flatten sharpen",
+            "jnp.maximum(probabilities, TINY)) / temp",
+            "probabilities + TINY) * temp",
+        ),
+        ("the right of both count", "np.sum(a_right & ~b_right)", "np.sum(a_right)"),
+        ("images are not resampled", "np.bincount(generator.integers(0, n, n), minlength=n)", "np.ones(n)"),
+        ("seeds are not resampled", "generator.integers(0, seeds, seeds)", "np.arange(seeds)"),
+    ),
+    "conformal": (
+        ("no correction for a finite sample", "math.ceil((count + 1) * coverage", "math.ceil(count * coverage"),
+        ("one threshold for all classes", "calibration.lac[calibration.labels == c]", "calibration.lac"),
+    ),
     "batch_norm": (
         ("the statistics of the vector as it came", "return flatten(subset, {**full, **mean})", "return vector"),
         ("under the base's weights", "full = insert(subset, variables, vector)", "full = variables"),
