@@ -1,5 +1,5 @@
-"""Every test runs with shapes checked (jaxtyping, beartype), rank promotion refused, and programs that are kept, and
-compiled without optimisation in this process."""
+"""Every test runs with shapes checked (jaxtyping, beartype), rank promotion refused, and programs that are kept and
+compiled without optimisation, here and in the processes that tests start."""
 
 import os
 import sys
@@ -15,9 +15,9 @@ if sys.dont_write_bytecode:  # then not in the tree, but kept: modules with chec
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # of the processes that tests start
 
-# and most of compiling is LLVM's optimisation, which takes longer than it saves in these small programs
-GIVEN = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {GIVEN}"
+# and most of compiling is optimisation, which takes longer than it saves in these small programs
+QUICK = ("backend_optimization_level=0", "cpu_use_fusion_emitters=false", "cpu_parallel_codegen_split_count=1")
+os.environ["XLA_FLAGS"] = " ".join([*(f"--xla_{flag}" for flag in QUICK), os.environ.get("XLA_FLAGS", "")])
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -28,8 +28,6 @@ import pytest  # noqa: E402
 
 pytest.register_assert_rewrite("tests.problems", "tests.programs", "tests.reports")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.block_until_ready(jax.jit(lambda x: x + 1)(0))  # reads the flags, once and for all
-os.environ["XLA_FLAGS"] = GIVEN  # other processes, which run larger programs, optimise as ever
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -89,8 +89,6 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
     sys.stdin, sys.stdout = os.fdopen(0, "r"), os.fdopen(1, "w")
     sys.stderr = os.fdopen(2, "w", buffering=1)  # by lines
     os.chdir(cwd)
-    if f"--config={TINY}" in words:
-        os.environ["XLA_FLAGS"] = unoptimised()
     sys.argv, sys.path[0] = ["launch.py", *words], str(ROOT)
     plotting.draw = blank
     if before is not None:
@@ -98,11 +96,6 @@ def _main(words: list[str], cwd: Path, out: Path, err: Path, before: Callable[[]
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: sys.stdout.flush())  # whatever stdout is then
         runpy.run_path(str(ROOT / "launch.py"), run_name="__main__")
-
-
-def unoptimised() -> str:
-    """XLA_FLAGS for programs that take longer to optimise than to run, such as those of the tiny configuration."""
-    return f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 
 def blank(work: Callable[[Any], None], name: str, folder: Path) -> str:

@@ -25,7 +25,7 @@ ALL = [("collect", name) for name in COLLECTORS] + [("generate", name) for name 
 @cache
 def told() -> dict[tuple[str, str], Any]:
     """What tests/in_64_bits.py says of each algorithm, with both variables set."""
-    own = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "XLA_FLAGS": launching.unoptimised()}
+    own = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg"}
     environment = {**os.environ, "PYTHONPATH": str(launching.ROOT), **own}
     command = [sys.executable, "-m", "tests.in_64_bits"]
     done = subprocess.run(

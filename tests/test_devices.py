@@ -42,7 +42,7 @@ ARGUMENTS = [
 @pytest.fixture(scope="module")
 def four() -> dict[str, Any]:
     """What tests/on_devices.py says of four virtual devices."""
-    flags = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {launching.unoptimised()}"}
+    flags = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {os.environ['XLA_FLAGS']}"}
     command = [sys.executable, "-m", "tests.on_devices"]
     done = subprocess.run(command, cwd=ROOT, env=flags, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr

@@ -84,10 +84,7 @@ def launch(workdir: Path, *words: str, before: Callable[[], None] | None = None)
 def launch_alone(workdir: Path, *words: str) -> Ended:
     """The same in an interpreter of its own, as a user starts it."""
     command = [sys.executable, "launch.py", *words_of(workdir), *words]
-    environment = {**os.environ, "XLA_FLAGS": launching.unoptimised()}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     return Ended(workdir, done.returncode, done.stdout, done.stderr)
 
 
