@@ -12,15 +12,36 @@ from bend_jax.checks import names
 from bend_jax.collect.collector import Cost, Work
 from bend_jax.data import corruptions
 from bend_jax.ensemble import chunk_size
+from bend_jax.evaluation import memorisation
 from bend_jax.generate.generator import Size
-from bend_jax.operations import Operations, count, in_bytes
-from bend_jax.run.context import RunContext
+from bend_jax.operations import Operations, count, in_bytes, parts_of
+from bend_jax.run.config import Compute
+from bend_jax.run.context import RunContext, vectors_at_once
 
 
 def operations(s: RunContext) -> Operations:
     """Counted by XLA from the programs' shapes; nothing is compiled."""
     images = s.examples.images
     return count(s.model, s.examples.plain, s.chosen, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype))
+
+
+def memory_setting(s: RunContext) -> tuple[dict[str, int], dict[str, int]]:
+    """What the digests of collect, and of the stages that run members, cover of compute.memory_mb: programs of more or
+    fewer members, and features that are cached or streamed, may differ in their last bits. Nothing where neither it nor
+    its default bounds anything, and nothing for the default, which no digest has covered from the first."""
+    c, default = s.config, Compute().memory_mb
+    if c.compute.memory_mb == default:
+        return {}, {}
+    images = s.examples.images
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    parts = parts_of(s.model, s.examples.plain, s.chosen, one)
+    training = collect_cost(s, Operations(1.0, 1.0, 1.0, 1.0, parts))
+    vectors = 2 + c.collect.settings.k + vectors_at_once(c) + memorisation.GRID**2
+    running = 0 if parts.has_vector_kernel else vectors * c.evaluate.batch * parts.suffix_bytes
+    least, covered = min(c.compute.memory_mb, default) * 2**20, {"memory_mb": c.compute.memory_mb}
+    needed = (training.cached_bytes + training.trained_bytes, running)
+    of_training, of_members = (covered if size > least else {} for size in needed)
+    return of_training, of_members
 
 
 def collect_cost(s: RunContext, ops: Operations) -> Cost:
