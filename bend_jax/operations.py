@@ -24,6 +24,22 @@ class Operations(NamedTuple):
 
 
 @lru_cache
+def parts_of(model: Model, plain: Callable[..., Any], chosen: Subset, raw: jax.ShapeDtypeStruct) -> Cut:
+    """The cut of a model at the vector, for one image as it is stored (raw: [1, ...]); plain makes it what the model
+    takes. Shapes alone: its halves run nothing."""
+    assert model.init is not None
+    found: list[Cut] = []
+    image, vector = jax.eval_shape(plain, raw), jax.ShapeDtypeStruct((chosen.dim,), jnp.float32)
+
+    def look(variables: Any) -> int:  # tracers stay inside
+        found.append(cut(lambda v, x: model.apply(insert(chosen, variables, v), x), vector, image))
+        return 0
+
+    jax.eval_shape(look, jax.eval_shape(model.init, jax.random.key(0)))
+    return found[0]
+
+
+@lru_cache
 def count(model: Model, plain: Callable[..., Any], chosen: Subset, raw: jax.ShapeDtypeStruct) -> Operations:
     """Of a model on one image as it is stored (raw: [1, ...]); plain makes it what the model takes."""
     assert model.init is not None
@@ -45,17 +61,13 @@ def count(model: Model, plain: Callable[..., Any], chosen: Subset, raw: jax.Shap
         features = own.prefix(x)
         return jax.grad(lambda v: jnp.sum(cross_entropy(own.suffix(v, features), jnp.zeros(1, jnp.int32))))(v)
 
-    found: list[Cut] = []
-    jax.eval_shape(
-        lambda variables: found.append(parts(variables)) or 0, variables
-    )  # shapes alone: tracers stay inside
     forward, first = flops(model.apply, variables, image), flops(prefix, variables, image)
     return Operations(
         forward,
         step=flops(jax.grad(loss), variables, image),
         suffix=max(forward - first, 0.0),
         suffix_step=max(flops(tail, vector, variables, image) - first, 0.0),
-        parts=found[0],
+        parts=parts_of(model, plain, chosen, raw),
     )
 
 

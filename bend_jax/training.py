@@ -145,20 +145,27 @@ class Step:
 
     def __init__(self, run: Callable[[State, Any], Results]) -> None:
         self._run = run
-        self._scans: dict[Any, Callable[[State, Any], Results]] = {}
+        self._jitted: dict[Any, Any] = {}
 
     def __call__(self, state: State, data: Any) -> Results:
         return self._run(state, data)
 
-    def scan(self, length: int, placed: Any = None) -> Callable[[State, Any], Results]:
-        """The function of so many steps; losses and norms are [length]. placed: where a step leaves its results."""
+    def jitted(self, placed: Any = None, length: int = 0) -> Any:
+        """The jitted step, or that of a scan of so many steps; losses and norms are [length] then. The same one for the
+        same arguments: JAX keeps what it traced for each. placed: where a step leaves its results."""
+        leaves, structure = jax.tree.flatten(placed)
+        key = (length, structure, *leaves)
+        if key not in self._jitted:
+            run = self._scan(length, placed) if length else self
+            self._jitted[key] = jax.jit(run, donate_argnums=0, out_shardings=placed)
+        return self._jitted[key]
 
+    def _scan(self, length: int, placed: Any) -> Callable[[State, Any], Results]:
         def body(state: State, data: Any) -> Results:
-            one = jax.jit(self, donate_argnums=0, out_shardings=placed)
+            one = self.jitted(placed)
             return jax.lax.scan(lambda carry, _: one(carry, data), state, length=length)
 
-        leaves, structure = jax.tree.flatten(placed)
-        return self._scans.setdefault((length, structure, *leaves), body)
+        return body
 
 
 def warmed_up(ema: float, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -252,8 +259,7 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, callbacks: C
     started = time.perf_counter()
     kept = devices.shardings(state)
     out = None if kept is None else (kept, devices.everywhere(callbacks.mesh))  # losses are the same on all devices
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
-    traced = jitted.trace(state, data)
+    traced = step.jitted(out).trace(state, data)
     if jax.default_backend() == "cpu" and "conv_general_dilated" in _primitives(traced.jaxpr.jaxpr):
         one = traced.lower().compile()
         callbacks.compiled(name, time.perf_counter() - started)
@@ -275,8 +281,7 @@ def _segment_runner(name: str, step: Step, state: State, data: Any, callbacks: C
     def scan(state: State, data: Any, length: int) -> tuple[State, np.ndarray, np.ndarray]:
         if length not in programs:
             started = time.perf_counter()
-            body = jax.jit(step.scan(length, out), donate_argnums=0, out_shardings=out)
-            programs[length] = body.lower(state, data).compile()
+            programs[length] = step.jitted(out, length).lower(state, data).compile()
             callbacks.compiled(name, time.perf_counter() - started)
         state, results = programs[length](state, data)
         losses, norms = jax.device_get(results)

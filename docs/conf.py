@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 project = "bend_jax"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**", "benchmarks/README.md"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/**", "benchmarks/README.md"]
 include_patterns += ["benchmarks/results/*/report.md"]
 exclude_patterns = [".*", "build", "runs", "bend_jax", "configs", "tests", "tools", "examples", "*.egg-info"]
 
@@ -38,7 +38,7 @@ PAGES = {
         "docs/reliability",
     ),
     "Comparisons": ("docs/comparison_digits", "docs/comparison_cifar10"),
-    "The project": ("docs/README", "benchmarks/README", "CONTRIBUTING", "CHANGELOG"),
+    "The project": ("docs/README", "benchmarks/README", "CONTRIBUTING", "SECURITY", "CHANGELOG"),
 }
 REPORTS = ("/docs/examples/*/report", "/docs/examples/paper/*/report", "/benchmarks/results/*/report")
 CONTENTS = {root_doc: PAGES, "docs/results": {"Reports": REPORTS}}

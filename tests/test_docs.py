@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 DOCUMENTS += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))]
 API = sorted((ROOT / "docs" / "api").glob("*.md"))
-LINKED = [*DOCUMENTS, "benchmarks/README.md", *(str(path.relative_to(ROOT)) for path in API)]
+LINKED = [*DOCUMENTS, "SECURITY.md", "benchmarks/README.md", *(str(path.relative_to(ROOT)) for path in API)]
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -19,14 +19,19 @@ WORDS = [
 
 def test_a_store_of_an_earlier_version_is_reused(tmp_path: Path) -> None:
     """Every stage but bend's members, as bend computes others today, what reads them, and the report with what it
-    measures itself; what is there stays."""
+    measures itself; what is there stays. A stage that another jax has made carries a warning."""
     with tarfile.open(ROOT / "tests" / "fixtures" / "store-6fca639.tar.gz") as archive:
         archive.extractall(tmp_path / "run", filter="data")
     before = {path.name for path in (tmp_path / "run" / "store").iterdir()}
+    (base,) = (tmp_path / "run" / "store").glob("base-*/manifest.json")
+    manifest = storage.read_json(base)
+    storage.write_json(base, {**manifest, "versions": {**manifest["versions"], "jax": "0.0.1"}})
     ended = launch(tmp_path / "streams", [*WORDS, f"--workdir={tmp_path / 'run'}"])
     assert ended.code == 0, ended.err
     reused = [line.split(":")[0] for line in ended.out.splitlines() if ": reused store/" in line]
     assert reused == ["base", "collect", "generate gaussian"]
+    said = [line for line in ended.out.splitlines() if "warning: made with" in line and "jax 0.0.1, now " in line]
+    assert [line.split(":")[0] for line in said] == ["base"]
     after = {path.name for path in (tmp_path / "run" / "store").iterdir()}
     assert before <= after
     assert {name.split("-")[0] for name in after - before} == {"generate", "evaluate", "memorisation", "report"}

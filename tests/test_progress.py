@@ -121,6 +121,14 @@ def test_a_killed_stage_publishes_the_lines_of_one_that_was_not(
     assert timeless(build(tmp_path, config(), 1)) == timeless(whole)
 
 
+def test_a_file_that_is_cut_loses_no_line_before_the_saved_state(whole: list[dict[str, Any]], tmp_path: Path) -> None:
+    """As where the machine stops while a line is added: what was not yet on the disk can be more than that line."""
+    build(tmp_path, config())
+    path = tmp_path / "state" / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert timeless(build(tmp_path, config(), 1)) == timeless(whole)
+
+
 def test_lines_of_a_training_without_a_saved_state_are_made_anew(whole: list[dict[str, Any]], tmp_path: Path) -> None:
     """The first training was too short to be saved, the second was killed: the order is that of the trainings."""
     build(tmp_path, config())

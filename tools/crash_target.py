@@ -1,11 +1,11 @@
-"""A small training whose state is saved as that of a running stage, for a tool that kills it at any file event.
+"""Two stages of a store, a small training and what is made of it, for a tool that kills them at any file event.
 
     ckpt-chaos run --step-regex "resumed from step (\\d+)" --checkpoint-glob "{out}/saved-*" \\
         --result-file "{out}/result" --fail-on HARD_FAIL,SILENT_DIVERGENCE,LOST_WORK,CONTROL_FAIL \\
-        -- python tools/crash_target.py {out}
+        --max-points 10000 --modes before,torn -- python tools/crash_target.py {out}
 
 `saved-STEP` appears once the state of that step is saved: whoever goes on from an earlier one has lost work. `result`
-has the SHA-256 of the last state and the lines of metrics.jsonl but for their times.
+has the SHA-256 of the trees in the store and the lines of metrics.jsonl but for their times.
 """
 
 import json
@@ -16,14 +16,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from bend_jax import storage, training
+from bend_jax import links, storage, training
 from bend_jax.run import progress
 from bend_jax.run.config import parse
 
-STEPS, SEGMENT = 60, 10
+STEPS, SEGMENT, DIGEST = 60, 10, 16 * "0"
 OPTIMIZER = optax.adamw(0.1)
 TIMES = ("seconds", "rate")
 
@@ -33,12 +32,10 @@ def loss(params: Any, extra: Any, data: Any, key: Any, step: Any) -> tuple[Any, 
     return jnp.sum((params - data["target"] - 0.1 * jax.random.normal(key, params.shape)) ** 2), extra
 
 
-def main(out: Path) -> None:
+def train(out: Path, partial: storage.Partial) -> None:
     """Train to the end, from the last saved state where there is one."""
     config = parse(run_path(str(Path(__file__).parents[1] / "configs" / "default.py"))["get_config"]())
-    out.mkdir(parents=True, exist_ok=True)
-    log = progress.TrainingLog({}, {}, {}, {})
-    watcher = progress.Progress(config, storage.Partial(out, out / "state"), log, out / "events")
+    watcher = progress.Progress(config, partial, progress.TrainingLog({}, {}, {}, {}), out / "events")
     watcher.saver.every = 0.0
 
     def resume(name: str, given: Any, steps: int) -> Any:
@@ -55,9 +52,31 @@ def main(out: Path) -> None:
     data = {"key": jax.random.key(0), "target": jnp.arange(3.0)}
     callbacks = training.Callbacks(resume, segment, watcher.compiled)
     state = training.train("base", step, begin, data, steps=STEPS, segment=SEGMENT, callbacks=callbacks)
-    digest = storage.tree_digest([np.asarray(state.params), np.asarray(state.step)])
-    lines = [{k: v for k, v in line.items() if k not in TIMES} for line in progress.read(watcher.metrics)["base"]]
-    (out / "result").write_text(json.dumps([digest, lines]))
+    watcher.publish()
+    storage.save_tree(partial.output / "variables", {"params": state.params, "step": state.step})
+
+
+def main(out: Path) -> None:
+    """Build both stages, or go on with them, and write what they hold."""
+    store = out / "store"
+    base, double = (storage.entry(store, name, DIGEST) for name in ("base", "collect"))
+
+    def make(partial: storage.Partial) -> None:
+        doubled = jax.tree.map(lambda x: 2 * x, storage.load_tree(base / "variables"))
+        storage.save_tree(partial.output / "checkpoints", doubled)
+
+    storage.sweep(store)
+    if storage.once(store, "base", DIGEST, {"seed": 0}, lambda partial: train(out, partial)) is not None:
+        print(f"resumed from step {STEPS}")
+    storage.once(store, "collect", DIGEST, {"seed": 0}, make)
+    for stage, path in (("base", base), ("collect", double)):
+        links.link(out, stage, path)
+    trees = [storage.load_tree(out / "base" / "variables"), storage.load_tree(out / "collect" / "checkpoints")]
+    lines = [
+        {k: v for k, v in line.items() if k not in TIMES} for line in progress.read(base / "metrics.jsonl")["base"]
+    ]
+    left = sorted(path.name for path in store.iterdir())
+    (out / "result").write_text(json.dumps([*map(storage.tree_digest, trees), lines, left]))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from bend_jax.collect.collector import Checkpoints, Collector, Cost, Problem, Wo
 from bend_jax.collect.frozen_features import FineTuning, SubsetLoss, fine_tuning_cost, optimizer, prepare
 from bend_jax.minibatches import batch_of, shuffled
 from bend_jax.recipe import sgd
+from bend_jax.split import Cut
 from bend_jax.subset import Subset, flatten
 from bend_jax.training import (
     SEGMENT,
@@ -82,14 +83,18 @@ def start_vectors(
 
 
 def _chunk(settings: Bootstrap, source: SubsetLoss, callbacks: Callbacks) -> int:
-    """Members at once, a multiple of the devices: forward, backward and the optimiser keep about three times what the
-    suffix writes. One a device where a convolution's kernel depends on the vector: vmap would make slow grouped
-    convolutions of them."""
+    """Members at once, a multiple of the devices. One a device where a convolution's kernel depends on the vector: vmap
+    would make slow grouped convolutions of them."""
     shares = devices.count(callbacks.mesh)
     if source.parts is None or source.parts.has_vector_kernel:
         return shares
-    fitting = (callbacks.memory - source.cache_bytes) // max(3 * settings.batch * source.parts.suffix_bytes, 1)
+    fitting = (callbacks.memory - source.cache_bytes) // max(_trained_bytes(settings, source.parts), 1)
     return shares * max(1, min(-(-settings.k // shares), fitting))
+
+
+def _trained_bytes(settings: Bootstrap, parts: Cut) -> int:
+    """Of one member's step: forward, backward and the optimiser keep about three times what the suffix writes."""
+    return 3 * settings.batch * parts.suffix_bytes
 
 
 def collect(
@@ -196,8 +201,11 @@ def needs(settings: Bootstrap, problem: Problem) -> None:
 def cost(settings: Bootstrap, work: Work) -> Cost:
     """k times the epochs. Features are read once for all members; where a convolution's kernel depends on the vector
     the members are trained one after the other, and each reads them."""
-    readers = settings.k if work.operations.parts.has_vector_kernel else 1
-    return fine_tuning_cost(settings, work, settings.k * settings.epochs, settings.epochs * readers)
+    parts = work.operations.parts
+    readers = settings.k if parts.has_vector_kernel else 1
+    found = fine_tuning_cost(settings, work, settings.k * settings.epochs, settings.epochs * readers)
+    is_chunked = not parts.has_vector_kernel and not work.moves_statistics
+    return found._replace(trained_bytes=settings.k * _trained_bytes(settings, parts) if is_chunked else 0)
 
 
 COLLECTOR = Collector("bootstrap", Bootstrap(), collect, needs, cost)

@@ -42,10 +42,12 @@ class Work(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Floating-point operations of all trainings, and bytes of cached features."""
+    """Floating-point operations of all trainings, bytes of cached features, and bytes of intermediates of all
+    checkpoints that could be trained at once."""
 
     operations: float
     cached_bytes: int = 0
+    trained_bytes: int = 0
 
 
 @dataclass(frozen=True)

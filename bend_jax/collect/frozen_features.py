@@ -136,29 +136,35 @@ def _features(
     is_cached = cache_bytes <= callbacks.memory and not examples.are_features
     if not is_cached and not examples.are_features:
         callbacks.say(_streaming(parts, subset, one, n, cache_bytes, callbacks.memory))
-    data = {"labels": examples.labels, "prefix": parts.prefix, "suffix": parts.suffix}
+    # constants alone: JAX keeps the trees of programs' arguments, and with these all that was traced for every training
+    constants, halves = jax.tree.flatten((parts.prefix, parts.suffix))
+    data = {"labels": examples.labels, "constants": constants}
 
-    def features(prefix: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any) -> Any:
+    def features(
+        constants: Any, key: Key[Array, ""], view: Int[Array, ""], index: Int[Array, " b"], images: Any
+    ) -> Any:
         key_view = jax.random.fold_in(key, view)
         keys = jax.vmap(lambda i: jax.random.fold_in(key_view, i))(index)
         own, images = devices.shard_rows((keys, rows(images, index)), callbacks.mesh)
         seen = jax.tree.map(lambda x, like: x.astype(like.dtype), examples.view(own, images, view), one)
+        prefix, _ = jax.tree.unflatten(halves, constants)
         return narrowed(prefix(seen), settings.cache_dtype)
 
     shapes = jax.eval_shape(parts.prefix, one)
     if is_cached:
-        data["cache"] = _fill(features, parts.prefix, key, settings.views, n, examples.images, callbacks.mesh)
+        data["cache"] = _fill(features, constants, key, settings.views, n, examples.images, callbacks.mesh)
     else:
         data |= {"images": examples.images, "view_key": key}
 
     def read(data: dict[str, Any], view: Any, index: Any, key: Any) -> Any:
         if not is_cached:
-            return features(data["prefix"], data["view_key"], view, index, data["images"])
+            return features(data["constants"], data["view_key"], view, index, data["images"])
         return devices.shard_rows(jax.tree.map(lambda cache: cache[view, index], data["cache"]), callbacks.mesh)
 
     def logits(vector: Any, rest: Any, data: dict[str, Any], values: Any, key: Any) -> tuple[Any, Any]:
         values = jax.tree.map(lambda value, shape: value.astype(shape.dtype), values, shapes)
-        return data["suffix"](vector, values), rest
+        _, suffix = jax.tree.unflatten(halves, data["constants"])
+        return suffix(vector, values), rest
 
     are_here = examples.are_features and bool(jax.tree.leaves(examples.images))  # on the device
     size = cache_bytes if is_cached or are_here else 0
@@ -166,24 +172,24 @@ def _features(
 
 
 def _fill(
-    features: Callable[..., Any], prefix: Any, key: Any, views: int, n: int, images: Any, mesh: Mesh | None
+    features: Callable[..., Any], constants: Any, key: Any, views: int, n: int, images: Any, mesh: Mesh | None
 ) -> Any:
     """The features of every view and image, [views, n, ...]: one buffer, filled a chunk of images at a time."""
     chunk = devices.multiple(min(CHUNK * devices.count(mesh), n), mesh)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=devices.everywhere(mesh))
-    def put(cache: Any, prefix: Any, key: Any, images: Any, view: Int[Array, ""], begin: Int[Array, ""]) -> Any:
-        values = devices.gather(features(prefix, key, view, begin + jnp.arange(chunk), images), mesh)
+    def put(cache: Any, constants: Any, key: Any, images: Any, view: Int[Array, ""], begin: Int[Array, ""]) -> Any:
+        values = devices.gather(features(constants, key, view, begin + jnp.arange(chunk), images), mesh)
         return jax.tree.map(
             lambda c, v: jax.lax.dynamic_update_slice(c, v[None], (view, begin, *[0] * (v.ndim - 1))), cache, values
         )
 
-    shapes = jax.eval_shape(features, prefix, key, jnp.asarray(0), jnp.arange(chunk), images)
+    shapes = jax.eval_shape(features, constants, key, jnp.asarray(0), jnp.arange(chunk), images)
     cache = devices.replicate(jax.tree.map(lambda x: jnp.zeros((views, n, *x.shape[1:]), x.dtype), shapes), mesh)
     for view in range(views):
         for begin in range(0, n, chunk):
             begin = min(begin, n - chunk)  # the last chunk fills some rows again, so that all chunks have one shape
-            cache = put(cache, prefix, key, images, jnp.asarray(view), jnp.asarray(begin))
+            cache = put(cache, constants, key, images, jnp.asarray(view), jnp.asarray(begin))
             if mesh is not None:
                 jax.block_until_ready(cache)  # see training.train: one sharded program at a time
     return cache

@@ -89,7 +89,8 @@ class Generate(Settings):
 
 
 class Compute(Settings):
-    """What changes speed, memory and what can be watched, never a number."""
+    """What changes speed, memory and what can be watched; of a number the last bits at most, where memory_mb bounds
+    something: a digest covers it there."""
 
     memory_mb: int = setting("of intermediates in one program, and of cached features, in MiB", default=16384, least=1)
     save_seconds: float = setting("a running stage saves its state this far apart at least", default=30.0, least=0)

@@ -94,7 +94,7 @@ def prepare(
     problem = Problem(model, shapes, chosen, len(dataset.collected.labels), devices_count, unseen is not None)
     memory = config.compute.memory_mb * 2**20
     try:
-        check_requirements(config.collect.algorithm, problem, memory, _vectors(config))
+        check_requirements(config.collect.algorithm, problem, memory, vectors_at_once(config))
     except SettingsError as error:
         raise SettingsError(f"collect: {error}") from None
     ood = out_of_distribution.load_others(config.data, config.evaluate.ood, dataset.test.images, dry=dry)
@@ -139,7 +139,7 @@ def _placed(split: sources.Split, mesh: Mesh | None) -> tuple[Any, Any]:
     return devices.replicate((jnp.asarray(split.images), jnp.asarray(split.labels)), mesh)
 
 
-def _vectors(config: Config) -> int:
+def vectors_at_once(config: Config) -> int:
     """How many vectors of members a run holds at once: all generators' while they are evaluated, or those of all values
     of a knob while one is tuned; each twice, as they are put side by side."""
     k = config.collect.settings.k

@@ -11,16 +11,37 @@ from bend_jax.batch_norm import holds_statistics, mixes_statistics
 from bend_jax.checks import names
 from bend_jax.collect.collector import Cost, Work
 from bend_jax.data import corruptions
-from bend_jax.ensemble import chunk_size
+from bend_jax.ensemble import chunk_size, member_logits
+from bend_jax.evaluation import memorisation
 from bend_jax.generate.generator import Size
-from bend_jax.operations import Operations, count, in_bytes
-from bend_jax.run.context import RunContext
+from bend_jax.operations import Operations, count, in_bytes, parts_of
+from bend_jax.run.config import Compute
+from bend_jax.run.context import RunContext, vectors_at_once
 
 
 def operations(s: RunContext) -> Operations:
     """Counted by XLA from the programs' shapes; nothing is compiled."""
     images = s.examples.images
     return count(s.model, s.examples.plain, s.chosen, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype))
+
+
+def memory_setting(s: RunContext) -> tuple[dict[str, int], dict[str, int]]:
+    """What the digests of collect, and of the stages that run members, cover of compute.memory_mb: programs of more or
+    fewer members, and features that are cached or streamed, may differ in their last bits. Nothing where neither it nor
+    its default bounds anything, and nothing for the default, which no digest has covered from the first."""
+    c, default = s.config, Compute().memory_mb
+    if c.compute.memory_mb == default:
+        return {}, {}
+    images = s.examples.images
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    parts = parts_of(s.model, s.examples.plain, s.chosen, one)
+    training = collect_cost(s, Operations(1.0, 1.0, 1.0, 1.0, parts))
+    vectors = 2 + c.collect.settings.k + vectors_at_once(c) + memorisation.GRID**2
+    running = 0 if parts.has_vector_kernel else vectors * c.evaluate.batch * parts.suffix_bytes
+    least, covered = min(c.compute.memory_mb, default) * 2**20, {"memory_mb": c.compute.memory_mb}
+    needed = (training.cached_bytes + training.trained_bytes, running)
+    of_training, of_members = (covered if size > least else {} for size in needed)
+    return of_training, of_members
 
 
 def collect_cost(s: RunContext, ops: Operations) -> Cost:
@@ -89,7 +110,52 @@ def describe(s: RunContext) -> str:
         f"collect   {c.collect.settings.k} checkpoints by {c.collect.name}; {features}",
         f"members   {c.members}; {min(fitting, c.members)} at once on {batch} images within {c.compute.memory_mb} MiB",
     ]
-    return "\n".join([*lines, _seconds(s, ops)])
+    return "\n".join([*lines, _memory(s, ops), _seconds(s, ops)])
+
+
+RUNTIME = 512 * 2**20  # of a process with Python, JAX and some compiled programs
+
+
+def evaluate_bytes(s: RunContext, ops: Operations) -> tuple[int, int]:
+    """(all, of it in the program of the members): what the stage evaluate takes at its most, on the device and in the
+    host together. The program is compiled for its shapes; nothing runs."""
+    assert s.model.init is not None
+    c, images, classes = s.config, s.dataset.train.images, s.dataset.num_classes
+    validation, test = len(s.dataset.validation.labels), len(s.dataset.test.labels)
+    k, views, batch = c.collect.settings.k, len(names(c.evaluate.views)), min(c.evaluate.batch, validation, test)
+    sets = [1, 1, k, *(g.members(c.members, k) for g in c.generate.algorithms.values())]
+    voters, largest = sum(sets) * views, max(sets) * views
+    program = _program_bytes(s, ops, sum(sets), batch)
+    vectors, logits = 8 * sum(sets) * s.chosen.dim, 4 * voters * batch * classes
+    votes = 3 * 4 * largest * batch * classes  # probabilities of one set on a batch, beside them
+    kept = 4 * voters * classes * validation  # all probabilities on validation images
+    labels = 4 * voters * (validation + test)
+    stored = images.nbytes + s.dataset.validation.images.nbytes + s.dataset.test.images.nbytes
+    own = stored + images.nbytes + vectors + max(program + views * logits + votes + kept, 2 * kept) + labels
+    return RUNTIME + own, program
+
+
+def _program_bytes(s: RunContext, ops: Operations, vectors: int, batch: int) -> int:
+    """Of the program that runs so many vectors on a batch, beside its arguments and its result."""
+    c, raw = s.config, s.dataset.test.images
+    assert s.model.init is not None
+    parts = ops.parts._replace(suffix_bytes=batch * ops.parts.suffix_bytes)
+    chunk = min(chunk_size(parts, c.compute.memory_mb * 2**20), vectors)
+    shapes = (
+        jax.eval_shape(s.model.init, jax.random.key(0)),
+        jax.ShapeDtypeStruct((vectors, s.chosen.dim), jnp.float32),
+        jax.eval_shape(s.examples.plain, jax.ShapeDtypeStruct((batch, *raw.shape[1:]), raw.dtype)),
+    )
+    variables, members, images = shapes
+    run = member_logits.lower(s.model.apply, variables, s.chosen, members, images, chunk=chunk).compile()
+    found = run.memory_analysis()
+    return 0 if found is None else int(found.temp_size_in_bytes)
+
+
+def _memory(s: RunContext, ops: Operations) -> str:
+    """How much of it members take while they are evaluated."""
+    total, program = evaluate_bytes(s, ops)
+    return f"memory    {in_bytes(total)} while all members are evaluated, {in_bytes(program)} of it in one program"
 
 
 def _seconds(s: RunContext, ops: Operations) -> str:

@@ -19,7 +19,7 @@ from bend_jax.generate import Generator
 from bend_jax.report import document, run_report
 from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
-from bend_jax.run import summary
+from bend_jax.run import cost, summary
 from bend_jax.run.context import RunContext
 from bend_jax.run.progress import TrainingLog, replay, watching
 from bend_jax.run.stage import StageContext
@@ -65,17 +65,20 @@ def plan(s: RunContext) -> dict[str, Job]:
         jobs[name] = Job(stage, name, digest, path, settings, inputs, generator)
 
     of = settings_json
+    of_training, of_members = cost.memory_setting(s)
     given = {} if s.initial is None else {"init": storage.tree_digest(s.initial)}
     how = {**given, **of(c.base)} if c.backbone.init_head else given or of(c.base)
     add("base", {"data": of(c.data), "backbone": of(c.backbone), "base": how}, ())
-    add("collect", {**of(c.collect), **code_of(c.collect.algorithm)}, ("base",))
+    add("collect", {**of(c.collect), **code_of(c.collect.algorithm), **of_training}, ("base",))
     for name in (c.generate.name, *c.generate.nulls):
-        add("generate", _generate_settings(s, name), ("base", "collect"), name)
+        tuned = of_members if c.generate.tune else {}
+        add("generate", {**_generate_settings(s, name), **tuned}, ("base", "collect"), name)
     generated = tuple(name for name in jobs if name.startswith("generate "))
-    measured = {"statistics": c.generate.statistics} if mixes_statistics(s.chosen) else {}  # of the average
-    others = {"others": out_of_distribution.content_digest(s.ood)} if s.ood else {}
-    add("evaluate", {"main": c.generate.name, **of(c.evaluate), **measured, **others}, ("base", "collect", *generated))
-    add("memorisation", {"held_out": c.evaluate.held_out}, tuple(jobs))
+    measured: dict[str, Any] = {"statistics": c.generate.statistics} if mixes_statistics(s.chosen) else {}
+    measured |= {"others": out_of_distribution.content_digest(s.ood)} if s.ood else {}
+    how = {"main": c.generate.name, **of(c.evaluate), **measured, **of_members}
+    add("evaluate", how, ("base", "collect", *generated))
+    add("memorisation", {"held_out": c.evaluate.held_out, **of_members}, tuple(jobs))
     add("report", {"task": c.task, "config": s.config_name, "rendering": run_report.rendering()}, tuple(jobs))
     add("export", {}, ("base", "collect", f"generate {c.generate.name}"))
     return jobs

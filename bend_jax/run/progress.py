@@ -63,10 +63,11 @@ class Progress:
         self.is_boarded = config.compute.tensorboard and devices.is_first()
         self.saver = saved_states.StateSaver(built.state, config.compute.save_seconds)
         self.metrics = built.state / METRICS
+        self.saved = built.state / f"saved.{METRICS}"  # whole and in one step, beside what grows line by line
         self.bars: dict[str, Any] = {}
         self.since: dict[str, float] = {}
         self.board: Any = None
-        log.lines.update(read(self.metrics))
+        log.lines.update(merged(read(self.saved), read(self.metrics)))
 
     def resume(self, name: str, given: Any, steps: int) -> Any:
         """The last saved state of a training, or the one given; its lines of metrics.jsonl end there."""
@@ -101,7 +102,9 @@ class Progress:
         # before the state: a line too many is dropped at a resume, a missing one stays missing
         _append(self.metrics, line)
         number = signals.asked()
-        self.saver.save(name, given, self.log.seconds[name], now=bool(number))
+        if self.saver.is_due(name, now=bool(number)):
+            write(self.saved, self.log.lines)
+            self.saver.save(name, given, self.log.seconds[name], now=True)
         if number:
             raise signals.Interrupted(number)
         self.since[name] = time.perf_counter()
@@ -149,6 +152,15 @@ def read(path: Path) -> dict[str, list[Line]]:
                 own = result.setdefault(line["training"], [])
                 if not own or line["step"] > own[-1]["step"]:
                     own.append(line)
+    return result
+
+
+def merged(first: dict[str, list[Line]], then: dict[str, list[Line]]) -> dict[str, list[Line]]:
+    """The lines of both, step by step; where both have a step, the second's."""
+    result: dict[str, list[Line]] = {}
+    for name in {**first, **then}:
+        steps = {line["step"]: line for line in (*first.get(name, ()), *then.get(name, ()))}
+        result[name] = [steps[step] for step in sorted(steps)]
     return result
 
 

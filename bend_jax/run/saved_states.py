@@ -39,7 +39,7 @@ class StateSaver:
         """Save a state, where the last save is long enough ago or it has to be now."""
         import orbax.checkpoint as ocp
 
-        if not devices.broadcast_flag(now or time.monotonic() - self._last.get(name, 0.0) >= self.every):
+        if not self.is_due(name, now=now):
             return
         leaves = devices.to_host(jax.tree.leaves(state))
         content = {
@@ -52,6 +52,10 @@ class StateSaver:
             if not self._manager(name).save(step, args=ocp.args.StandardSave(content), force=True):
                 raise RuntimeError(f"the state of {name} at step {step} was not saved")
         self._last[name] = time.monotonic()
+
+    def is_due(self, name: str, *, now: bool = False) -> bool:
+        """Whether `save` saves, in all processes alike."""
+        return devices.broadcast_flag(now or time.monotonic() - self._last.get(name, 0.0) >= self.every)
 
     def _manager(self, name: str) -> Any:
         import orbax.checkpoint as ocp
