@@ -69,9 +69,9 @@ def tiny(folder: Path, **changes: Any) -> context.RunContext:
 
 @pytest.mark.slow
 def test_every_program_of_a_run(tmp_path: Path, lowered: Lowered) -> None:
-    """Base, collector, all generators, evaluation, what tells copies, and what is exported."""
+    """Base, collector, all generators, evaluation, what tells copies. (What is exported is lowered for CUDA anyway.)"""
     s = tiny(tmp_path, **{"collect.k": 20, "generate.nulls": ",".join(set(GENERATORS) - {"bend"})})
-    pipeline.run(s, ("base", "collect", "generate", "evaluate", "report", "export"), print)
+    pipeline.run(s, ("base", "collect", "generate", "evaluate", "report"), print)
     check(lowered, "sample", "member_logits", "_summary", "_labels", "body")
 
 
