@@ -39,7 +39,7 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lowered]:
             found[name] = next(
                 (word for word in ("lapack_", "xla_ffi_python_cpu", "xla_python_cpu") if word in text), ""
             )
-        except Exception as error:  # whatever a rule raises: it is named with the program
+        except Exception as error:  # noqa: BLE001  whatever a rule raises is named with the program
             found[name] = f"{type(error).__name__}: {error}"
         return lower(name, jaxpr, **how)
 

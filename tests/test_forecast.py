@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_seconds_follow_from_those_of_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second for a forward pass, three for a step: 60 images for 2 epochs, and the validation images once."""
-    row, s = prepared(tmp_path, "mean")
+    row, s = prepared(tmp_path, "mean", generate__tune=(0.5, 1.0))
     voters = 2 + 16 + 20  # base, average, k, m
     assert forecast._voters(s) == voters
     timed = forecast.cost.operations(s)._replace(forward=1.0, step=3.0)
@@ -27,8 +27,8 @@ def test_seconds_follow_from_those_of_the_parts(tmp_path: Path, monkeypatch: pyt
     found, _ = forecast._stages(s, timed, {}, lambda: 0.0)
     assert found["base"] == pytest.approx(2 * N * 3 + N + forecast.STAGE)
     assert found["collect"] == pytest.approx(7 + forecast.STAGE)
-    values = len(row.config.generate.tune)
-    tuned = values * (2 + N * 20) + N
+    assert row.config.generate.tune == (0.5, 1.0)
+    tuned = 2 * (2 + N * 20) + N
     assert found["generate gaussian"] == pytest.approx(5 + 100 + 2 * 2 + tuned + forecast.STAGE)
     assert found["evaluate"] == pytest.approx(2 * N * (1 + voters), rel=0.01)
     assert set(found) == {"base", "collect", "generate gaussian", "evaluate", "memorisation", "report"}
