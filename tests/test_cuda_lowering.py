@@ -23,7 +23,7 @@ from bend_jax.training import Callbacks
 from tests import launching
 from tests.problems import write_images
 
-OF_A_CPU = ("lapack_", "python_cpu_callback", "python_gpu_callback")  # and what waits for the host
+OF_A_CPU = ("lapack_", "python_cpu", "python_gpu")  # and what waits for the host
 Lowered = dict[str, str]  # by the name of a program: what CUDA has to say against it
 
 
@@ -36,9 +36,7 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lowered]:
     def both(name: str, jaxpr: Any, **how: Any) -> Any:
         try:
             text = str(lower(name, jaxpr, **how | {"platforms": ("cuda",), "backend": None}).module)
-            found[name] = next(
-                (word for word in ("lapack_", "xla_ffi_python_cpu", "xla_python_cpu") if word in text), ""
-            )
+            found[name] = next((word for word in OF_A_CPU if word in text), "")
         except Exception as error:  # noqa: BLE001  whatever a rule raises is named with the program
             found[name] = f"{type(error).__name__}: {error}"
         return lower(name, jaxpr, **how)
