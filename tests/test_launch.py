@@ -14,7 +14,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bend_jax.data import archives
-from bend_jax.run import command_line, config_file
+from bend_jax.run import command_line, config_file, forecast
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch.py"
@@ -350,6 +350,14 @@ def test_configurations_are_found_by_name_from_any_folder(terminal: Terminal) ->
     assert (found.name, found.settings.task) == ("digits.py", "res50_cifar10")
 
 
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run whose forecast is known; tests/test_forecast.py is about that."""
+    found = forecast.Forecast({"base": 90.0, "collect": 7200.0, "report": 3.0}, 40.0, 3 * 2**30)
+    monkeypatch.setattr(forecast, "forecast", lambda s: found)
+
+
+@pytest.mark.usefixtures("untimed")
 def test_a_dry_run_needs_no_data(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor a network: a line says what a run would download."""
     monkeypatch.setattr("pooch.retrieve", lambda *_, **__: pytest.fail("a download"))
@@ -369,8 +377,9 @@ def parameters() -> int:
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"]))
 
 
+@pytest.mark.usefixtures("untimed")
 def test_dry_run_prints_the_dimensions(terminal: Terminal) -> None:
-    """Images, parameters, subset, k and m, and an order of time."""
+    """Images, parameters, subset, k and m, time and memory."""
     lines = {line.split()[0]: line for line in answer(f"{DIGITS} --dry_run", terminal).splitlines()}
     assert "599 training, 300 validation, 898 test images of 8x8x1, 10 classes" in lines["data"]
     assert f"{parameters():,} parameters" in lines["backbone"]
@@ -378,9 +387,11 @@ def test_dry_run_prints_the_dimensions(terminal: Terminal) -> None:
     assert "params.layer3.0.bn2.scale" in lines["subset"]
     assert re.search(r"\b100 checkpoints by trajectory\b", lines["collect"])
     assert re.search(r"\b100\b", lines["members"])
-    assert all(stage in lines["time"] for stage in ("base", "collect", "evaluate"))
+    assert "2.0 h: base 90 s, collect 2.0 h, report 3 s; and about 40 s of compilation" in lines["time"]
+    assert "3 GiB at the peak" in lines["memory"]
 
 
+@pytest.mark.usefixtures("untimed")
 def test_dry_run_follows_the_settings(terminal: Terminal) -> None:
     """bn2 of the last block has 2 x 64 numbers, the last layer 64 x 10 + 10; 8 views do not fit one MiB."""
     words = f"{DIGITS} --dry_run --config.collect.k=7 --config.members=11 --config.collect.name=bootstrap"

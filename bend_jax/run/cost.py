@@ -2,16 +2,12 @@
 that it has not seen too), in forward passes of the base."""
 
 import math
-import time
 
 import jax
-import jax.numpy as jnp
 
 from bend_jax.batch_norm import holds_statistics, mixes_statistics
-from bend_jax.checks import names
 from bend_jax.collect.collector import Cost, Work
-from bend_jax.data import corruptions
-from bend_jax.ensemble import chunk_size, member_logits
+from bend_jax.ensemble import chunk_size
 from bend_jax.evaluation import memorisation
 from bend_jax.generate.generator import Size
 from bend_jax.operations import Operations, count, in_bytes, parts_of
@@ -79,11 +75,8 @@ def forwards(ops: Operations, members: int, views: int) -> float:
     return views * (ops.forward + (members - 1) * ops.suffix) / ops.forward
 
 
-EFFICIENCY = 0.2  # of a matrix product's rate that convolutional training was seen to reach (2 CPU cores)
-
-
 def describe(s: RunContext) -> str:
-    """Lines of dimensions, split point, memory and time of one run; compiles a matrix product, trains nothing."""
+    """Lines of dimensions, and of the split point, of one run; nothing is compiled."""
     assert s.model.init is not None
     c, seen, n = s.config, len(s.dataset.train.labels), s.dataset.training_images
     variables = jax.eval_shape(s.model.init, jax.random.key(0))
@@ -110,87 +103,4 @@ def describe(s: RunContext) -> str:
         f"collect   {c.collect.settings.k} checkpoints by {c.collect.name}; {features}",
         f"members   {c.members}; {min(fitting, c.members)} at once on {batch} images within {c.compute.memory_mb} MiB",
     ]
-    return "\n".join([*lines, _memory(s, ops), _seconds(s, ops)])
-
-
-RUNTIME = 512 * 2**20  # of a process with Python, JAX and some compiled programs
-
-
-def evaluate_bytes(s: RunContext, ops: Operations) -> tuple[int, int]:
-    """(all, of it in the program of the members): what the stage evaluate takes at its most, on the device and in the
-    host together. The program is compiled for its shapes; nothing runs."""
-    assert s.model.init is not None
-    c, images, classes = s.config, s.dataset.train.images, s.dataset.num_classes
-    validation, test = len(s.dataset.validation.labels), len(s.dataset.test.labels)
-    k, views, batch = c.collect.settings.k, len(names(c.evaluate.views)), min(c.evaluate.batch, validation, test)
-    sets = [1, 1, k, *(g.members(c.members, k) for g in c.generate.algorithms.values())]
-    voters, largest = sum(sets) * views, max(sets) * views
-    program = _program_bytes(s, ops, sum(sets), batch)
-    vectors, logits = 8 * sum(sets) * s.chosen.dim, 4 * voters * batch * classes
-    votes = 3 * 4 * largest * batch * classes  # probabilities of one set on a batch, beside them
-    kept = 4 * voters * classes * validation  # all probabilities on validation images
-    labels = 4 * voters * (validation + test)
-    stored = images.nbytes + s.dataset.validation.images.nbytes + s.dataset.test.images.nbytes
-    own = stored + images.nbytes + vectors + max(program + views * logits + votes + kept, 2 * kept) + labels
-    return RUNTIME + own, program
-
-
-def _program_bytes(s: RunContext, ops: Operations, vectors: int, batch: int) -> int:
-    """Of the program that runs so many vectors on a batch, beside its arguments and its result."""
-    c, raw = s.config, s.dataset.test.images
-    assert s.model.init is not None
-    parts = ops.parts._replace(suffix_bytes=batch * ops.parts.suffix_bytes)
-    chunk = min(chunk_size(parts, c.compute.memory_mb * 2**20), vectors)
-    shapes = (
-        jax.eval_shape(s.model.init, jax.random.key(0)),
-        jax.ShapeDtypeStruct((vectors, s.chosen.dim), jnp.float32),
-        jax.eval_shape(s.examples.plain, jax.ShapeDtypeStruct((batch, *raw.shape[1:]), raw.dtype)),
-    )
-    variables, members, images = shapes
-    run = member_logits.lower(s.model.apply, variables, s.chosen, members, images, chunk=chunk).compile()
-    found = run.memory_analysis()
-    return 0 if found is None else int(found.temp_size_in_bytes)
-
-
-def _memory(s: RunContext, ops: Operations) -> str:
-    """How much of it members take while they are evaluated."""
-    total, program = evaluate_bytes(s, ops)
-    return f"memory    {in_bytes(total)} while all members are evaluated, {in_bytes(program)} of it in one program"
-
-
-def _seconds(s: RunContext, ops: Operations) -> str:
-    """Time by operations of the base's training, the collector's and the members."""
-    c, n = s.config, s.dataset.training_images
-    many = len(s.dataset.test.labels) + len(s.dataset.validation.labels)
-    voters = c.collect.settings.k + c.members * (1 + len(c.generate.nulls))
-    shifted = len(names(c.evaluate.corruptions)) * len(corruptions.SEVERITIES) * len(s.dataset.test.labels)
-    shifted += sum(len(images) for images in s.ood.values())
-    rate = EFFICIENCY * _matrix_rate()
-    parts_of = {
-        **({} if s.initial is not None and not c.backbone.init_head else {"base": base_epochs(s) * n * ops.step}),
-        "collect": collect_epochs(s, ops) * n * ops.step,
-        "evaluate": many * (ops.forward + voters * ops.suffix) + shifted * (ops.forward + c.members * ops.suffix),
-    }
-    texts = [f"{name} {_duration(flops / rate)}" for name, flops in parts_of.items()]
-    basis = f"by operations, at {rate / 1e9:.0f} GFLOP/s: {EFFICIENCY:.0%} of a matrix product here"
-    return f"time      in its order of magnitude {', '.join(texts)}; and compilation ({basis})"
-
-
-def _matrix_rate() -> float:
-    """Floating-point operations a second of a matrix product on this device, the best of five."""
-    size = 1024 if jax.default_backend() == "cpu" else 8192
-    x = jnp.ones((size, size))
-    product = jax.jit(jnp.dot)
-    product(x, x).block_until_ready()
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        product(x, x).block_until_ready()
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / min(times)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return "\n".join(lines)

@@ -20,7 +20,7 @@ from bend_jax.generate import GENERATORS
 from bend_jax.report import comparison, document, grid, papers, side_by_side, tables
 from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
-from bend_jax.run import config_file, cost, pipeline
+from bend_jax.run import config_file, cost, forecast, pipeline
 from bend_jax.run import rows as table
 from bend_jax.run.config import Config, add_groups, defaults, parse, with_presets
 from bend_jax.run.config_file import ConfigFile
@@ -255,7 +255,8 @@ def run_stages(
     for note in dataset.notes:
         say(f"{config.data.name}: {note}")
     if own.dry_run:
-        print(cost.describe(settings[0]))
+        say(cost.describe(settings[0]))
+        say(str(forecast.forecast(settings[0])))
         return
     plans = []
     for s in settings:

@@ -44,7 +44,7 @@ def define_flags() -> flags.FlagValues:
     text("distributed", "", processes, own)
     switch("tensorboard", False, "Write TensorBoard's event files under <workdir>/tensorboard as well.", own)
     switch("print_config", False, "Print every setting and stop; reads no data, writes nothing.", own)
-    switch("dry_run", False, "Print dimensions, memory and a rough time, and stop; writes nothing.", own)
+    switch("dry_run", False, "Time the first steps; print dimensions, memory and seconds of each stage, and stop.", own)
     switch("help", False, "Print this and stop.", own, short_name="h")
     name_types(own)
     return own

@@ -73,7 +73,9 @@ def _references(s: RunContext, task: StageContext, variables: Any, sets: dict[st
     vectors, key = sets["checkpoints"], stream(s.seed, "memorisation", "references")
     asked = {"base": sets["base"], **memorisation.noised_sets(s.chosen, vectors, key)}
     if len(vectors) >= average16.MEANS_OF:
-        asked["average16"] = fit_generator(average16.GENERATOR, vectors, seed=s.seed).draw(memorisation.EACH)
+        asked["average16"] = fit_generator(average16.GENERATOR, jnp.asarray(vectors), seed=s.seed).draw(
+            memorisation.EACH
+        )
     evaluated = storage.load_tree(task.inputs["evaluate"] / "predictions")
     labels, theirs = evaluated["labels"], evaluated["checkpoints"]
     found = label_split(s, task, variables, asked, s.dataset.test)
