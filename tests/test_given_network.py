@@ -121,4 +121,4 @@ def test_other_classes_on_a_trained_trunk(tmp_path: Path) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, before["params"])
     planned = launching.launch(streams, [*flags, "--sweep=base.lr=0.01,0.1", "--dry_run"])
     assert planned.code == 0, planned.err
-    assert "base 0 s, collect 0 s" in launching.launch(streams, [*flags, "--dry_run"]).out
+    assert "at the peak" in launching.launch(streams, [*flags, "--dry_run"]).out

@@ -96,6 +96,22 @@ def test_every_edge_belongs_to_the_bin_below(bins: int, jit: bool) -> None:
         assert float(ece(p, jnp.array([1, 0]), bins=bins)) == pytest.approx(together, abs=1e-5)
 
 
+def test_a_confidence_below_the_second_edge_has_the_first_bin() -> None:
+    """Twenty classes can leave 0.05 for the surest: below 1/15, with an image of the second bin beside it."""
+    p = jnp.full((2, 20), 0.05).at[1].set(0.9 / 19).at[1, 0].set(0.1)
+    assert float(metrics.ece(p, jnp.array([0, 1]))) == pytest.approx((0.95 + 0.1) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("apart", [0.0, 2.0])
+def test_a_paired_bootstrap_has_the_width_of_its_images_and_seeds(apart: float) -> None:
+    """Normal quantiles of the mean: over images alone for seeds that agree, over the two blocks where they differ."""
+    own = np.random.default_rng(0).normal(size=2000)
+    found = metrics.paired_bootstrap(np.stack([own, own + apart]), draws=4000)
+    half = 1.96 * own.std() / np.sqrt(2000)
+    assert found.mean == pytest.approx(own.mean() + apart / 2)
+    assert (found.high - found.low) / 2 == pytest.approx(half + apart / 2, rel=0.04)  # one block twice: 1 draw in 4
+
+
 @pytest.mark.parametrize("bins", [1, 7, 15])
 def test_ece_is_the_loop_over_bins(bins: int) -> None:
     """Guo et al.'s formula in float64: weight of a bin times |accuracy - confidence|."""

@@ -36,6 +36,7 @@ SUBSET = Subset(("params.a", "params.b"), ((2,), (2, 2)))
     [
         ({(3, 4): np.nan}, r"hold NaN or Inf, in params\.b"),
         ({(3, 1): -np.inf}, r"hold NaN or Inf, in params\.a"),
+        ({(3, 5): -np.inf}, r"hold NaN or Inf, in params\.b"),
         ({(3, 2): -1e30}, r"numbers up to 1e\+30, in params\.b; float32 has squares of numbers up to 1e\+18"),
     ],
 )
