@@ -1,6 +1,7 @@
 """Corrupted images, other data sets, and what the evaluation makes of them, on a linear net."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -242,7 +243,7 @@ def test_only_the_evaluation_depends_on_what_is_in_the_other_sets(
     asked: tuple[RunContext, StageContext, dict[str, Any]],
 ) -> None:
     """Its digest covers their content; what reads it is computed again."""
-    s, _, _ = asked
+    s = asked[0]._replace(config=replace(asked[0].config, compute=config.Compute()))  # whose memory no digest needs
     plans = [pipeline.plan(x) for x in (s, s._replace(ood={**s.ood, "far": s.ood["far"] - 1}))]
     changed = {name for name in plans[0] if plans[0][name].digest != plans[1][name].digest}
     assert changed == {"evaluate", "memorisation", "report"}
