@@ -145,7 +145,11 @@ def main(argv: list[str] | None = None) -> None:
         common.write(args, {"rows": content})
         head = ["stage", "predicted", "measured", "ratio", f"within {BOUND}"]
         for clock, unit in (("seconds", "seconds"), ("cpu", "CPU seconds")):
-            common.show(f"{words}: {unit}, without compilation", head, table(found["predict"], found["measure"], clock))
+            common.show(
+                f"{words}: {unit}; measured with what a warm run compiles",
+                head,
+                table(found["predict"], found["measure"], clock),
+            )
         memory = row("memory, MB", found["predict"]["memory"] / 1e6, found["measure"]["memory"] / 1e6)
         common.show(f"{words}; the forecast took {found['predict']['took']:.1f} s", head, [memory])
 
