@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
         head = ["stage", "predicted", "measured", "ratio", f"within {BOUND}"]
         for clock, unit in (("seconds", "seconds"), ("cpu", "CPU seconds")):
             common.show(
-                f"{words}: {unit}; measured with what a warm run compiles",
+                f"{words}: {unit}, warm",
                 head,
                 table(found["predict"], found["measure"], clock),
             )
