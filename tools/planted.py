@@ -76,7 +76,7 @@ TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
         "tests/test_sections.py",
         "tests/test_config.py",
     ),
-    "evaluation/predict": ("tests/test_predict.py", "tests/test_shift.py"),
+    "evaluation/predict": ("tests/test_predict.py", "tests/test_shift.py", "tests/test_wrong_numbers.py"),
     "generate/denoiser_training": (
         f"{DIFFUSION}::test_the_first_loss_of_each_prediction_is_the_expected_one",
         *LEARNT,
@@ -141,7 +141,7 @@ TESTS: dict[str, tuple[str, ...]] = {  # by a pattern of modules
         *NULLS,
     ),
     "generate/noised": (f"{PUBLISHED}::test_checkpoints_with_noise_have_each_tensors_own_sd", *NULLS),
-    "generate/generator": ("tests/test_generator.py", "tests/test_open_registry.py"),
+    "generate/generator": ("tests/test_generator.py", "tests/test_open_registry.py", "tests/test_wrong_numbers.py"),
     "generate/(average|average16|gaussian|identity|interpolate|low_rank_gaussian|noise)": NULLS,
     "generate/(random_latent|reconstruction|resample)": NULLS,
     "metrics": ("tests/test_metrics.py", "tests/test_memorisation.py"),
