@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bend_jax import storage
 from bend_jax.checks import SettingsError, settings_json
 from bend_jax.data import augment, splits
 from bend_jax.data.sources import Data, Split
 from bend_jax.run import config
-from bend_jax.run.context import prepare
+from bend_jax.run.context import network, prepare
 
 DIGITS = Data(name="digits", noise=0.3, validation=1 / 3, crop=1, flip=False, mean=(0.36,), std=(0.37,))
 
@@ -80,8 +81,13 @@ def test_a_trained_network_needs_unseen_validation_images(tmp_path: Path) -> Non
     raw["base"] |= {"batch": 8}
     raw["data"] |= {"mean": (0.5, 0.5), "std": (0.5, 0.5)}
     dataset = splits.load(own(tmp_path / "own.npz"))
-    with pytest.raises(SettingsError, match=r"--init: .*--config\.data\.init_unseen=validation .* or =test"):
+    with pytest.raises(SettingsError, match="--init: there is no file or folder resnet18.pth"):  # before any question
         prepare(config.parse(raw), "", 0, tmp_path, dataset, "resnet18.pth")
+    init = network(config.parse(raw).backbone, 4, (5, 6, 2)).init
+    assert init is not None
+    storage.save_tree(tmp_path / "trained", init(jax.random.key(0)))
+    with pytest.raises(SettingsError, match=r"--init: .*--config\.data\.init_unseen=validation .* or =test"):
+        prepare(config.parse(raw), "", 0, tmp_path, dataset, str(tmp_path / "trained"))
     raw["data"] |= {"init_unseen": "test"}
     with pytest.raises(SettingsError, match=r"data\.init_unseen=test .* add --init=FILE; to train one instead"):
         prepare(config.parse(raw), "", 0, tmp_path, dataset)

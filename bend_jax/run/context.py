@@ -106,22 +106,26 @@ def prepare(
 
 def _initial(config: Config, init: str, shapes: Any) -> Any:
     """The variables of the trained model in the file `init`; None for "". Raises SettingsError."""
-    if config.data.init_unseen and not init:
-        raise SettingsError(
-            f"data.init_unseen={config.data.init_unseen} says what a trained network has not seen, and none was given: "
-            "add --init=FILE; to train one instead, --config.data.init_unseen="
-        )
-    if config.backbone.init_head and not init:
-        raise SettingsError(
-            "backbone.init_head=new keeps a trained network but for its last layer, and none was given: add --init=FILE"
-        )
-    if init and not config.data.init_unseen:
+    if not init:
+        if config.data.init_unseen:
+            raise SettingsError(
+                f"data.init_unseen={config.data.init_unseen} says what a trained network has not seen, and none was "
+                "given: add --init=FILE; to train one instead, --config.data.init_unseen="
+            )
+        if config.backbone.init_head:
+            raise SettingsError(
+                "backbone.init_head=new keeps a trained network but for its last layer, and none was given: "
+                "add --init=FILE"
+            )
+        return None
+    initial = pytorch.load_init(Path(init), shapes, new_head=bool(config.backbone.init_head))
+    if not config.data.init_unseen:
         raise SettingsError(
             "--init: temperatures, tuning and choices are made on validation images, which must not be among those "
             "that the network was trained on: say which it has not seen, --config.data.init_unseen=validation (it left "
             "out the same images) or =test (it has seen every training image; a part of the test images validates)"
         )
-    return pytorch.load_init(Path(init), shapes, new_head=bool(config.backbone.init_head)) if init else None
+    return initial
 
 
 def _network(config: Config, dataset: splits.Dataset, plain: Any, *, drawn: bool) -> tuple[training.Model, Any]:
