@@ -81,7 +81,7 @@ def test_a_trained_network_needs_unseen_validation_images(tmp_path: Path) -> Non
     raw["base"] |= {"batch": 8}
     raw["data"] |= {"mean": (0.5, 0.5), "std": (0.5, 0.5)}
     dataset = splits.load(own(tmp_path / "own.npz"))
-    with pytest.raises(SettingsError, match="--init: there is no file or folder resnet18.pth"):  # before any question
+    with pytest.raises(SettingsError, match=r"--init: there is no file or folder resnet18\.pth"):  # before any question
         prepare(config.parse(raw), "", 0, tmp_path, dataset, "resnet18.pth")
     init = network(config.parse(raw).backbone, 4, (5, 6, 2)).init
     assert init is not None
