@@ -187,7 +187,7 @@ def test_autoencoder_training_beats_principal_components_on_a_curve() -> None:
 def test_bend_keeps_the_checkpoints_spread_without_copying() -> None:
     """The promise that a report shows as novelty.spread, on vectors that are Gaussian."""
     vectors = checkpoints()
-    fitted = bend.fit(vectors, jax.random.key(1), Bend())
+    fitted = bend.fit(vectors, jax.random.key(1), Bend(diffusion=Diffusion(steps=500, timesteps=200)))
     members = bend.sample(fitted, jax.random.key(2), 200)
     found = metrics.novelty(members, vectors)
     assert members.shape == (200, 40)

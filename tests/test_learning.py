@@ -23,8 +23,8 @@ def problem(name: str, d: int) -> shapes.Problem:
 
 
 def learn(found: shapes.Problem, **settings: Any) -> tuple[denoiser_training.Evidence, bend.Fitted, dict[str, Any]]:
-    """The default generator with fewer steps, and its members held against the truth."""
-    given = Bend(diffusion=Diffusion(**{"steps": 1000, "width": 32, **settings}))
+    """The default generator with fewer steps and timesteps, and its members held against the truth."""
+    given = Bend(diffusion=Diffusion(**{"steps": 1000, "width": 32, "timesteps": 200, **settings}))
     fitted = bend.fit(jnp.asarray(found.vectors), jax.random.key(0), given)
     members = np.asarray(bend.sample(fitted, jax.random.key(1), MEMBERS), np.float64)
     assert fitted.evidence is not None
@@ -104,11 +104,11 @@ def test_a_memorised_set_shows_in_the_loss_of_the_unseen() -> None:
     """On few Gaussian checkpoints a long training raises the held-out loss, so that the start is kept; without folds
     all steps count."""
     latents = jax.random.normal(jax.random.key(0), (24, 3))
-    settings = Diffusion(steps=600, segment=200, patience=9, width=64, batch=256)
+    settings = Diffusion(steps=400, segment=200, patience=9, lr=3e-3)
     looks: list[float] = []
     callbacks = bend.SILENT._replace(segment=lambda name, state, losses: looks.append(float(state.held_loss)))
     learnt, evidence = denoiser_training.fit(latents, [3], jax.random.key(1), settings, callbacks)
-    assert looks[-1] > 1.05
+    assert looks[-1] > 1.02
     assert int(evidence.step) == 0
     x, t = latents, jnp.full(24, 500)
     net = denoiser_training.Denoiser(settings.width, settings.blocks)
