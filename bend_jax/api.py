@@ -15,7 +15,7 @@ from bend_jax.collect.trajectory import Trajectory
 from bend_jax.display import Display
 from bend_jax.ensemble import VOTES, Ensemble, check_votes
 from bend_jax.generate.bend import Bend
-from bend_jax.generate.generator import Reestimate, check_finite, fit_generator
+from bend_jax.generate.generator import Reestimate, check_finite, fit_generator, mixed_adapters
 from bend_jax.inputs import Inputs
 from bend_jax.rng import stream
 from bend_jax.subset import RANK, Subset
@@ -166,7 +166,8 @@ def fit(
       init of a module gives a module.
     - callbacks: of the trainings.
     - progress: whether to show bars and, at the end, a line with base, vote and best null on validation (`against`),
-      for which m more members run on the validation images. None: on a terminal and in a notebook.
+      for which m more members run on the validation images. None: on a terminal and in a notebook. What the memory
+      holds, and what does not fit, is a line on stderr wherever fit runs; False: nothing is said.
 
     Without validation images the vote is the first of `votes` and the temperature 1, and a warning says so. Compiled
     programs are kept on disk (`compilation`). Raises
@@ -204,6 +205,9 @@ def _fit(
         score = scorer(given.model, given.variables, given.subset, given.validation, reestimate=reestimate)
     how: Any = {"members": members, "seed": seed, "reestimate": reestimate}
     how["callbacks"] = callbacks._replace(score=score, subset=given.subset)
+    warning = mixed_adapters(given.generator, checkpoints.vectors, given.subset)
+    if warning:
+        warnings.warn(warning, stacklevel=3)
     vectors = generate_members(checkpoints, generate=given.generator, **how)
     weights = checkpoints.weights if given.generator.is_all_checkpoints else None
     weights = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)

@@ -44,6 +44,12 @@ def look(given: Any) -> Batches:
     first = next(iterator, None)
     if first is None:
         raise SettingsError("the iterable of batches is empty: it was read before, or there is no data")
+    if isinstance(first, dict):
+        names = ", ".join(map(repr, first))
+        raise SettingsError(
+            f"a batch is a pair (images, labels); dicts with {names} came: map them, such as "
+            '((batch["image"], batch["label"]) for batch in loader)'
+        )
     try:
         total = len(given)
     except (TypeError, NotImplementedError):

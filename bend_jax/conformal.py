@@ -67,13 +67,13 @@ def calibrate(probabilities: Float[Any, "v classes"], labels: Int[Any, " v"]) ->
     return Calibration(y, **own)
 
 
-def check_coverage(coverage: float) -> None:
+def check_coverage(coverage: Any) -> None:
     """Raise SettingsError for one that is no share between 0 and 1."""
-    if not 0 < coverage < 1:
-        raise SettingsError(f"coverage must be in (0, 1), such as 0.9; got {coverage}")
+    if not isinstance(coverage, int | float | np.floating) or not 0 < coverage < 1:
+        raise SettingsError(f"coverage must be a number in (0, 1), such as 0.9; got {coverage!r}")
 
 
-def check_calibration(calibration: Calibration | None, coverage: float) -> None:
+def check_calibration(calibration: Calibration | None, coverage: Any) -> None:
     """Raise SettingsError for a vote that has nothing to calibrate its sets with, and for no share of coverage."""
     if calibration is None:
         raise SettingsError(
@@ -111,7 +111,9 @@ def thresholds(calibration: Calibration, method: str, coverage: float, classes: 
     scores. Raises SettingsError where there are too few images, or too few of a class."""
     check_coverage(coverage)
     if method not in METHODS:
-        raise SettingsError(f"unknown method {method!r}{did_you_mean(method, METHODS)}; there are {', '.join(METHODS)}")
+        raise SettingsError(
+            f"unknown method {method!r}{did_you_mean(str(method), METHODS)}; there are {', '.join(METHODS)}"
+        )
     if method != "class_conditional":
         return np.full(classes, threshold(getattr(calibration, method), coverage), np.float32)
     count = np.bincount(calibration.labels, minlength=classes)

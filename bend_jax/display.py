@@ -19,10 +19,10 @@ def _in_notebook() -> bool:
 
 
 class Display:
-    """Bars and lines on stderr, or nothing. Closed at the end of a `with`."""
+    """Bars on stderr where they are wanted, and lines unless progress is False. Closed at the end of a `with`."""
 
     def __init__(self, progress: bool | None) -> None:
-        self.is_shown = is_wanted(progress)
+        self.is_shown, self.is_silent = is_wanted(progress), progress is False
         self.bar: Any = None
 
     def __enter__(self) -> "Display":
@@ -46,8 +46,8 @@ class Display:
         return self.bar
 
     def say(self, line: str) -> None:
-        """A line, above the bar."""
-        if self.is_shown:
+        """A line, above the bar; into a log too, where nobody looks at bars."""
+        if not self.is_silent:
             self._close()
             print(line, file=sys.stderr, flush=True)
 
@@ -58,8 +58,13 @@ class Display:
 
     def watching(self, callbacks: Callbacks) -> Callbacks:
         """The same callbacks, which are shown too."""
+
+        def say(line: str) -> None:
+            callbacks.say(line)
+            self.say(line)
+
         if not self.is_shown:
-            return callbacks
+            return callbacks._replace(say=say)
 
         def resume(name: str, state: Any, steps: int) -> Any:
             found = callbacks.resume(name, state, steps)
@@ -71,9 +76,5 @@ class Display:
             if self.bar is not None:
                 self.bar.set_postfix(loss=f"{float(losses.mean()):.4f}", refresh=False)
                 self.bar.update(int(state.step) - self.bar.n)
-
-        def say(line: str) -> None:
-            callbacks.say(line)
-            self.say(line)
 
         return callbacks._replace(resume=resume, segment=segment, say=say)

@@ -25,6 +25,7 @@ from bend_jax.training import MEMORY
 
 BATCH = 500  # images a program
 View = Callable[[Any], Any]  # images -> images
+FEW = 5  # validation images for one number
 LEAST = -1e30  # the least log-probability in a pool: a weight of 0 times the -inf of a masked class is no number
 
 
@@ -141,6 +142,11 @@ def choose_vote(
         loss = float(metrics.nll(metrics.scale_temperature(jnp.asarray(p), temperature), y))
         best = min(best, (name, temperature, loss), key=lambda found: found[2])
     name, temperature, _ = best
+    if len(y) < FEW:
+        warnings.warn(
+            f"a temperature fitted on {len(y)} validation images is little more than a guess: give more of them",
+            stacklevel=4,
+        )
     low, high = metrics.TEMPERATURES
     if not low * 1.01 < temperature < high / 1.01:
         warnings.warn(
@@ -248,7 +254,13 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
         views. The temperature is the ensemble's; `calibrated` fits one for views.
         """
         vote = jnp.asarray(self.votes(images, (self.vote,), views)[self.vote])
-        return joined([metrics.scale_temperature(vote, self.temperature)], axis=0)
+        found = joined([metrics.scale_temperature(vote, self.temperature)], axis=0)
+        wrong = 0 if isinstance(found, Tracer) else int(np.isnan(found).any(axis=1).sum())
+        if wrong:
+            warnings.warn(
+                f"the network gives NaN on {wrong} of {len(found)} images: their labels mean nothing", stacklevel=2
+            )
+        return found
 
     def votes(
         self, images: Any, names: Sequence[str] = tuple(VOTES), views: Sequence[View] = (as_they_are,)
@@ -310,6 +322,10 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
             seen = [view(batch) for view in views]
             for own in seen:
                 self._check(own)
+                if batch_size(own) != size:
+                    raise SettingsError(
+                        f"a view must give as many images as it gets; of {size} it gave {batch_size(own)}"
+                    )
             logits = [member_logits(self.apply, self.variables, self.subset, vectors, own) for own in seen]
             yield jnp.concatenate(logits).astype(jnp.float32)[:, begin - first :]
 
@@ -363,6 +379,8 @@ def load(directory: str | Path, network: Any, variables: Any = None) -> Ensemble
     apply, variables = (network, variables) if found is None else (found[0].apply, found[1])
     path = Path(directory).absolute()
     content, tree, subset, vectors, *known = saved.read(path, variables)
+    if found is not None:
+        saved.check_same(str(path), tree, variables)
     with saved.reading(path):
         m, _ = saved.shape_of(f"{path}: vectors", vectors, 2)
         saved.check_vote(str(path), content["temperature"], content["weights"], m)

@@ -11,10 +11,18 @@ from bend_jax.batching import batch_size, named_leaves
 
 
 def as_arrays(tree: Any) -> Any:
-    """The tree with every leaf as an array. Lists of plain numbers are one array, as NumPy reads them."""
+    """The tree with every leaf as an array, of PyTorch too. Lists of plain numbers are one array, as NumPy reads
+    them."""
+    tree = jax.tree.map(lambda x: of_torch(x) if hasattr(x, "detach") else x, tree)
     if any(not hasattr(leaf, "shape") for leaf in jax.tree.leaves(tree)):
         return np.asarray(tree)
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.asarray(x), tree)
+
+
+def of_torch(x: Any) -> np.ndarray:
+    """A tensor, which may be on another device, need gradients or have 16 bits, as an array."""
+    x = x.detach().cpu()
+    return x.float().numpy() if x.is_floating_point() else x.numpy()
 
 
 @dataclass(frozen=True)

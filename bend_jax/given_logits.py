@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -13,6 +14,8 @@ from bend_jax.checks import SettingsError, did_you_mean
 from bend_jax.evaluation import given
 from bend_jax.evaluation.scores import Evaluate
 from bend_jax.evaluation.uncertainty import Parts
+from bend_jax.example import of_torch
+from bend_jax.labelled import advice, column, looks_like_probabilities
 from bend_jax.report import document
 from bend_jax.report import evaluation as report
 from bend_jax.report.given import Evaluation as Numbers
@@ -150,11 +153,19 @@ def _checked(logits: Any, labels: Any, validation: Any, ood: Any, weights: Any, 
             f"your held-out images where you have one set; got {type(validation).__name__}"
         )
     test = _logits("logits", logits, None)
+    truth = _labels("labels", labels, test)
     before = _logits("validation logits", validation[0], test)
+    if before.shape == test.shape and np.array_equal(before, test):
+        raise SettingsError(
+            "validation logits are the test logits: what is chosen on validation images would be judged on the same "
+            "ones; halve the images where you have one set"
+        )
+    if isinstance(ood, tuple | list) and len({np.ndim(_array(x)) for x in ood}) > 1:
+        raise SettingsError("ood is logits [m, any, classes] alone, or several of them by name; labels are not needed")
     others = ood if isinstance(ood, Mapping) else {} if ood is None else {"other": ood}
     own = given.Given(
         test,
-        _labels("labels", labels, test),
+        truth,
         before,
         _labels("validation labels", validation[1], before),
         {str(name): _logits(f"ood logits {name!r}", x, test) for name, x in others.items()},
@@ -165,11 +176,10 @@ def _checked(logits: Any, labels: Any, validation: Any, ood: Any, weights: Any, 
 
 
 def _array(x: Any) -> np.ndarray:
-    """Of any library; a PyTorch tensor may be on another device, need gradients or have 16 bits."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-        x = x.float().numpy() if x.is_floating_point() else x.numpy()
-    return np.asarray(x)
+    """Of any library, or a list of such arrays."""
+    if isinstance(x, tuple | list) and any(hasattr(own, "detach") for own in x):
+        return np.stack([_array(own) for own in x])
+    return of_torch(x) if hasattr(x, "detach") else np.asarray(x)
 
 
 def _logits(name: str, x: Any, like: Float[np.ndarray, "m _ classes"] | None) -> Float[np.ndarray, "m n classes"]:
@@ -180,9 +190,11 @@ def _logits(name: str, x: Any, like: Float[np.ndarray, "m _ classes"] | None) ->
     if not fits or (like is not None and (own.shape[0], own.shape[2]) != (len(like), like.shape[2])):
         hint = "; those of one network need a member axis: logits[None]" if own.ndim == 2 else ""
         raise SettingsError(f"{name} must be {wanted}; they are {list(own.shape)}{hint}")
-    if not np.issubdtype(own.dtype, np.number) and own.dtype.name != "bfloat16":
-        raise SettingsError(f"{name} must be numbers; they are of type {own.dtype}")
+    if not jnp.issubdtype(own.dtype, jnp.number) or np.iscomplexobj(own):
+        raise SettingsError(f"{name} must be real numbers; they are of type {own.dtype}")
     own = own.astype(np.float32)
+    if looks_like_probabilities(own):
+        raise SettingsError(f"{name} are probabilities (every row is at least 0 and sums to 1): give their logarithm")
     wrong = np.argwhere(~np.isfinite(own.max(axis=2)))  # -inf is a class that is ruled out
     if len(wrong):
         member, image = wrong[0]
@@ -193,11 +205,12 @@ def _logits(name: str, x: Any, like: Float[np.ndarray, "m _ classes"] | None) ->
 
 def _labels(name: str, x: Any, logits: Float[np.ndarray, "m n classes"]) -> np.ndarray:
     """As int32. Raises SettingsError for those that are not one class for each image."""
-    own, (_, n, classes) = _array(x), logits.shape
+    own, (_, n, classes) = column(_array(x)), logits.shape
     if own.shape != (n,) or not np.issubdtype(own.dtype, np.integer):
+        swapped = own.shape == logits.shape[:1]
         raise SettingsError(
             f"{name} must be {n} whole numbers, one for each image; {own.dtype}{list(own.shape)} came"
-            + ("; of one-hot rows take labels.argmax(axis=1)" if own.ndim == 2 else "")
+            + ("; logits are [members, images, classes]: are the first two axes swapped?" * swapped or advice(own))
         )
     if own.min() < 0 or own.max() >= classes:
         raise SettingsError(f"{name} go from {own.min()} to {own.max()}; the logits have {classes} classes, from 0")

@@ -63,11 +63,18 @@ def check(
     SettingsError.
     """
     chosen = choose_subset(variables, subset, rank)
+    if rank != RANK and not any(path.endswith(".lora_a") for path in chosen.paths):
+        raise SettingsError(f"rank={rank} is of adapters, and the subset has none: put lora: in front of a pattern")
     batches = _find_batches(data, held_out_seed is not None and validation is None)
     given = data if batches is None else batches.first
     images, labels = check_images(model, variables, given, "images", soft=held_out_seed is None)
     if validation is not None:
         validation = check_images(model, variables, validation, "validation images")
+        if batches is None and _are_same(images, validation[0]):
+            raise SettingsError(
+                "the validation images are the training images: on these every vote looks surer than it may be; give "
+                "others, or unseen=True where the network was trained on none of the images"
+            )
     elif held_out_seed is not None:
         held = splits.held_out(np.random.default_rng(held_out_seed), labels, max(1, round(len(labels) / 10)))
         (images, labels), validation = (rows(images, ~held), labels[~held]), (rows(images, held), labels[held])
@@ -98,6 +105,12 @@ def check(
     if batches is None:
         examples = Examples(jax.tree.map(jnp.asarray, images), device_labels(labels), view, lambda x: x)
     return Inputs(model, variables, chosen, examples, batches, view, collector, ready, generator, validation, image)
+
+
+def _are_same(images: Any, others: Any) -> bool:
+    """Whether two trees hold the same arrays."""
+    mine, other_leaves = jax.tree.leaves(images), jax.tree.leaves(others)
+    return len(mine) == len(other_leaves) and all(np.array_equal(x, y) for x, y in zip(mine, other_leaves, strict=True))
 
 
 def view_of(augment: Callable[..., Any] | None) -> Callable[..., Any]:

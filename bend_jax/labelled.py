@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError, ModifyScopeVariableError
 
 from bend_jax.batching import batch_dependence, named_leaves, rows
 from bend_jax.checks import SettingsError
@@ -15,7 +16,8 @@ from bend_jax.subset import Subset, insert_leaves
 from bend_jax.training import Model
 
 TRIED = 32  # images, at most, on which the network is tried before training
-REFUSED = (TypeError, ValueError, LookupError, AttributeError)  # of a function that is traced for the wrong input
+# what a function raises that is traced for the wrong input
+REFUSED = (TypeError, ValueError, LookupError, AttributeError, FlaxError)
 
 
 class Like(NamedTuple):
@@ -34,7 +36,7 @@ def check_images(
     Raises SettingsError for what the network cannot take, or labels that do not fit."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise SettingsError(f"{name} are given as (images, labels); got {type(data).__name__}")
-    images, labels = as_arrays(data[0]), np.asarray(data[1])
+    images, labels = as_arrays(data[0]), column(np.asarray(as_arrays(data[1])))
     leaves = named_leaves(images)
     is_soft = soft and labels.ndim == 2 and np.issubdtype(labels.dtype, np.floating)
     if all(x.ndim == 0 for _, x in leaves) or not (
@@ -43,7 +45,7 @@ def check_images(
         raise SettingsError(
             f"{name}: labels must be a row of whole numbers, one for each image"
             + (", or probabilities [n, classes]" if soft else "")
-            + f"; {labels.dtype}{list(labels.shape)} came"
+            + f"; {labels.dtype}{list(labels.shape)} came{advice(labels)}"
         )
     _check_arrays(leaves, name)
     count = leaves[0][1].shape[0]
@@ -70,6 +72,26 @@ def check_images(
             f"{name}: labels go from {labels.min()} to {labels.max()}; apply gives {classes} classes, from 0"
         )
     return images, labels
+
+
+def column(labels: np.ndarray) -> np.ndarray:
+    """Labels [n, 1] as [n]; others as they are."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def advice(labels: np.ndarray) -> str:
+    """How to make whole numbers of labels that are none."""
+    if labels.ndim == 2:
+        return "; of one-hot rows take labels.argmax(axis=1)"
+    if labels.dtype.kind in "OSU":
+        return "; of names take numpy.unique(labels, return_inverse=True)[1]"
+    whole = labels.dtype.kind == "f" and labels.size > 0 and bool((labels == np.floor(labels)).all())
+    return "; these are whole: labels.astype(int)" if whole else ""
+
+
+def looks_like_probabilities(logits: np.ndarray) -> bool:
+    """Whether every row of classes, the last axis, is at least 0 and sums to 1."""
+    return bool(logits.shape[-1] > 1 and logits.min() >= 0 and np.allclose(logits.sum(axis=-1), 1, atol=1e-3))
 
 
 def device_labels(labels: np.ndarray) -> jax.Array:
@@ -99,6 +121,8 @@ def _check_arrays(leaves: list[tuple[str, Any]], name: str) -> None:
     for own, x in leaves:
         if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
             raise SettingsError(f"the {name}{own} must be numbers; they are {x.dtype}")
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            raise SettingsError(f"the {name}{own} must be real numbers; they are {x.dtype}")
         if jnp.issubdtype(x.dtype, jnp.floating) and not np.isfinite(np.asarray(x)).all():
             raise SettingsError(f"the {name}{own} hold NaN or Inf")
 
@@ -109,7 +133,12 @@ def count_classes(model: Model, variables: Any, example: Example, name: str) -> 
         logits = jax.eval_shape(model.apply, variables, example.batch(2))
     except REFUSED as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise SettingsError(f"apply(variables, images) does not take {name} of shape {example}: {lines[0]}") from None
+        mode = ": in inference mode, such as partial(net.apply, train=False)" * isinstance(
+            error, ModifyScopeVariableError
+        )
+        raise SettingsError(
+            f"apply(variables, images{mode}) does not take {name} of shape {example}: {lines[0]}"
+        ) from None
     if getattr(logits, "ndim", 0) != 2 or logits.shape[0] != 2:
         raise SettingsError(f"apply(variables, images) must give logits [n, classes]; for n = 2 it gives {logits}")
     return logits.shape[1]
@@ -148,16 +177,17 @@ def check_loss(model: Model, variables: Any, images: Any, labels: np.ndarray) ->
 
 def check_augment(augment: Any, images: Any) -> None:
     """Raise SettingsError for an augmentation that does not give images like those that it gets."""
-    two = Example.of(images).batch(2)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-    try:
-        found = jax.eval_shape(augment, keys, two)
-    except REFUSED as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise SettingsError(f"augment(keys [n], images [n, ...]) does not take the images: {lines[0]}") from None
-    same = jax.eval_shape(lambda x: x, two)
-    if jax.tree.structure(found) != jax.tree.structure(same) or jax.tree.leaves(found) != jax.tree.leaves(same):
-        raise SettingsError(f"augment(keys, images) must give images as it gets them, {same}; it gives {found}")
+    for n in (2, 5):
+        some = Example.of(images).batch(n)
+        keys = jax.eval_shape(lambda n=n: jax.random.split(jax.random.key(0), n))
+        try:
+            found = jax.eval_shape(augment, keys, some)
+        except REFUSED as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise SettingsError(f"augment(keys [n], images [n, ...]) does not take the images: {lines[0]}") from None
+        same = jax.eval_shape(lambda x: x, some)
+        if jax.tree.structure(found) != jax.tree.structure(same) or jax.tree.leaves(found) != jax.tree.leaves(same):
+            raise SettingsError(f"augment(keys, images) must give images as it gets them, {same}; it gives {found}")
 
 
 def check_network(model: Model, variables: Any, chosen: Subset, images: Any) -> None:
@@ -186,7 +216,7 @@ def check_outputs(model: Model, variables: Any, images: Any) -> None:
     images = jax.tree.map(jnp.asarray, images)
     logits = np.asarray(model.apply(variables, images), np.float64)
     check_logits(logits, variables)
-    if logits.shape[1] > 1 and logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+    if looks_like_probabilities(logits):
         raise SettingsError(
             "apply returns probabilities (every row is at least 0 and sums to 1), and logits are needed: leave the "
             "softmax out, or return log(probabilities)"

@@ -23,6 +23,8 @@ def read_network(
 ) -> tuple[Model, Any, tuple[Any, ...]]:
     """(functions, variables, the rest of data) of a network as `fit` takes it: a module, or apply and its variables,
     which are then the first of data. init of a module: key -> module. Raises SettingsError."""
+    if isinstance(network, type):
+        raise SettingsError(f"{network.__name__} is a class: give an instance of it, the trained network")
     found = adapt(network)
     if found is None:
         if not callable(network) or _is(network, "flax.linen", "Module") or not data:
@@ -170,6 +172,12 @@ def _of_equinox(module: Any, state: Any, eqx: Any) -> tuple[Model, Any]:
                 return built(*arguments, **more)
             return built(*arguments, variables.get("state", state), **more)[0]
 
-        return jax.vmap(one)(*_arguments(inputs))
+        try:
+            return jax.vmap(one)(*_arguments(inputs))
+        except (TypeError, ValueError) as error:
+            what = str(error).strip().split("\n")[0]
+            raise SettingsError(
+                f"{what} (an Equinox module is called with one example, without a batch axis)"
+            ) from None
 
     return Model(apply), variables

@@ -122,6 +122,18 @@ def check(where: str, ensemble: Any, classes: int | None = None) -> None:
             raise SettingsError(f"{where}: the calibration is not of one label below {most} and one score an image")
 
 
+def check_same(where: str, tree: Any, like: Any) -> None:
+    """Raise SettingsError where the saved variables are not those of this module, by name and shape."""
+    saved, own = ({name: np.shape(x) for name, x in named_leaves(t)} for t in (tree, like))
+    apart = [name for name in {**saved, **own} if saved.get(name) != own.get(name)]
+    if apart:
+        was, now = (list(found[apart[0]]) if apart[0] in found else "missing" for found in (saved, own))
+        raise SettingsError(
+            f"{where} was saved for another module: {len(apart)} of its variables are not those of this one; the first "
+            f"is {apart[0]}, saved: {was}, here: {now}"
+        )
+
+
 def check_vote(where: str, temperature: Any, weights: Any, count: int) -> None:
     """Raise SettingsError for a temperature or weights with which no vote is a number."""
     with np.errstate(over="ignore"):

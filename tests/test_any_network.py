@@ -167,7 +167,7 @@ def test_without_unseen_images_there_is_no_temperature() -> None:
         plain = fit(apply, variables, unseen=False)
     assert plain.temperature == 1.0
     assert fit(apply, variables).temperature != 1.0
-    validated = fit(apply, variables, unseen=False, validation=data())
+    validated = fit(apply, variables, unseen=False, validation=tuple(x[::-1] for x in data()))
     assert validated.temperature != 1.0
 
 

@@ -71,7 +71,7 @@ def test_sets_are_calibrated_on_the_validation_images_of_the_fit() -> None:
         assert own.predict_set(images, 0.8, method)[np.arange(40), own.predict(images)].all()
     with pytest.raises(SettingsError, match="needs at least 99 calibration images; 40 came"):
         own.predict_set(images, 0.99)
-    with pytest.raises(SettingsError, match="coverage must be in"):
+    with pytest.raises(SettingsError, match="coverage must be a number in"):
         own.predict_set(images, 0.0)
     with pytest.raises(SettingsError, match="nothing to calibrate conformal sets with"):
         own.replace(calibration=None).predict_set(images)

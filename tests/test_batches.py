@@ -24,7 +24,9 @@ def fit(*data: Any, **changes: Any) -> bend_jax.Ensemble:
     """Two epochs of the head."""
     given: dict[str, Any] = {"subset": "head", "collect": SETTINGS, "generate": bend_jax.Identity(), "members": 2}
     _, images, labels = blobs(N)
-    return bend_jax.fit(blobs_apply, blobs(N)[0], *data, **given | {"validation": (images, labels)} | changes)
+    return bend_jax.fit(
+        blobs_apply, blobs(N)[0], *data, **given | {"validation": (images[::-1], labels[::-1])} | changes
+    )
 
 
 class Loader:

@@ -223,7 +223,7 @@ def test_its_sets_are_those_of_its_own_vote(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.predict_set(images, 0.8, method), own)
     assert found.predict_set(images, 0.8)[np.arange(70), labels].sum() == conformal.place(70, 0.8)
     for words, message in (
-        ({"coverage": 90.0}, "coverage must be in"),
+        ({"coverage": 90.0}, "coverage must be a number in"),
         ({"coverage": 0.99}, "needs at least 99 calibration images; 70 came"),
         ({"method": "asp"}, "did you mean 'aps'"),
     ):

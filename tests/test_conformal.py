@@ -151,10 +151,10 @@ def test_the_range_of_coverage_by_hand() -> None:
 
 P3, Y3 = draw(np.random.default_rng(4), 30, np.repeat([0, 1, 2], [14, 11, 5]))
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "0": ({"coverage": 0.0}, r"coverage must be in \(0, 1\), such as 0.9; got 0.0"),
-    "1": ({"coverage": 1.0}, r"coverage must be in \(0, 1\), such as 0.9; got 1.0"),
-    "percent": ({"coverage": 90.0}, r"coverage must be in \(0, 1\), such as 0.9; got 90.0"),
-    "nan": ({"coverage": float("nan")}, r"coverage must be in \(0, 1\), such as 0.9; got nan"),
+    "0": ({"coverage": 0.0}, r"coverage must be a number in \(0, 1\), such as 0.9; got 0.0"),
+    "1": ({"coverage": 1.0}, r"coverage must be a number in \(0, 1\), such as 0.9; got 1.0"),
+    "percent": ({"coverage": 90.0}, r"coverage must be a number in \(0, 1\), such as 0.9; got 90.0"),
+    "nan": ({"coverage": float("nan")}, r"coverage must be a number in \(0, 1\), such as 0.9; got nan"),
     "method": ({"method": "asp"}, r"unknown method 'asp' \(did you mean 'aps'\?\); there are lac, aps, raps"),
     "few": ({"coverage": 0.99}, "a coverage of 0.99 needs at least 99 calibration images; 30 came"),
     "class": ({"method": "class_conditional"}, "at least 9 calibration images of each one; class 2 has 5"),
@@ -175,3 +175,10 @@ def test_what_lacks_images_is_none_beside_the_others() -> None:
     found = conformal.all_sets(conformal.calibrate(P3, Y3), P3, 0.9)
     assert {name for name, own in found.items() if own is None} == {"class_conditional"}
     assert all(own is not None for own in conformal.all_sets(conformal.calibrate(P3, Y3), P3, 0.8).values())
+
+
+@pytest.mark.parametrize("coverage", ["0.9", None, [0.9], 1j])
+def test_a_coverage_is_a_number(coverage: Any) -> None:
+    """Whoever reads one from a file may have a word."""
+    with pytest.raises(SettingsError, match="coverage must be a number in"):
+        conformal.check_coverage(coverage)

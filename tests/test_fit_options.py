@@ -113,7 +113,10 @@ def small(**changes: Any) -> bend_jax.Ensemble:
     """Blobs, two epochs of the head."""
     variables, images, labels = blobs(48)
     given: dict[str, Any] = {"subset": "head", "generate": bend_jax.Identity(), "members": 2}
-    given |= {"collect": bend_jax.Trajectory(k=2, batch=16, lr=0.1, views=2), "validation": (images, labels)}
+    given |= {
+        "collect": bend_jax.Trajectory(k=2, batch=16, lr=0.1, views=2),
+        "validation": (images[::-1], labels[::-1]),
+    }
     return bend_jax.fit(blobs_apply, variables, images, labels, **given | changes)
 
 
@@ -136,7 +139,7 @@ def test_augment_changes_what_is_trained_on_and_nothing_else() -> None:
         generate=bend_jax.Identity(),
         members=2,
         collect=bend_jax.Trajectory(k=2, batch=16, lr=0.1),
-        validation=(images, labels),
+        validation=(images[::-1], labels[::-1]),
     )
     np.testing.assert_allclose(augmented.vectors, scaled.vectors, atol=1e-5)
     assert np.abs(augmented.vectors - plain().vectors).max() > 1e-3
@@ -267,3 +270,42 @@ def test_the_best_null_is_not_the_generator_itself(capsys: pytest.CaptureFixture
     p = jnp.asarray(average.calibrated((images, labels)).predict_proba(images))
     loss = metrics.nll(p, jnp.asarray(labels))
     assert line.endswith(f"best null (Average) {(p.argmax(1) == labels).mean():.2%} (NLL {loss:.4f})")
+
+
+# ---- mistakes that would pass in silence
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 3}, "rank=3 is of adapters, and the subset has none"),
+        ({"augment": lambda keys, x: x[:2]}, "augment.*must give images as it gets them"),
+        ({"validation": blobs(48)[1:]}, "the validation images are the training images"),
+    ],
+)
+def test_what_would_mean_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
+    """Before any training."""
+    with pytest.raises(SettingsError, match=message):
+        small(**changes)
+
+
+def test_a_view_gives_as_many_images_as_it_gets_and_nan_is_told() -> None:
+    """Half the images would be labelled by others; NaN has no label."""
+    images = blobs(48)[1]
+    with pytest.raises(SettingsError, match="a view must give as many images as it gets; of 48 it gave 5"):
+        small().predict(images, views=[lambda x: x[:5]])
+    images = images.copy()
+    images[3] = np.nan
+    with pytest.warns(UserWarning, match="NaN on 1 of 48 images"):
+        small().predict(images)
+
+
+def test_what_does_not_fit_the_device_is_said_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a log too; not where it was told to be silent."""
+    variables, images, labels = blobs(48)
+    given: dict[str, Any] = {"subset": "head", "generate": bend_jax.Identity(), "members": 2}
+    given |= {"collect": bend_jax.Trajectory(k=2, batch=16, lr=0.1), "validation": (images[::-1], labels[::-1])}
+    for progress, said in ((None, True), (False, False)):
+        loader = iter([(images[:24], labels[:24]), (images[24:], labels[24:])])
+        bend_jax.fit(blobs_apply, variables, loader, progress=progress, **given)
+        assert ("frozen features: " in capsys.readouterr().err) is said

@@ -230,7 +230,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "coverage": ({"coverage": 1.2}, r"coverage must be in \(0, 1\); got 1.2"),
     "weights": ({"weights": [1, -1, 1, 1]}, "weights must be 4 numbers of at least 0, one for each member"),
-    "words": ({"logits": np.full((4, 80, 3), "a")}, "logits must be numbers"),
+    "probabilities": ({"logits": special.softmax(TEST, axis=2)}, "logits are probabilities .*: give their logarithm"),
+    "seen": ({"validation": (TEST, LABELS)}, "validation logits are the test logits"),
+    "axes": ({"logits": TEST.transpose(1, 0, 2), "labels": LABELS}, "are the first two axes swapped"),
+    "names": ({"labels": LABELS.astype(str)}, "of names take numpy.unique"),
+    "float": ({"labels": LABELS.astype(float)}, r"labels.astype\(int\)"),
+    "complex": ({"logits": TEST + 1j}, "logits must be real numbers"),
+    "other": ({"ood": (OTHER, LABELS[:30])}, "ood is logits .* alone"),
+    "words": ({"logits": np.full((4, 80, 3), "a")}, "logits must be real numbers"),
 }
 
 
@@ -241,6 +248,14 @@ def test_what_does_not_fit_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(SettingsError, match=text) as error:
         bend_jax.evaluate(**{**GIVEN, **changed})
     assert "\n" not in str(error.value)
+
+
+def test_a_column_of_labels_and_a_list_of_tensors_are_taken(found: bend_jax.Evaluation) -> None:
+    """As the arrays that they are."""
+    torch = pytest.importorskip("torch")
+    given = {**GIVEN, "labels": LABELS[:, None], "logits": [torch.tensor(x, requires_grad=True) for x in TEST]}
+    again = bend_jax.evaluate(**given, ood={"noise": OTHER}, coverage=0.8)
+    np.testing.assert_array_equal(again.probabilities, found.probabilities)
 
 
 def test_a_class_that_is_ruled_out_is_no_mistake() -> None:

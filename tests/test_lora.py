@@ -15,6 +15,8 @@ from bend_jax.checks import SettingsError
 from bend_jax.collect.bootstrap import Bootstrap, start_vectors
 from bend_jax.collect.frozen_features import prepare
 from bend_jax.ensemble import member_logits
+from bend_jax.generate import GENERATORS
+from bend_jax.generate.generator import mixed_adapters
 from bend_jax.subset import Subset, flatten, from_json, insert, select, stack, to_json
 from bend_jax.training import SILENT, Examples, Model
 from tests import launching
@@ -132,7 +134,7 @@ def _values(jaxpr: Any) -> list[Any]:
 def test_fit_takes_adapters_of_any_tree(tmp_path: Path) -> None:
     """A plain function and its dicts: members differ, learn, and come back from a folder."""
     variables, images, labels = blobs()
-    given = {"subset": "lora:hidden,head.bias", "rank": 2, "members": 3, "validation": (images, labels)}
+    given = {"subset": "lora:hidden,head.bias", "rank": 2, "members": 3, "validation": (images[::-1], labels[::-1])}
     collect = bend_jax.Bootstrap(k=3, epochs=10, batch=16, lr=0.1)
     made = bend_jax.fit(blobs_apply, variables, images, labels, collect=collect, generate=bend_jax.Identity(), **given)
     assert made.subset.shapes == ((3,), (5, 2), (2, 8))
@@ -202,3 +204,12 @@ def test_a_run_with_adapters(tmp_path: Path) -> None:
     assert np.ptp(vectors, axis=0).min() > 0
     paths = json.loads((tmp_path / "run" / "collect" / "subset.json").read_text())["paths"]
     assert paths[0] == "params.blocks.0.attn.qkv.kernel.lora_a"
+
+
+def test_a_mixture_of_adapters_from_different_starts_is_told(variables: Any) -> None:
+    """One line for a Gaussian of them; none for the adapters themselves, nor for those of one start."""
+    subset, rng = select(variables, [QKV], 2), np.random.default_rng(0)
+    apart = rng.normal(size=(4, subset.dim)).astype(np.float32)
+    near = apart[:1] + 0.1 * apart
+    for vectors, kind, told in ((apart, "gaussian", True), (apart, "identity", False), (near, "gaussian", False)):
+        assert mixed_adapters(GENERATORS[kind], vectors, subset).startswith("gaussian mixes adapters") is told

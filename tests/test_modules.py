@@ -207,3 +207,41 @@ def test_modules_vote_together_with_functions() -> None:
     with pytest.warns(UserWarning, match="all weights are equal"):
         both = bend_jax.combine([net(), pair])
     assert [sorted(network.variables) for network in both.networks] == [["batch_stats", "params"], ["w"]]
+
+
+class Smaller(nnx.Module):
+    """As Net without its norm, and narrower: it reads none of what is missing."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.layers = nnx.List([nnx.Linear(5, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)])
+        self.head = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Logits [n, 3]."""
+        for layer in self.layers:
+            x = jnp.tanh(layer(x))
+        return self.head(x)
+
+
+def test_a_module_of_another_structure_does_not_load(tmp_path: Any) -> None:
+    """Its call would run on variables that it was not made for, or leave some out; the class is no module at all."""
+    _, images, labels = blobs()
+    fit(net(), images, labels, subset="head", collect=around(net(), "head")).save(tmp_path / "saved")
+    with pytest.raises(SettingsError, match=r"saved for another module: .* of its variables are not those of this one"):
+        bend_jax.load(tmp_path / "saved", Smaller(nnx.Rngs(0)))
+    with pytest.raises(SettingsError, match=r"Net is a class: give an instance"):
+        bend_jax.fit(Net, images, labels, subset="head")
+
+
+def test_an_apply_in_training_mode_is_told() -> None:
+    """Flax has an error of its own for it."""
+
+    class Norm(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, train: bool = True) -> Any:
+            return nn.Dense(3)(nn.BatchNorm(use_running_average=not train)(x))
+
+    _, images, labels = blobs()
+    variables = Norm().init(jax.random.key(0), images)
+    with pytest.raises(SettingsError, match=r"in inference mode, such as partial\(net.apply, train=False\)"):
+        bend_jax.fit(Norm().apply, variables, images, labels, subset="*")

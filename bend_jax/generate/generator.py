@@ -123,6 +123,20 @@ def check_vectors(vectors: Float[np.ndarray, "k dim"], subset: Subset | None = N
         )
 
 
+def mixed_adapters(generator: Generator, vectors: Any, subset: Subset) -> str:
+    """What is to be known where members are made of adapters that started from different A; "" for all else."""
+    starts = [path.endswith(".lora_a") for path in subset.paths]
+    if generator.draws_checkpoints or not any(starts) or len(vectors) < 2:
+        return ""
+    a, b = np.asarray(vectors)[:2, np.repeat(starts, subset.lengths)].astype(np.float64)
+    if a @ b > 0.5 * np.linalg.norm(a) * np.linalg.norm(b):
+        return ""
+    return (
+        f"{generator.name} mixes adapters that started from different A, which are coordinates of their own: let the "
+        "checkpoints vote as they are (identity), or collect adapters that share their start (trajectory)"
+    )
+
+
 def _name(number: int, subset: Subset | None) -> str:
     """Of a number of the vector."""
     if subset is None:

@@ -14,7 +14,7 @@ from bend_jax.checks import names
 from bend_jax.collect.collector import sameness
 from bend_jax.data import corruptions, sources
 from bend_jax.evaluation import certainty, curves, predict, scores, shift
-from bend_jax.generate.generator import FittedGenerator, check_finite, fit_generator
+from bend_jax.generate.generator import FittedGenerator, check_finite, fit_generator, mixed_adapters
 from bend_jax.report import document, run_report
 from bend_jax.rng import stream
 from bend_jax.run import memorisation_stage, summary
@@ -128,7 +128,9 @@ def generate(s: RunContext, task: StageContext) -> str:
     trained = {f"t_{part}": task.log.seconds.get(part) for part in ("autoencoder", "diffusion")}
     learnt = generator.learnt(fitted.fitted)
     write_result(task, {**trained, "t_sample": seconds, "knob": knob, "learnt": learnt})
-    return f"{len(members)} members" + ("" if knob is None else f", {generator.knob} {knob:g} by validation NLL")
+    warning = mixed_adapters(generator, vectors, s.chosen)
+    chosen = "" if knob is None else f", {generator.knob} {knob:g} by validation NLL"
+    return f"{len(members)} members{chosen}" + _warned(warning)
 
 
 def _tune(s: RunContext, task: StageContext, fitted: FittedGenerator) -> tuple[FittedGenerator, float | None]:
