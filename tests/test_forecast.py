@@ -31,6 +31,17 @@ def test_seconds_follow_from_those_of_the_parts(tmp_path: Path) -> None:
     assert set(found) == {"base", "collect", "generate gaussian", "evaluate", "memorisation", "report"}
 
 
+def test_statistics_of_every_member_that_is_no_checkpoint_are_estimated(tmp_path: Path) -> None:
+    """Two passes over the 50 images for each of 20 members, where a subset moves BN's inputs; twice, as members are
+    drawn. A draw of checkpoints has its own."""
+    _, s = prepared(tmp_path, "mean", collect__subset="*", generate__nulls="resample", generate__statistics=50)
+    image = cost.operations(s)._replace(forward=1.0)
+    generated = dict.fromkeys(("gaussian", "resample"), probes.Generated(0.0, 0.0, 0.0))
+    found = forecast._stages(s, forecast._Parts(image, 0.0, generated, probes.Evaluating(1.0, 10, 0)))
+    assert found["generate gaussian"] == pytest.approx(2 * 20 * 2 * 50 + forecast.STAGE)
+    assert found["generate resample"] == pytest.approx(forecast.STAGE)
+
+
 def test_a_training_is_timed_by_its_second_segment() -> None:
     """The first has what is compiled beside it; nothing runs after the second."""
     times = iter([0.0, 50.0, 60.0])
