@@ -183,7 +183,8 @@ def test_votes_of_any_logits_are_numpys(logits: np.ndarray, weights: np.ndarray,
 # settings
 
 TINY = str(Path(__file__).parent / "configs" / "tiny.py")
-NAMES = sorted(flatten_dict(run_path(TINY)["get_config"]().to_dict(), sep="."))
+KNOWN = flatten_dict(run_path(TINY)["get_config"]().to_dict(), sep=".")
+NAMES = sorted(KNOWN)
 VALUES = st.one_of(
     st.integers(-3, 10**6).map(str),
     st.integers().map(str),
@@ -201,8 +202,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images") / "images.npz")
 
 
-@examples(12)
-@given(changes=st.dictionaries(st.one_of(st.sampled_from(NAMES), st.text(max_size=6)), VALUES, min_size=1, max_size=3))
+def of_its_type(name: str) -> Any:
+    """The setting with a value that may fit."""
+    fitting = {bool: st.booleans(), int: st.integers(0, 10**4), float: st.floats(0, 1), tuple: st.just((1, 2))}
+    return st.tuples(st.just(name), fitting.get(type(KNOWN[name]), VALUES).map(str))
+
+
+ANY = st.tuples(st.one_of(st.sampled_from(NAMES), st.text(max_size=6)), VALUES)
+PAIRS = st.one_of(ANY, st.sampled_from(NAMES).flatmap(of_its_type), st.sampled_from(NAMES).flatmap(of_its_type))
+
+
+@examples(30)
+@given(changes=st.lists(PAIRS, min_size=1, max_size=3).map(dict))
 def test_any_override_is_taken_or_refused_in_one_line(images: Path, changes: dict[str, str]) -> None:
     """Whatever the name and the value; a run of what is taken can be planned."""
     file, changes = config_file.read(TINY), {"data.name": f"npz:{images}", **changes}
