@@ -176,7 +176,7 @@ MISTAKES = {
     ),
     "a seed too large": Mistake("--seed=99999999999999999999 --dry_run", ("--seed",)),
     "a network with NaN": Mistake(
-        "--init={files}/.nan --config.data.init_unseen=test --config.data.validation=0.5",
+        "--init={files}/../nan --config.data.init_unseen=test --config.data.validation=0.5",
         ("--init:", "NaN or Inf in 2 of ", "params.fc.bias (3 of 10", "layer2.0.bn1.var (1 of 32"),
     ),
     "no such flag file": Mistake("--flagfile=nowhere", ("nowhere",)),
@@ -208,7 +208,7 @@ def write_files(folder: Path) -> None:
     variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes())
     variables["params"]["fc"]["bias"][:3] = np.nan
     variables["batch_stats"]["layer2"]["0"]["bn1"]["var"][5] = np.inf
-    storage.save_tree(folder / ".nan", variables)  # hidden folders are no classes
+    storage.save_tree(folder.with_name("nan"), variables)
 
 
 class Touch:
