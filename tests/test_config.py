@@ -290,6 +290,7 @@ OUT_OF_RANGE = [
     ("generate.bend.autoencoder.segment", 0),
     ("generate.bend.diffusion.variance", "learned"),
     ("generate.bend.diffusion.timesteps", 0),
+    ("generate.bend.diffusion.timesteps", 10**9),
     ("generate.bend.diffusion.beta_start", 0.0),
     ("generate.bend.diffusion.patience", 0),
     ("generate.bend.diffusion.folds", -1),

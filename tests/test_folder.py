@@ -156,7 +156,7 @@ def test_the_short_side_is_resized_and_the_centre_cut_out(tmp_path: Path) -> Non
     train, _ = read(tmp_path, resize=6)
     for image, pixels in zip(train.images, (expected.T, expected) * 2, strict=True):  # "tall" is before "wide"
         np.testing.assert_allclose(image[..., 0], pixels, atol=3)
-    np.testing.assert_array_equal(images.resized(np.stack([wide] * 2)[..., None], 6)[0], train.images[1])
+    np.testing.assert_array_equal(images.resized("own", np.stack([wide] * 2)[..., None], 6)[0], train.images[1])
     said = refused(replace(GREY, name=f"folder:{tmp_path}"))
     for part in ("12x24 (", "tall.png) and 24x12 (", "wide.png)", "--config.data.resize="):
         assert part in said
@@ -179,6 +179,24 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     for part in ("train/a/1.png", "train/b/0.png", "test/a/1.png"):
         (root / part).write_bytes(float_tiff)
     assert "fractions of no known range), and 2 more of 7" in refused(replace(GREY, name=f"folder:{root}"))
+
+
+def test_a_size_that_no_memory_holds_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one image, in a folder and in an .npz; of a long, thin picture; of all images of an .npz together."""
+    root = tree(tmp_path / "own", {"a": 4, "b": 4})
+    arrays = {"X": np.zeros((8, 4, 4, 1), np.uint8), "y": np.arange(8) % 2}
+    np.savez(tmp_path / "own.npz", **arrays)
+    for name in (f"folder:{root}", f"npz:{tmp_path / 'own.npz'}"):
+        said = refused(replace(GREY, name=name, resize=10_000))
+        assert "data.resize=10000: 4x4 pixels become 10000x10000, and 89,478,485 are taken at most" in said
+    put(root / "a" / "0.png", np.zeros((1, 10_000), np.uint8))
+    assert "10000x1 pixels become 1000000x100" in refused(replace(GREY, name=f"folder:{root}", resize=100))
+    monkeypatch.setattr(images, "free_memory", lambda: 159_999)
+    monkeypatch.setattr(images, "by_plane", lambda *_: pytest.fail("images were made"))
+    said = refused(replace(GREY, name=f"npz:{tmp_path / 'own.npz'}", resize=100))
+    assert "8 images of 100x100x1 bytes are 8e-05 GB" in said
 
 
 def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_decoded(

@@ -7,24 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bend_jax.run import forecast
+from bend_jax.run import cost, forecast, probes
 from bend_jax.run.flags import define_flags, every_flag
 from tests.test_compare import N, prepared
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_seconds_follow_from_those_of_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_follow_from_those_of_the_parts(tmp_path: Path) -> None:
     """A second for a forward pass, three for a step: 60 images for 2 epochs, and the validation images once."""
     row, s = prepared(tmp_path, "mean", generate__tune=(0.5, 1.0))
     voters = 2 + 16 + 20  # base, average, k, m
-    assert forecast._voters(s) == voters
-    timed = forecast.cost.operations(s)._replace(forward=1.0, step=3.0)
-    monkeypatch.setattr(forecast, "_operations", lambda *_: timed)
-    monkeypatch.setattr(forecast, "_collect", lambda *_: 7.0)
-    monkeypatch.setattr(forecast, "_generate", lambda *_: forecast._Generated(5.0, 100.0, 2.0))
-    monkeypatch.setattr(forecast, "_predict", lambda *_: forecast._Evaluating(1.0 + voters, 10, 0))
-    found, _ = forecast._stages(s, timed, {}, lambda: 0.0)
+    assert probes.voters(s) == voters
+    image = cost.operations(s)._replace(forward=1.0, step=3.0)
+    generated = {"gaussian": probes.Generated(5.0, 100.0, 2.0)}
+    found = forecast._stages(s, forecast._Parts(image, 7.0, generated, probes.Evaluating(1.0 + voters, 10, 0)))
     assert found["base"] == pytest.approx(2 * N * 3 + N + forecast.STAGE)
     assert found["collect"] == pytest.approx(7 + forecast.STAGE)
     assert row.config.generate.tune == (0.5, 1.0)
@@ -34,10 +31,21 @@ def test_seconds_follow_from_those_of_the_parts(tmp_path: Path, monkeypatch: pyt
     assert set(found) == {"base", "collect", "generate gaussian", "evaluate", "memorisation", "report"}
 
 
+def test_statistics_of_every_member_that_is_no_checkpoint_are_estimated(tmp_path: Path) -> None:
+    """Two passes over the 50 images for each of 20 members, where a subset moves BN's inputs; twice, as members are
+    drawn. A draw of checkpoints has its own."""
+    _, s = prepared(tmp_path, "mean", collect__subset="*", generate__nulls="resample", generate__statistics=50)
+    image = cost.operations(s)._replace(forward=1.0)
+    generated = dict.fromkeys(("gaussian", "resample"), probes.Generated(0.0, 0.0, 0.0))
+    found = forecast._stages(s, forecast._Parts(image, 0.0, generated, probes.Evaluating(1.0, 10, 0)))
+    assert found["generate gaussian"] == pytest.approx(2 * 20 * 2 * 50 + forecast.STAGE)
+    assert found["generate resample"] == pytest.approx(forecast.STAGE)
+
+
 def test_a_training_is_timed_by_its_second_segment() -> None:
     """The first has what is compiled beside it; nothing runs after the second."""
     times = iter([0.0, 50.0, 60.0])
-    watch = forecast._Watch(lambda: next(times))
+    watch = probes.Watch(lambda: next(times))
 
     def train() -> None:
         watch.resume("a", None, 1000)
@@ -52,7 +60,7 @@ def test_a_training_is_timed_by_its_second_segment() -> None:
 
 def test_spans_of_compilation_count_once() -> None:
     """Tracing nests: [1, 4] holds [2, 3], and [3, 6] begins in it."""
-    meter: Any = forecast._Meter(lambda: 0.0)
+    meter: Any = probes.Meter(lambda: 0.0)
     meter.spans = [(2.0, 3.0), (1.0, 4.0), (3.0, 6.0), (8.0, 9.0)]
     assert meter.compiling == 6.0
 

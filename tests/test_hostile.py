@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import resource
+import signal
 import struct
 import warnings
 import zipfile
@@ -20,6 +22,7 @@ from bend_jax.data import sources, splits
 from bend_jax.data.sources import Data
 from bend_jax.models import pytorch, torch_files
 from bend_jax.run import progress
+from tools import fuzz
 
 GREY: dict[str, Any] = {"mean": (0.5,), "std": (0.5,)}
 MEMORY = 40 * 2**20  # bytes that a reader may take beside what it had, for files of less than 1 MiB
@@ -364,3 +367,23 @@ def test_damaged_lines_of_a_killed_run_are_left_out(kind: str, tmp_path: Path) -
     progress._append(path, {**LINES[2], "step": 40})
     assert [line["step"] for line in progress.read(path)["base"]] == [*steps, 40]
     progress.loss_curves(lines)
+
+
+# every reader
+
+
+@pytest.mark.parametrize("kind", ["npz", "logits", "pth", "th", "safetensors", "manifest", "metrics"])
+def test_no_reader_ends_otherwise_than_in_a_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some files of tools/fuzz.py, the same every time; a reader that ends otherwise would be told."""
+    monkeypatch.setattr(signal, "alarm", lambda seconds: 0)
+    target, random_ = fuzz.target_of(kind, tmp_path), random.Random(0)
+    path = tmp_path / target.file
+    assert {fuzz.attempt(target, path, content) for content in target.seeds} == {"read"}
+    found = {fuzz.attempt(target, path, fuzz.damaged(random_.choice(target.seeds), random_)) for _ in range(30)}
+    assert found <= {"read", "refused"}
+    assert found != {"read"} or kind == "metrics"
+
+    def careless(path: Path) -> Any:
+        return path.read_bytes().index(b"not there")
+
+    assert fuzz.attempt(target._replace(read=careless), path, b"").startswith("found: ValueError")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from bend_jax import storage
 from bend_jax.data import archives
 from bend_jax.run import command_line, config_file, forecast
 
@@ -174,6 +175,10 @@ MISTAKES = {
         "--compare={files}/a,{files}/b", ("--compare", "no folder", "/a")
     ),
     "a seed too large": Mistake("--seed=99999999999999999999 --dry_run", ("--seed",)),
+    "a network with NaN": Mistake(
+        "--init={files}/../nan --config.data.init_unseen=test --config.data.validation=0.5",
+        ("--init:", "NaN or Inf in 2 of ", "params.fc.bias (3 of 10", "layer2.0.bn1.var (1 of 32"),
+    ),
     "no such flag file": Mistake("--flagfile=nowhere", ("nowhere",)),
 }
 
@@ -200,6 +205,10 @@ def write_files(folder: Path) -> None:
         f"from runpy import run_path\nget_config = run_path({str(ROOT / 'configs' / 'digits.py')!r})['get_config']\n"
     )
     (folder / "rows.py").write_text(f"{digits}\ndef get_rows(config):\n    return 1 / 0\n")
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes())
+    variables["params"]["fc"]["bias"][:3] = np.nan
+    variables["batch_stats"]["layer2"]["0"]["bn1"]["var"][5] = np.inf
+    storage.save_tree(folder.with_name("nan"), variables)
 
 
 class Touch:
@@ -368,13 +377,12 @@ def test_a_dry_run_needs_no_data(terminal: Terminal, monkeypatch: pytest.MonkeyP
     assert "467 training, 233 validation, 100 test images of 8x8x1, 10 classes" in second
 
 
-def parameters() -> int:
+def shapes() -> Any:
     """Of the digits' net."""
     from bend_jax import models
 
     net = models.build("resnet18", 10, widths=(16, 32, 64), blocks=(1, 1, 1))
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes["params"]))
+    return jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32))
 
 
 @pytest.mark.usefixtures("untimed")
@@ -382,7 +390,8 @@ def test_dry_run_prints_the_dimensions(terminal: Terminal) -> None:
     """Images, parameters, subset, k and m, time and memory."""
     lines = {line.split()[0]: line for line in answer(f"{DIGITS} --dry_run", terminal).splitlines()}
     assert "599 training, 300 validation, 898 test images of 8x8x1, 10 classes" in lines["data"]
-    assert f"{parameters():,} parameters" in lines["backbone"]
+    parameters = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes()["params"]))
+    assert f"{parameters:,} parameters" in lines["backbone"]
     assert "256 numbers in 4 leaves" in lines["subset"]
     assert "params.layer3.0.bn2.scale" in lines["subset"]
     assert re.search(r"\b100 checkpoints by trajectory\b", lines["collect"])

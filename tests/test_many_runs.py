@@ -1,11 +1,17 @@
 """Several processes in one work directory: each stage is computed once, and whoever waits goes on."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from bend_jax import storage
+from bend_jax.checks import SettingsError
 from tests.launching import ROOT
 
 DIGESTS = [str(i) * 16 for i in range(4)]
@@ -84,3 +90,16 @@ def test_a_live_partial_is_never_swept(tmp_path: Path) -> None:
     lock.close()
     storage.sweep(tmp_path)
     assert not root.exists()
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, before anything is built: two runs on it could write the same stage."""
+
+    def none(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(storage.fcntl, "flock", none)
+    with pytest.raises(
+        SettingsError, match=r"is on a file system without locks \(No locks available\): choose another"
+    ):
+        storage.once(tmp_path / "store", "base", DIGESTS[0], {}, lambda partial: pytest.fail("it was built"))

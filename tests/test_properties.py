@@ -8,6 +8,7 @@ import io
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from runpy import run_path
 from typing import Any
 
@@ -22,10 +23,12 @@ from hypothesis.extra import numpy as npst
 
 from bend_jax import ensemble
 from bend_jax.checks import SettingsError
-from bend_jax.run import config_file
+from bend_jax.data import splits
+from bend_jax.run import config_file, context, pipeline
 from bend_jax.run.command_line import complain
-from bend_jax.run.config import Config, add_groups, parse
+from bend_jax.run.config import add_groups, parse
 from bend_jax.subset import flatten, insert, select
+from tests.problems import write_images
 from tests.programs import DIM, VECTOR, U, W, X, assert_split_equals, rows
 from tests.test_subset import assert_same_trees
 
@@ -179,8 +182,9 @@ def test_votes_of_any_logits_are_numpys(logits: np.ndarray, weights: np.ndarray,
 
 # settings
 
-DEFAULT = str(config_file.CONFIGS / "default.py")
-NAMES = sorted(flatten_dict(run_path(DEFAULT)["get_config"]().to_dict(), sep="."))
+TINY = str(Path(__file__).parent / "configs" / "tiny.py")
+KNOWN = flatten_dict(run_path(TINY)["get_config"]().to_dict(), sep=".")
+NAMES = sorted(KNOWN)
 VALUES = st.one_of(
     st.integers(-3, 10**6).map(str),
     st.integers().map(str),
@@ -192,16 +196,34 @@ VALUES = st.one_of(
 )
 
 
-@examples(12)
-@given(st.dictionaries(st.one_of(st.sampled_from(NAMES), st.text(max_size=6)), VALUES, min_size=1, max_size=3))
-def test_any_override_is_taken_or_refused_in_one_line(changes: dict[str, str]) -> None:
-    """Whatever the name and the value."""
-    file, words = config_file.read(DEFAULT), [f"--config.{name}={value}" for name, value in changes.items()]
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of tests/configs/tiny.py."""
+    return write_images(tmp_path_factory.mktemp("images") / "images.npz")
+
+
+def of_its_type(name: str) -> Any:
+    """The setting with a value that may fit."""
+    fitting = {bool: st.booleans(), int: st.integers(0, 10**4), float: st.floats(0, 1), tuple: st.just((1, 2))}
+    return st.tuples(st.just(name), fitting.get(type(KNOWN[name]), VALUES).map(str))
+
+
+ANY = st.tuples(st.one_of(st.sampled_from(NAMES), st.text(max_size=6)), VALUES)
+PAIRS = st.one_of(ANY, st.sampled_from(NAMES).flatmap(of_its_type), st.sampled_from(NAMES).flatmap(of_its_type))
+
+
+@examples(30)
+@given(changes=st.lists(PAIRS, min_size=1, max_size=3).map(dict))
+def test_any_override_is_taken_or_refused_in_one_line(images: Path, changes: dict[str, str]) -> None:
+    """Whatever the name and the value; a run of what is taken can be planned."""
+    file, changes = config_file.read(TINY), {"data.name": f"npz:{images}", **changes}
+    words = [f"--config.{name}={value}" for name, value in changes.items()]
     said = io.StringIO()
     try:
         add_groups(file.settings, words)
         config_file.override(file.settings, words, ["seed", "workdir"])
-        assert isinstance(parse(file.settings, config_file.given_names(words)), Config)
+        config = parse(file.settings, config_file.given_names(words))
+        pipeline.plan(context.prepare(config, "tiny", 0, images.parent, splits.load(config.data, dry=True)))
     except SettingsError as error:
         with contextlib.redirect_stderr(said):
             complain("launch.py", error, 2)

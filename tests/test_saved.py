@@ -1,5 +1,7 @@
 """Saved ensembles whose files hold something else: refused in one line, when read and before written."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,39 @@ def test_an_ensemble_whose_arrays_do_not_fit(kind: str, ensemble: Both, monkeypa
     load = storage.load_tree
     monkeypatch.setattr(storage, "load_tree", lambda folder: tree if folder.name == part else load(folder))
     assert says in refused(lambda: bend_jax.load(path, apply))
+
+
+def without_sums(manifest: Path) -> None:
+    """As before manifests had a sum of their own, and with no file in it."""
+    content = storage.read_json(manifest)
+    del content["sum"]
+    manifest.write_text(json.dumps({**content, "sha256": {}}))
+
+
+EDITS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "emptied sums": (lambda path: without_sums(path / "manifest.json"), "does not belong here"),
+    "no manifest": (lambda path: (path / "manifest.json").unlink(), "holds no saved ensemble"),
+    "a file more": (lambda path: (path / "more").touch(), "does not belong here"),
+    "a link": (lambda path: (path / "more").symlink_to(path), "is a link"),
+    "an edited temperature": (
+        lambda path: (path / "ensemble.json").write_text(
+            (path / "ensemble.json").read_text().replace('"temperature": 1.0', '"temperature": 2.0')
+        ),
+        "ensemble.json is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_ensemble_that_was_edited(kind: str, ensemble: Both, tmp_path: Path) -> None:
+    """Its files are those that were written, or it is refused."""
+    edit, says = EDITS[kind]
+    path = Path(shutil.copytree(ensemble[1], tmp_path / "e"))
+    assert bend_jax.load(path, apply) == ensemble[0]
+    edit(path)
+    with pytest.raises((FileNotFoundError, bend_jax.DamagedError), match=says) as error:
+        bend_jax.load(path, apply)
+    assert "\n" not in str(error.value)
 
 
 def test_what_could_not_be_read_again_is_not_written(ensemble: Both, tmp_path: Path) -> None:

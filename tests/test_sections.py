@@ -230,6 +230,21 @@ def test_validation_on_test_images_is_said_in_every_table_of_test_figures(conten
     assert votes.note.endswith(f"a: {there}")
 
 
+def test_no_name_in_a_report_becomes_a_link_or_a_tag(content: dict[str, Any]) -> None:
+    """Of the task, the data, the network, the subset, a setting, a library, a warning or a run: it stays text."""
+    bad = '[x](javascript:alert(1))"><script>alert(1)</script>'
+    free = ("data", "backbone", "collect", "subset", "views", "validation", "warning")
+    one = {**content, "task": bad, "config": bad, "versions": {bad: bad}}
+    one["setup"] = {**content["setup"], **dict.fromkeys(free, bad), "notes": [bad]}
+    one["settings"] = {bad: bad} | {name: bad if isinstance(x, str) else x for name, x in content["settings"].items()}
+    runs = {name: side_by_side.Finished(Path("."), report_of(own)) for name, own in ((bad, one), ("b", content))}
+    for made in (run_report.document(report_of(one)), side_by_side.page(runs, Path("."))):
+        page = check_page(document.to_html(made, {}))
+        assert sum(bad in text for own in page.text.values() for text in own) > 5
+        links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+        assert not [link for link in links if "javascript" in str(link)]
+
+
 def test_a_store_made_before_has_no_curves(content: dict[str, Any]) -> None:
     """The report does without what is missing; so does one of several seeds."""
     old = {**content, "curves": None, "shift": None, "training": {}}

@@ -154,6 +154,21 @@ def test_an_archive_of_something_else_says_so(tmp_path: Path, monkeypatch: pytes
         assert "delete it to have it fetched again" in read_error(tmp_path)
 
 
+def test_an_archive_that_expands_to_more_than_its_release_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of 20 images, where a release of 19 was announced; of 20 it is read."""
+    content, *_ = cifar_archive("cifar10")
+    for images, says in ((20, ""), (19, "a file in it has more than the release's 58,387 bytes")):
+        monkeypatch.setitem(archives.SIZES, "cifar10", archives.SIZES["cifar10"]._replace(train=images))
+        with server({"release.tar.gz": content}) as url:
+            point(monkeypatch, "cifar10", url, {"release.tar.gz": content})
+            if says:
+                assert says in read_error(tmp_path)
+            else:
+                sources.read(Data(name="cifar10", dir=str(tmp_path)))
+
+
 def encode(image: np.ndarray) -> io.BytesIO:
     """As PNG."""
     from PIL import Image

@@ -437,9 +437,18 @@ def test_every_paper_is_a_document(path: Path) -> None:
         "cbnn": "| long-tailed | +1.00 | -1.00 to +3.00 | +5.02 | imbalanced sets, EfficientNet-B0, up to | -4.02 |",
     }
     assert expected[path.stem] in text
-    names = [block.name for block in made.blocks if isinstance(block, document.Figure)]
-    assert names
-    assert len(set(names)) == len(names)
+    figures = [block for block in made.blocks if isinstance(block, document.Figure)]
+    assert figures
+    assert len({figure.name for figure in figures}) == len(figures)
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    for figure in figures:
+        canvas = Canvas()
+        figure.draw(canvas)
+        (axes, *_) = canvas.axes
+        drawn = [line.get_xydata() for line in axes.lines] + [points.get_offsets() for points in axes.collections]
+        assert any(len(points) and np.isfinite(points).all() for points in drawn), figure.name
 
 
 def tables(blocks: Sequence[Any]) -> list[Table]:

@@ -4,6 +4,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import jax
@@ -12,19 +13,24 @@ import numpy as np
 import pytest
 
 import bend_jax
-from bend_jax import storage
+from bend_jax import models, storage
 from bend_jax.checks import SettingsError
 from bend_jax.collect.collector import Checkpoints
+from bend_jax.data import splits
 from bend_jax.data.sources import Data, Split
 from bend_jax.evaluation.predict import predict
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.generator import check_vectors, fit_generator
 from bend_jax.models import pytorch
+from bend_jax.report import plotting
 from bend_jax.report.records import to_json
+from bend_jax.run import context, pipeline
+from bend_jax.run.config import parse
 from bend_jax.run.given_network import look
 from bend_jax.subset import Subset
 from bend_jax.training import Model, NonFiniteError
-from tests.problems import blobs, blobs_apply
+from tests.launching import ROOT, blank
+from tests.problems import blobs, blobs_apply, write_images
 
 RNG = np.random.default_rng(0)
 CHECKPOINTS = RNG.normal(size=(20, 6)).astype(np.float32)
@@ -119,6 +125,34 @@ def test_members_whose_logits_are_nan_stop_the_evaluation() -> None:
     sets["noise"][1], images[1:] = 3e38, 0
     with pytest.raises(NonFiniteError, match="noise: NaN or Inf in the logits of its vectors"):
         run()
+
+
+@pytest.mark.slow
+def test_a_run_says_that_nothing_varies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints that are the same, and a base that gives every image one label: on the terminal and in the report."""
+    monkeypatch.setattr(plotting, "draw", blank)
+    raw = run_path(str(ROOT / "tests" / "configs" / "tiny.py"))["get_config"]()
+    raw.data.name, raw.data.init_unseen = f"npz:{write_images(tmp_path / 'images.npz')}", "test"
+    raw.generate.name, raw.generate.nulls, raw.evaluate.held_out = "gaussian", "", 0
+    raw.collect.trajectory.lr = 1e-30
+    net, pixels = (
+        models.build("resnet18", 4, widths=(4, 8), blocks=(1, 1)),
+        jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32),
+    )
+    shapes = jax.eval_shape(net.init, jax.random.key(0), pixels)
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
+    variables["params"]["fc"] = {"kernel": np.zeros((8, 4), np.float32), "bias": np.eye(4, dtype=np.float32)[2]}
+    storage.save_tree(tmp_path / "init", variables)
+    config, said = parse(raw), list[str]()
+    s = context.prepare(config, "tiny", 0, tmp_path, splits.load(config.data), str(tmp_path / "init"))
+    pipeline.run(s, ("base", "collect", "generate", "evaluate", "report"), said.append)
+    lines = {line.split(":")[0]: line for line in said}
+    same, constant = "all 6 checkpoints are the same", "the base gives every test image the label 2"
+    assert f"; warning: {same}" in lines["collect"]
+    assert f"; warning: {constant}" in lines["evaluate"]
+    report = (tmp_path / "report" / "report.md").read_text().split("## Cost")[0]
+    assert same in report
+    assert constant in report
 
 
 KINDS = ["constant", "identical", "perfect", "always wrong", "tiny", "huge", "a class ruled out"]

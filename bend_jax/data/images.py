@@ -66,24 +66,31 @@ def decode(file: Path | io.BytesIO, channels: int, side: int) -> UInt8[np.ndarra
 
 def square(image: Any, side: int) -> Any:
     """A picture of Pillow's whose short side is resized to `side` pixels (bilinear, over boxes where it shrinks) and of
-    which the centre is cut out, as torchvision's Resize and CenterCrop do; 0: the picture as it is."""
+    which the centre is cut out, as torchvision's Resize and CenterCrop do; 0: the picture as it is. Raises
+    SettingsError for more than Image.MAX_IMAGE_PIXELS on the way."""
     from PIL import Image
 
     if not side or image.size == (side, side):
         return image
     short = min(image.size)
     width, height = (int(side * length / short) for length in image.size)
+    if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise SettingsError(
+            f"data.resize={side}: {image.size[0]}x{image.size[1]} pixels become {width}x{height}, and "
+            f"{Image.MAX_IMAGE_PIXELS:,} are taken at most; make it smaller"
+        )
     left, top = round((width - side) / 2), round((height - side) / 2)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + side, top + side))
 
 
-def resized(images: Images, side: int) -> UInt8[np.ndarray, "n height width c"]:
-    """Every image as `square` makes it."""
+def resized(name: str, images: Images, side: int) -> UInt8[np.ndarray, "n height width c"]:
+    """Every image of a data set of that name as `square` makes it. Raises SettingsError where they do not fit."""
     from PIL import Image
 
     if not side or images.shape[1:3] == (side, side):
         return images
+    check_memory(name, (len(images), side, side, images.shape[3]))
     return by_plane(images, lambda plane: square(Image.fromarray(plane), side))
 
 

@@ -148,8 +148,8 @@ def read(settings: Data, *, dry: bool = False) -> tuple[Split, Split | None]:
     """
     check(settings)
     train, test = archives.blank(settings.name) if dry and absent(settings) else _read(settings)
-    train = train._replace(images=resized(train.images, settings.resize))
-    return train, test and test._replace(images=resized(test.images, settings.resize))
+    train = train._replace(images=resized(settings.name, train.images, settings.resize))
+    return train, test and test._replace(images=resized(settings.name, test.images, settings.resize))
 
 
 def _read(settings: Data) -> tuple[Split, Split | None]:

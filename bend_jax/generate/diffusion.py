@@ -26,7 +26,7 @@ OF_CONV = ("shared_timestep", "clamp_x0", "clamp_xt", "ema_warmup", "select")  #
 class Diffusion(Settings):
     """The latent DDPM (BEND, equations 1 to 6 and 9; Ho et al. 2020)."""
 
-    timesteps: int = setting("T, from data to noise", default=1000, least=1)
+    timesteps: int = setting("T, from data to noise", default=1000, least=1, most=100_000)
     beta_start: float = setting(
         "noise of the first timestep; both ends scale with 1000 / timesteps", default=1e-4, above=0
     )
