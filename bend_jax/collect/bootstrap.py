@@ -30,7 +30,6 @@ from bend_jax.training import (
     train,
 )
 
-
 NAME = "bootstrap"  # of the collector, and of its training to callbacks
 
 
