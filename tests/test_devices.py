@@ -41,8 +41,13 @@ ARGUMENTS = [
 @pytest.fixture(scope="module")
 def four() -> dict[str, Any]:
     """What tests/on_devices.py says of four virtual devices."""
-    flags = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {os.environ['XLA_FLAGS']}"}
-    command = [sys.executable, "-m", "tests.on_devices"]
+    return told_by("tests.on_devices", 4)
+
+
+def told_by(module: str, count: int) -> dict[str, Any]:
+    """What a program says of so many virtual devices, in its last line."""
+    flags = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} {os.environ['XLA_FLAGS']}"}
+    command = [sys.executable, "-m", module]
     done = subprocess.run(command, cwd=ROOT, env=flags, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -61,6 +66,18 @@ def test_each_device_does_its_share(four: dict[str, Any]) -> None:
     """Operations of a step on one of four devices, over those without a mesh: a quarter, and what all do alike."""
     assert 0.25 <= four["shares"]["base"] < 0.3
     assert 0.25 <= four["shares"]["trajectory"] < 0.4
+
+
+@pytest.mark.slow
+def test_eight_devices_share_members_and_bootstraps() -> None:
+    """Operations of one of eight devices, as their compiled programs have them, against an eighth of one device's."""
+    found = told_by("tests.operations_on_devices", 8)
+    assert found["devices"] == 8
+    of_ideal = found["of the ideal"]
+    assert set(of_ideal) == {"logits", "votes", "evaluation", "cached", "streamed"}
+    assert min(of_ideal.values()) >= 0.9, of_ideal
+    # less where XLA computes the last layers of the frozen part on every device
+    assert min(of_ideal["logits"], of_ideal["streamed"]) >= 0.99, of_ideal
 
 
 def words_of(workdir: Path) -> list[str]:
