@@ -18,7 +18,7 @@ def test_seconds_follow_from_those_of_the_parts(tmp_path: Path, monkeypatch: pyt
     """A second for a forward pass, three for a step: 60 images for 2 epochs, and the validation images once."""
     row, s = prepared(tmp_path, "mean", generate__tune=(0.5, 1.0))
     voters = 2 + 16 + 20  # base, average, k, m
-    assert forecast._voters(s) == voters
+    assert forecast.cost.voters(s) == voters
     timed = forecast.cost.operations(s)._replace(forward=1.0, step=3.0)
     monkeypatch.setattr(forecast, "_operations", lambda *_: timed)
     monkeypatch.setattr(forecast, "_collect", lambda *_: 7.0)

@@ -251,10 +251,11 @@ def needs(settings: Bootstrap, problem: Problem) -> None:
 
 
 def cost(settings: Bootstrap, work: Work) -> Cost:
-    """k times the epochs. Features are read once for all members; where a convolution's kernel depends on the vector
-    the members are trained one after the other, and each reads them."""
+    """k times the epochs. Features are read once for all members that one device trains at once: for each of them where
+    a convolution's kernel depends on the vector."""
     parts = work.operations.parts
-    readers = settings.k if parts.has_vector_kernel else 1
+    most = 1 if parts.has_vector_kernel else max(1, work.memory // max(_trained_bytes(settings, parts), 1))
+    readers = -(-settings.k // most)
     found = fine_tuning_cost(settings, work, settings.k * settings.epochs, settings.epochs * readers)
     is_chunked = not parts.has_vector_kernel and not work.moves_statistics
     return found._replace(trained_bytes=settings.k * _trained_bytes(settings, parts) if is_chunked else 0)

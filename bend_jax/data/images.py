@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from bend_jax.checks import SettingsError
 from bend_jax.files import free_memory
@@ -27,6 +27,21 @@ class Split(NamedTuple):
 
     images: Images
     labels: Labels
+
+
+def is_blank(images: Images) -> bool:
+    """Whether they are one image again and again without its memory: a stand-in for a set that is not there."""
+    return images.strides[0] == 0
+
+
+def blank(n: int, image: UInt8[np.ndarray, "h w c"]) -> Images:
+    """n times the same image, in the memory of one."""
+    return np.broadcast_to(image, (n, *image.shape))
+
+
+def taken(images: Images, chosen: Bool[np.ndarray, " n"]) -> UInt8[np.ndarray, "chosen h w c"]:
+    """The chosen ones."""
+    return blank(int(chosen.sum()), images[0]) if is_blank(images) else images[chosen]
 
 
 def by_plane(images: Images, one: Callable[[Any], Any]) -> UInt8[np.ndarray, "n height width c"]:
@@ -84,6 +99,8 @@ def resized(images: Images, side: int) -> UInt8[np.ndarray, "n height width c"]:
 
     if not side or images.shape[1:3] == (side, side):
         return images
+    if is_blank(images):
+        return blank(len(images), resized(np.array(images[:1]), side)[0])
     return by_plane(images, lambda plane: square(Image.fromarray(plane), side))
 
 

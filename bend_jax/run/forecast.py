@@ -283,12 +283,6 @@ def _generate(s: RunContext, name: str, k: int, clock: Clock) -> _Generated:
     return _Generated(fixed * scale, trained * scale, drawn * scale)
 
 
-def _voters(s: RunContext) -> int:
-    """Vectors that are evaluated: base, average, checkpoints, members of every generator that are not these."""
-    k, generators = s.config.collect.settings.k, s.config.generate.algorithms.values()
-    return 2 + k + sum(g.members(s.config.members, k) for g in generators if not g.is_all_checkpoints)
-
-
 class _Evaluating(NamedTuple):
     """Seconds of all voters on one image; of how many images it was told, and by how many bytes the process grew."""
 
@@ -299,7 +293,7 @@ class _Evaluating(NamedTuple):
 
 def _predict(s: RunContext, ops: Operations, variables: Any, clock: Clock) -> _Evaluating:
     """All voters on one image at all views, their votes included: of a second batch, which compiles nothing."""
-    voters, views = _voters(s), names(s.config.evaluate.views)
+    voters, views = cost.voters(s), names(s.config.evaluate.views)
     size = _batch(s, len(views) * (ops.forward + (voters - 1) * ops.suffix), s.config.evaluate.batch)
     vectors = np.tile(np.asarray(subset.flatten(s.chosen, variables))[None], (voters, 1))
     before = _used()
@@ -335,8 +329,8 @@ def _stages(s: RunContext, ops: Operations, variables: Any, clock: Clock) -> tup
     views = len(names(c.evaluate.views))
     evaluating = _predict(s, ops, variables, clock)
     every = evaluating.seconds
-    voter = max(every - views * timed.forward, 0.0) / _voters(s)  # at all views
-    prefix = max(every - voter * _voters(s), 0.0)
+    voter = max(every - views * timed.forward, 0.0) / cost.voters(s)  # at all views
+    prefix = max(every - voter * cost.voters(s), 0.0)
     again, measured = 0.0, 0.0
     if mixes_statistics(s.chosen):
         measured = 2 * min(c.generate.statistics, len(s.dataset.train.labels)) * timed.forward
@@ -350,7 +344,7 @@ def _stages(s: RunContext, ops: Operations, variables: Any, clock: Clock) -> tup
         again += (own.fixed + own.trained + own.drawn + statistics) if rest < k else 0.0
     shifted = len(names(c.evaluate.corruptions)) * len(corruptions.SEVERITIES) * test
     shifted += sum(len(images) for images in s.ood.values())
-    votes = PER_VOTE * (validation + test) * _voters(s) * views
+    votes = PER_VOTE * (validation + test) * cost.voters(s) * views
     found["evaluate"] = (validation + test) * every + shifted * (prefix + c.members * voter) + votes + SCORES
     references = 1 + memorisation.EACH * (len(memorisation.NOISES) + (k >= average16.MEANS_OF))
     plane, points = min(memorisation.IMAGES, validation), memorisation.PIXELS**2
@@ -370,22 +364,21 @@ def _held_out(s: RunContext) -> Any:
 
 def _memory(s: RunContext, ops: Operations, evaluating: _Evaluating) -> int:
     """Bytes at the peak: what this process took so far, and what of a run is larger than its calibration."""
-    c, k = s.config, s.config.collect.settings.k
+    c = s.config
     memory = c.compute.memory_mb * 2**20
     cached = cost.collect_cost(s, ops).cached_bytes
     cached = cached if cached <= memory else 0
 
     def members(batch: int) -> int:
         parts = ops.parts._replace(suffix_bytes=batch * ops.parts.suffix_bytes)
-        return min(chunk_size(parts, memory), _voters(s)) * parts.suffix_bytes
+        return min(chunk_size(parts, memory), cost.voters(s)) * parts.suffix_bytes
 
     batch = min(c.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels))
     bound = members(evaluating.size)
     more = max(members(batch) - bound, 0) * min(evaluating.grown / max(bound, 1), 1.0)
-    of_votes = _voters(s) * len(names(c.evaluate.views)) * s.dataset.num_classes
+    of_votes = cost.voters(s) * len(names(c.evaluate.views)) * s.dataset.num_classes
     votes = 4 * of_votes * (2 * len(s.dataset.validation.labels) + batch)
-    vectors = 4 * s.chosen.dim * (2 * k + 2 * _voters(s))
-    return _used() + LIBRARIES + max(cached, int(more) + votes) + vectors
+    return _used() + LIBRARIES + max(cached, int(more) + votes) + cost.vector_bytes(s)
 
 
 def _used() -> int:
