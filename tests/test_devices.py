@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from bend_jax import devices, storage
 from bend_jax.checks import SettingsError
+from bend_jax.data import folder, images
 from tests import launching
 from tests.problems import write_images
 
@@ -205,6 +207,63 @@ def test_labels_are_those_of_one_process(elastic: Elastic) -> None:
     for name in ("base", "checkpoints", "members"):
         np.testing.assert_array_equal(one[name], many[name])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one["votes"], many["votes"])
+
+
+def read_part(words: str, path: Path, told: Path) -> None:
+    """In one of two processes: read a folder of images, and tell what was decoded here and what came of it."""
+    devices.initialize(words)
+    decoded, decode = list[str](), images.decode
+
+    def note(file: Any, *how: Any) -> Any:
+        decoded.append(file.name)
+        return decode(file, *how)
+
+    images.decode, images.BLOCK = note, 4
+    try:
+        train, _ = folder.read("folder:here", path, 3, 0)
+        np.savez(told, images=train.images, labels=train.labels, decoded=decoded)
+    except SettingsError as error:
+        np.savez(told, error=str(error), decoded=decoded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["", "no image", "another size"])
+def test_two_processes_decode_half_of_the_images_each(tmp_path: Path, damage: str) -> None:
+    """And have all of them, as one process has: 18 images in blocks of four. A damaged one stops both."""
+    pixels = np.random.default_rng(0).integers(0, 255, (18, 6, 5, 3)).astype(np.uint8)
+    for i, one in enumerate(pixels):
+        (tmp_path / "set" / f"{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one).save(tmp_path / "set" / f"{i % 2}" / f"{i:02}.png")
+    if damage == "no image":
+        (tmp_path / "set" / "1" / "17.png").write_text("no image")
+    if damage == "another size":
+        Image.fromarray(pixels[0, :3]).save(tmp_path / "set" / "1" / "17.png")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    told = [tmp_path / f"{index}.npz" for index in range(2)]
+    both = [
+        launching.SERVER.Process(target=read_part, args=(f"localhost:{port},2,{i}", tmp_path / "set", told[i]))
+        for i in range(2)
+    ]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(TIMEOUT)
+        one.kill()
+    found = [dict(np.load(path)) for path in told]
+    every = sorted(name for one in found for name in one["decoded"])
+    assert every == [f"{i:02}.png" for i in range(18)]
+    assert [len(one["decoded"]) for one in found] == [10, 8]
+    if damage:
+        words = {"no image": "cannot be decoded", "another size": "different sizes"}[damage]
+        assert all(words in str(one["error"]) for one in found)
+        assert any("17.png" in str(one["error"]) for one in found)
+        return
+    order = [*range(0, 18, 2), *range(1, 18, 2)]
+    for one in found:
+        np.testing.assert_array_equal(one["images"], pixels[order])
+        np.testing.assert_array_equal(one["labels"], np.array(order) % 2)
 
 
 @pytest.mark.parametrize("words", ["localhost,2,0", "localhost:1,2,2", "localhost:1,2", "localhost:1,0,0", "here"])
