@@ -99,24 +99,25 @@ def everywhere(mesh: Mesh | None) -> NamedSharding | None:
     return None if mesh is None else NamedSharding(mesh, WHOLE)
 
 
-def shard_rows(tree: Any, mesh: Mesh | None) -> Any:
-    """Inside a program: the first axis of every array split over the devices where it divides, else left alone."""
+def shard_rows(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
+    """Inside a program: an axis of every array, the first, split over the devices where it divides, else left alone."""
     if mesh is None:
         return tree
-    split = NamedSharding(mesh, SPLIT)
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
     def constrain(x: Any) -> Any:
-        divides = x.ndim > 0 and x.shape[0] % mesh.size == 0
+        divides = x.ndim > axis and x.shape[axis] % mesh.size == 0
         return jax.lax.with_sharding_constraint(x, split) if divides else x
 
     return jax.tree.map(constrain, tree)
 
 
-def gather(tree: Any, mesh: Mesh | None) -> Any:
-    """Inside a program: every array whole on every device."""
+def gather(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
+    """Inside a program: every array whole on every device, which has computed its part along an axis. Were that not
+    said, XLA would compute on every device the whole of what comes just before."""
     if mesh is None:
         return tree
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, WHOLE))
+    return jax.lax.with_sharding_constraint(shard_rows(tree, mesh, axis), NamedSharding(mesh, WHOLE))
 
 
 def over_members(fn: Callable[..., Any], mesh: Mesh | None, members: int) -> Callable[..., Any]:
@@ -143,6 +144,16 @@ def to_host(tree: Any) -> Any:
         return np.asarray(x)
 
     return jax.tree.map(one, tree)
+
+
+def exchanged(tree: Any) -> Any:
+    """The NumPy arrays of every process, on every process: a new first axis has a row for each. They must have the same
+    shapes everywhere, and every process must call this."""
+    if jax.process_count() == 1:
+        return jax.tree.map(lambda x: x[None], tree)
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree))
 
 
 def is_first() -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,15 @@ def problem() -> Problem:
     model, variables = Model(MODULE.apply, None, init), init(jax.random.key(1))
     variables = jax.tree.map(lambda x: x + 0.1 * jnp.arange(x.size).reshape(x.shape) / x.size, variables)
     return model, variables, select(variables, PATTERNS), Examples(images, labels, view, plain)
+
+
+class Five(NamedTuple):
+    """A bootstrap of five members."""
+
+    settings: Bootstrap
+    key: Any
+    memory: int
+    vectors: Any
 
 
 def too_little(subset: Subset, k: int) -> Any:
@@ -105,24 +114,57 @@ def record(total: list[int]) -> Callable[[str, Any, int], Any]:
     return resume
 
 
-def test_chunks_that_do_not_divide_k(problem: Any) -> None:
-    """Five members in chunks of two are the five of one chunk."""
-    settings = Bootstrap(k=5, views=1, batch=BATCH, cache_dtype="float32", epochs=1, lr=0.1)
+@pytest.fixture(scope="module")
+def five(problem: Problem) -> Five:
+    """Five members trained in one chunk, and room for the cache and two members a step."""
+    settings = Bootstrap(k=5, views=1, batch=BATCH, cache_dtype="float32", epochs=2, lr=0.1)
     key = jax.random.key(7)
-    whole = bootstrap.collect(*problem, key, settings)
     model, variables, subset, examples = problem
     one = cut(
         lambda v, x: model.apply(insert(subset, variables, v), x[None])[0],
         jnp.zeros(subset.dim),
         plain(examples.images)[0],
     )
-    # room for the cache and for two members a step
     memory = 2 * 3 * BATCH * one.suffix_bytes + N * one.feature_bytes
+    return Five(settings, key, memory, bootstrap.collect(*problem, key, settings).vectors)
+
+
+def test_chunks_that_do_not_divide_k(problem: Any, five: Five) -> None:
+    """Five members in chunks of two are the five of one chunk."""
     total: list[int] = []
-    callbacks = SILENT._replace(memory=memory, resume=record(total))
-    parts = bootstrap.collect(*problem, key, settings, callbacks=callbacks)
-    np.testing.assert_allclose(whole.vectors, parts.vectors, atol=1e-5)
-    assert total == [3 * STEPS]
+    callbacks = SILENT._replace(memory=five.memory, resume=record(total))
+    parts = bootstrap.collect(*problem, five.key, five.settings, callbacks=callbacks)
+    np.testing.assert_allclose(five.vectors, parts.vectors, atol=1e-5)
+    assert total == [3 * 2 * STEPS]
+
+
+class LostError(Exception):
+    """A training was lost."""
+
+
+@pytest.mark.parametrize(("before", "after", "step"), [(2, 5, 3 * STEPS), (5, 2, STEPS)])
+def test_it_goes_on_where_others_fit_at_once(problem: Any, five: Five, before: int, after: int, step: int) -> None:
+    """As after a restart on more devices, or on fewer: the chunks are the old ones, the vectors the undisturbed ones.
+
+    The first was lost in the second of three chunks, the other in the middle of its only one."""
+    saved, begun = list[Any](), list[tuple[int, int]]()
+
+    def lose(name: str, state: Any, losses: Any) -> None:
+        saved.append(jax.device_get(state))
+        if int(state.step) == step:
+            raise LostError
+
+    def resume(name: str, state: Any, steps: int) -> Any:
+        begun.append((int(saved[-1].step), steps))
+        return saved[-1]
+
+    room = {2: five.memory, 5: SILENT.memory}
+    how = [SILENT._replace(memory=room[before], segment=lose), SILENT._replace(memory=room[after], resume=resume)]
+    with pytest.raises(LostError):
+        bootstrap.collect(*problem, five.key, five.settings, callbacks=how[0])
+    found = bootstrap.collect(*problem, five.key, five.settings, callbacks=how[1])
+    assert begun[-1] == (step, -(-5 // before) * 2 * STEPS)
+    np.testing.assert_allclose(found.vectors, five.vectors, atol=1e-5)
 
 
 def test_without_resampling_all_are_plain_fine_tunings() -> None:

@@ -18,7 +18,7 @@ def test_seconds_follow_from_those_of_the_parts(tmp_path: Path) -> None:
     """A second for a forward pass, three for a step: 60 images for 2 epochs, and the validation images once."""
     row, s = prepared(tmp_path, "mean", generate__tune=(0.5, 1.0))
     voters = 2 + 16 + 20  # base, average, k, m
-    assert probes.voters(s) == voters
+    assert cost.voters(s) == voters
     image = cost.operations(s)._replace(forward=1.0, step=3.0)
     generated = {"gaussian": probes.Generated(5.0, 100.0, 2.0)}
     found = forecast._stages(s, forecast._Parts(image, 7.0, generated, probes.Evaluating(1.0 + voters, 10, 0)))

@@ -377,6 +377,21 @@ def test_a_dry_run_needs_no_data(terminal: Terminal, monkeypatch: pytest.MonkeyP
     assert "467 training, 233 validation, 100 test images of 8x8x1, 10 classes" in second
 
 
+def test_a_dry_run_of_images_that_do_not_fit_counts_operations(terminal: Terminal) -> None:
+    """ImageNet is not there, and 193 GB are not taken for its stand-in. Seconds of this machine are not told."""
+    words = "--dry_run --config.data.name=tfds:imagenet2012 --config.data.resize=224 --config.data.mean=.5,.5,.5"
+    words += f" --config.data.std=.2,.2,.2 --config.data.dir={terminal.folder}/none --config.base.epochs="
+    found = [answer(f"{DIGITS} {words}{epochs}", terminal).splitlines() for epochs in (3, 6)]
+    assert found[0][0].startswith(f"tfds:imagenet2012: not prepared in {terminal.folder}/none/imagenet2012")
+    lines = [{line.split()[0]: line for line in one} for one in found]
+    assert "1276167 training, 5000 validation, 50000 test images of 224x224x3, 1000 classes" in lines[0]["data"]
+    assert "images take 186.6 GiB" in lines[0]["time"]
+    counts = [{stage: float(x) for stage, x in re.findall(r"(\w+) ([\d.]+e[+]\d+)", one["counted"])} for one in lines]
+    assert counts[1]["base"] == pytest.approx(2 * counts[0]["base"], rel=0.02)
+    assert counts[1]["collect"] == counts[0]["collect"] > 0
+    assert counts[1]["evaluate"] == counts[0]["evaluate"] > counts[1]["generate"] > 0
+
+
 def shapes() -> Any:
     """Of the digits' net."""
     from bend_jax import models

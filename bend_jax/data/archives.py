@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bend_jax.checks import SettingsError
+from bend_jax.data import images
 from bend_jax.data.images import Split
 
 TIMEOUT = 5.0  # seconds without an answer before a download is given up
@@ -58,6 +59,7 @@ SIZES = {
     "mnist": Sizes(60_000, 10_000, (28, 28, 1), 10),
     "fashion_mnist": Sizes(60_000, 10_000, (28, 28, 1), 10),
     "digits": Sizes(1797, 0, (8, 8, 1), 10),  # inside scikit-learn
+    "imagenet2012": Sizes(1_281_167, 50_000, (224, 224, 3), 1000),  # to be prepared by hand; as it is resized
 }
 # folder in the archive, training files, test file, label bytes before each image (the last one counts)
 CIFAR = {
@@ -77,7 +79,8 @@ def blank(name: str) -> tuple[Split, Split | None]:
     sizes, value = SIZES[name], list(SIZES).index(name)
 
     def split(n: int) -> Split:
-        return Split(np.full((n, *sizes.shape), value, np.uint8), np.arange(n, dtype=np.int32) % sizes.classes)
+        labels = np.arange(n, dtype=np.int32) % sizes.classes
+        return Split(images.blank(n, np.full(sizes.shape, value, np.uint8)), labels)
 
     return split(sizes.train), split(sizes.test) if sizes.test else None
 
@@ -150,8 +153,8 @@ def _cifar(name: str, path: Path) -> tuple[Split, Split]:
                 raise ValueError(f"{file} is no file in it")
             parts.append(np.frombuffer(_whole(member, most), np.uint8).reshape(-1, label_bytes + 3072))
         records = np.concatenate(parts)
-        images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        return Split(np.ascontiguousarray(images), records[:, label_bytes - 1].astype(np.int32))
+        pixels = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return Split(np.ascontiguousarray(pixels), records[:, label_bytes - 1].astype(np.int32))
 
     with _clear_error(name, path), tarfile.open(path) as archive:
         return rows(archive, train), rows(archive, [test])
@@ -164,9 +167,9 @@ def _mnist(name: str, paths: list[Path]) -> tuple[Split, Split]:
         for path in paths:
             with gzip.open(path) as file:
                 raw.append(_whole(file, most))
-        images = [np.frombuffer(raw[i], np.uint8, offset=16).reshape(-1, 28, 28, 1) for i in (0, 2)]
+        pixels = [np.frombuffer(raw[i], np.uint8, offset=16).reshape(-1, 28, 28, 1) for i in (0, 2)]
         labels = [np.frombuffer(raw[i], np.uint8, offset=8).astype(np.int32) for i in (1, 3)]
-    return Split(images[0], labels[0]), Split(images[1], labels[1])
+    return Split(pixels[0], labels[0]), Split(pixels[1], labels[1])
 
 
 def _whole(file: Any, most: int) -> bytes:

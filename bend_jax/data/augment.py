@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
+from bend_jax.data.images import is_blank
 from bend_jax.data.sources import Data, Images
 from bend_jax.data.trivial_augment import trivial_augment
 
@@ -17,8 +18,8 @@ VIEWS = ("identity", "flip", "left", "right", "up", "down")  # of an image, the 
 
 
 def add_noise(generator: np.random.Generator, images: Images, sd: float) -> Images:
-    """Gaussian pixel noise of this sd on [0, 1], clipped and rounded back to 8 bits."""
-    if sd == 0:
+    """Gaussian pixel noise of this sd on [0, 1], clipped and rounded back to 8 bits. Stand-ins stay as they are."""
+    if sd == 0 or is_blank(images):
         return images
     noisy = images / 255 + generator.normal(0, sd, images.shape)
     return np.round(np.clip(noisy, 0, 1) * 255).astype(np.uint8)

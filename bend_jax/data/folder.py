@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bend_jax.checks import SettingsError
-from bend_jax.data.images import BLOCK, Encoded, Split, read_all
+from bend_jax.data.images import Encoded, Split, read_all
 
 TYPES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TESTS = ("test", "val", "valid", "validation")  # the first that is there has the test images
@@ -31,16 +31,12 @@ def read(name: str, path: Path, channels: int, side: int) -> tuple[Split, Split 
     """
     train, test = listed(name, path)
     files = [*train.files, *(test.files if test else ())]
-    images = read_all(name, len(files), _blocks(files), channels, side)
+    fetch = lambda begin, end: [Encoded(str(file), file) for file in files[begin:end]]  # noqa: E731
+    images = read_all(name, len(files), fetch, channels, side)
     n = len(train.files)
     first = Split(images[:n], np.array(train.labels, np.int32))
     # a copy: a view would keep the array of all images when the training images have been split
     return first, Split(images[n:].copy(), np.array(test.labels, np.int32)) if test else None
-
-
-def _blocks(files: list[Path]) -> Iterator[list[Encoded]]:
-    for begin in range(0, len(files), BLOCK):
-        yield [Encoded(str(file), file) for file in files[begin : begin + BLOCK]]
 
 
 def listed(name: str, path: Path) -> tuple[Listed, Listed | None]:

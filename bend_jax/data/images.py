@@ -4,13 +4,13 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from bend_jax.checks import SettingsError
 from bend_jax.files import free_memory
@@ -27,6 +27,21 @@ class Split(NamedTuple):
 
     images: Images
     labels: Labels
+
+
+def is_blank(images: Images) -> bool:
+    """Whether they are one image again and again without its memory: a stand-in for a set that is not there."""
+    return images.strides[0] == 0
+
+
+def blank(n: int, image: UInt8[np.ndarray, "h w c"]) -> Images:
+    """n times the same image, in the memory of one."""
+    return np.broadcast_to(image, (n, *image.shape))
+
+
+def taken(images: Images, chosen: Bool[np.ndarray, " n"]) -> UInt8[np.ndarray, "chosen h w c"]:
+    """The chosen ones."""
+    return blank(int(chosen.sum()), images[0]) if is_blank(images) else images[chosen]
 
 
 def by_plane(images: Images, one: Callable[[Any], Any]) -> UInt8[np.ndarray, "n height width c"]:
@@ -90,6 +105,8 @@ def resized(name: str, images: Images, side: int) -> UInt8[np.ndarray, "n height
 
     if not side or images.shape[1:3] == (side, side):
         return images
+    if is_blank(images):
+        return blank(len(images), resized(name, np.array(images[:1]), side)[0])
     check_memory(name, (len(images), side, side, images.shape[3]))
     return by_plane(images, lambda plane: square(Image.fromarray(plane), side))
 
@@ -101,40 +118,71 @@ class Encoded(NamedTuple):
     file: Path | io.BytesIO
 
 
-def read_all(name: str, number: int, blocks: Iterator[Sequence[Encoded]], channels: int, side: int) -> Images:
-    """Images of files as one array, decoded in threads.
+def read_all(
+    name: str, number: int, fetch: Callable[[int, int], Sequence[Encoded]], channels: int, side: int
+) -> Images:
+    """Images of files as one array, decoded in threads. Of several processes each decodes its own blocks of files, and
+    they exchange the pixels.
 
-    name: the data set, for errors; number: of all images; blocks: they, some at a time; channels, side: as `decode`
-    takes them. Raises SettingsError where the array does not fit into memory (before anything but the first image is
+    name: the data set, for errors; number: of all images; fetch(begin, end): these files; channels, side: as `decode`
+    takes them. Raises SettingsError where the array does not fit into memory (before anything but the first block is
     decoded), where an image has another size than the first, and for images that cannot be decoded, when all were
     tried.
     """
+    import jax
+
+    from bend_jax import devices
+
     if not number:
         raise SettingsError(f"data.name={name}: there is no image in it")
-    images, first, damaged, begin = None, "", list[str](), 0
+    images, first, damaged = None, "", list[str]()
+    index, count = jax.process_index(), jax.process_count()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for block in blocks:
+        for begin in range(0, number, BLOCK * count):
+            own = [min(begin + i * BLOCK, number) for i in (index, index + 1)]
+            block = fetch(*own)
             found = list(pool.map(lambda one: _try(one, channels, side), block))
-            for i, (one, pixels) in enumerate(zip(block, found, strict=True), start=begin):
-                if isinstance(pixels, str):
-                    damaged.append(f"{one.name} ({pixels})")
-                    continue
-                if images is None:
-                    check_memory(name, (number, *pixels.shape))
-                    images, first = np.empty((number, *pixels.shape), np.uint8), one.name
-                if pixels.shape != images.shape[1:]:
-                    raise SettingsError(
-                        f"data.name={name}: the images have different sizes, such as {_size(images[0])} ({first}) and "
-                        f"{_size(pixels)} ({one.name}): give one side to all, such as --config.data.resize=64"
-                    )
-                images[i] = pixels
-            begin += len(block)
-    if damaged or images is None:
-        more = f", and {len(damaged) - 1} more of {number}" if damaged[1:] else ""
+            whole = [
+                (one.name, pixels) for one, pixels in zip(block, found, strict=True) if not isinstance(pixels, str)
+            ]
+            damaged += [f"{one.name} ({what})" for one, what in zip(block, found, strict=True) if isinstance(what, str)]
+            shapes = devices.exchanged(np.array(whole[0][1].shape if whole else (0, 0, 0), np.int32))
+            if images is None and shapes.any():
+                shape = tuple(int(x) for x in shapes[shapes.any(axis=1)][0])
+                check_memory(name, (number, *shape))
+                images = np.empty((number, *shape), np.uint8)
+                first = next((file for file, pixels in whole if pixels.shape == shape), "in another process")
+            _check_sizes(name, images, first, whole)
+            if images is None:
+                continue
+            pixels = np.zeros((min(BLOCK, number - begin), *images.shape[1:]), np.uint8)
+            for i, one in enumerate(found):
+                if not isinstance(one, str):
+                    pixels[i] = one
+            for i, part in enumerate(devices.exchanged(pixels)):
+                at = begin + i * BLOCK
+                images[at : at + BLOCK] = part[: max(min(BLOCK, number - at), 0)]
+    lost = int(devices.exchanged(np.array(len(damaged), np.int32)).sum())
+    if lost or images is None:
+        more = f", and {lost - 1} more of {number}" if lost > 1 else ""
+        what = damaged[0] if damaged else "another process names it"
         raise SettingsError(
-            f"data.name={name}: an image cannot be decoded: {damaged[0]}{more}; take them away, or put whole ones there"
+            f"data.name={name}: an image cannot be decoded: {what}{more}; take them away, or put whole ones there"
         )
     return images
+
+
+def _check_sizes(name: str, images: Any, first: str, whole: list[tuple[str, Any]]) -> None:
+    """Raise SettingsError, in all processes, where an image of a block has another size than the first of all."""
+    from bend_jax import devices
+
+    others = [(file, pixels) for file, pixels in whole if pixels.shape != images.shape[1:]]
+    if devices.exchanged(np.array(len(others), np.int32)).any():
+        file, size = (others[0][0], _size(others[0][1])) if others else ("in another process", "another")
+        raise SettingsError(
+            f"data.name={name}: the images have different sizes, such as {_size(images[0])} ({first}) and "
+            f"{size} ({file}): give one side to all, such as --config.data.resize=64"
+        )
 
 
 def _try(one: Encoded, channels: int, side: int) -> UInt8[np.ndarray, "h w c"] | str:

@@ -2,14 +2,13 @@
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bend_jax.checks import SettingsError, did_you_mean
-from bend_jax.data.images import BLOCK, Encoded, Split, read_all
+from bend_jax.data.images import Encoded, Split, read_all
 
 KNOWN = ("stl10", "svhn_cropped", "food101", "oxford_flowers102", "tf_flowers", "oxford_iiit_pet")
 VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -96,31 +95,34 @@ def _split(label: str, builder: Any, name: str, keys: tuple[str, str], side: int
     """All images of a split and their labels; None where they have no labels, which are then below 0."""
     import tensorflow_datasets as tfds
 
+    from bend_jax import devices
+
     image, target = keys
     channels = 1 if builder.info.features[image].shape[-1] == 1 else 3
-    labels = list[int]()
 
-    def blocks() -> Iterator[list[Encoded]]:
-        for begin in range(0, n, BLOCK):
-            rows = source.__getitems__(list(range(begin, min(begin + BLOCK, n))))
-            labels.extend(int(row[target]) for row in rows)
-            yield [Encoded(f"{name}[{begin + i}]", io.BytesIO(row[image])) for i, row in enumerate(rows)]
+    def fetch(begin: int, end: int) -> list[Encoded]:
+        rows = source.__getitems__(list(range(begin, end))) if begin < end else []
+        found = np.array([int(row[target]) for row in rows], np.int64)
+        labels[begin:end] = np.where((found >= 0) & (found < 2**31), found, -1)
+        return [Encoded(f"{name}[{begin + i}]", io.BytesIO(row[image])) for i, row in enumerate(rows)]
 
     try:
         source = builder.as_data_source(name, decoders={image: tfds.decode.SkipDecoding()})
         n = len(source)
         if n and source[0][target] < 0:
             return None
-        images = read_all(label, n, blocks(), channels, side)
+        labels = np.full(n, -1, np.int32)
+        images = read_all(label, n, fetch, channels, side)
+        labels = devices.exchanged(labels).max(axis=0)  # each process has its own, and -1 elsewhere
     except SettingsError:
         raise
     except Exception as error:  # noqa: BLE001  of the readers of array_record and parquet
         raise SettingsError(
             f"data.name={label}: {builder.data_dir} is damaged ({_line(error)}): prepare it again"
         ) from None
-    if min(labels) < 0 or max(labels) >= 2**31:
+    if labels.min() < 0:
         raise SettingsError(f"data.name={label}: the split {name} has images without a label, or with one above 2**31")
-    return Split(images, np.array(labels, np.int32))
+    return Split(images, labels)
 
 
 def _line(error: Exception) -> str:

@@ -147,7 +147,7 @@ def read(settings: Data, *, dry: bool = False) -> tuple[Split, Split | None]:
     SettingsError where the set is missing, cannot be fetched, or is malformed.
     """
     check(settings)
-    train, test = archives.blank(settings.name) if dry and absent(settings) else _read(settings)
+    train, test = archives.blank(_release(settings)) if dry and absent(settings) else _read(settings)
     train = train._replace(images=resized(settings.name, train.images, settings.resize))
     return train, test and test._replace(images=resized(settings.name, test.images, settings.resize))
 
@@ -189,12 +189,18 @@ def absent(settings: Data) -> str:
     """Why the set's images are not here and a run would fetch or miss them; "" for a set that is only read."""
     if settings.name == "digits":
         return "" if find_spec("sklearn") else "a run needs scikit-learn: pip install scikit-learn"
-    if settings.name not in archives.ARCHIVES:
-        return ""
     place = data_dir(settings)
-    if prepared.find(settings.name, place):
+    kind, wanted = kind_of(settings.name)
+    if kind == "tfds" and _release(settings) in archives.SIZES and not prepared.find(wanted, place):
+        return f"not prepared in {place / _release(settings)}: a run needs that"
+    if settings.name not in archives.ARCHIVES or prepared.find(settings.name, place):
         return ""
     return archives.absent(settings.name, place)
+
+
+def _release(settings: Data) -> str:
+    """The set's own name, without where it comes from and its version."""
+    return kind_of(settings.name)[1].partition(":")[0]
 
 
 def data_dir(settings: Data) -> Path:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from bend_jax.checks import SettingsError
 from bend_jax.data import sources
 from bend_jax.data.augment import add_noise
+from bend_jax.data.images import taken
 from bend_jax.data.sources import Data, Images, Labels, Split
 
 MEASURED = 10_000  # images that mean and standard deviation are taken from, at most
@@ -154,13 +155,14 @@ def _long_tailed(generator: np.random.Generator, split: Split, imbalance: float)
     for i, (label, size) in enumerate(zip(classes, sizes, strict=True)):
         number = max(1, round(size * imbalance ** (-i / max(len(classes) - 1, 1))))
         kept[generator.permutation(np.flatnonzero(split.labels == label))[:number]] = True
-    return Split(split.images[kept], split.labels[kept])
+    return Split(taken(split.images, kept), split.labels[kept])
 
 
 def _stratified(generator: np.random.Generator, split: Split, count: int) -> tuple[Split, Split]:
     """(the rest, `count` images) with the classes in proportion."""
     held = held_out(generator, split.labels, count)
-    return Split(split.images[~held], split.labels[~held]), Split(split.images[held], split.labels[held])
+    rest, own = (Split(taken(split.images, which), split.labels[which]) for which in (~held, held))
+    return rest, own
 
 
 def held_out(generator: np.random.Generator, labels: Labels, count: int) -> Bool[np.ndarray, " n"]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from bend_jax import devices, ensemble
@@ -103,7 +104,8 @@ def predict(
     true = np.zeros(n, np.int32) if wanted.labels is None else wanted.labels
     found: dict[str, list[Summary]] = {name: [] for name in sets}
     for rows, new, logits in _batches(apply, variables, subset, sets, images, n, batch, views, callbacks, progress):
-        summaries = {name: _summary(logits, *own, true[rows], wanted.keep) for name, own in rows_of.items()}
+        how = (true[rows], wanted.keep, callbacks.mesh)
+        summaries = {name: _settled(_summary(logits, *own, *how), callbacks.mesh) for name, own in rows_of.items()}
         for name, summary in summaries.items():  # of the images that no batch before had
             found[name].append(jax.tree.map(lambda x, new=new: np.asarray(x)[:, new:], summary))
     all_ = {name: _outputs(own, wanted.weights.get(name, {}), wanted.running.get(name)) for name, own in found.items()}
@@ -129,7 +131,7 @@ def labels(
     """Only the labels of what `predict` returns, with its arguments and errors, by one small program for all sets."""
     found: list[Any] = []
     for _, new, logits in _batches(apply, variables, subset, sets, images, n, batch, views, callbacks, progress):
-        own, is_finite = jax.device_get(_labels(logits))
+        own, is_finite = jax.device_get(_labels(logits, callbacks.mesh))
         found.append((own[..., new:], is_finite))
     every, is_finite = np.concatenate([x for x, _ in found], axis=2), np.all([x for _, x in found], axis=0)
     ends = np.cumsum([len(vectors) for vectors in sets.values()])[:-1]
@@ -141,11 +143,19 @@ def labels(
     return result
 
 
-@jax.jit
-def _labels(logits: list[Float[Array, "m b classes"]]) -> tuple[Int[Array, "m views b"], Bool[Array, " m"]]:
+@partial(jax.jit, static_argnames="mesh")
+def _labels(
+    logits: list[Float[Array, "m b classes"]], mesh: Mesh | None
+) -> tuple[Int[Array, "m views b"], Bool[Array, " m"]]:
     """Of each view, and whether all of a member's probabilities are numbers."""
-    stacked = jnp.stack(logits, axis=1)
-    return jnp.argmax(stacked, axis=-1).astype(jnp.int32), jnp.isfinite(jnp.max(stacked, axis=-1)).all(axis=(1, 2))
+    stacked = jnp.stack(devices.shard_rows(logits, mesh, axis=1), axis=1)
+    labels, is_finite = jnp.argmax(stacked, axis=-1).astype(jnp.int32), jnp.isfinite(jnp.max(stacked, axis=-1))
+    return devices.gather((labels, is_finite.all(axis=(1, 2))), mesh, axis=2)
+
+
+def _settled(found: Any, mesh: Mesh | None) -> Any:
+    """What a program gives; of one over several devices once it is there: one sharded program at a time."""
+    return found if mesh is None else jax.block_until_ready(found)
 
 
 def _batches(
@@ -172,9 +182,7 @@ def _batches(
         begin = min(done, n - size)
         rows, logits = slice(begin, begin + size), []
         for view in views:
-            logits.append(run(variables, vectors, devices.replicate(images(rows, view), mesh)))
-            if mesh is not None:
-                jax.block_until_ready(logits[-1])  # one sharded program at a time
+            logits.append(_settled(run(variables, vectors, devices.replicate(images(rows, view), mesh)), mesh))
         yield rows, done - begin, logits
         done = begin + size
         progress(done)
@@ -223,7 +231,7 @@ def _firsts(members: int, views: int, steps: tuple[int, ...]) -> Float[np.ndarra
     return np.stack([over_voters((np.arange(members) < m).astype(float), views) for m in steps])
 
 
-@partial(jax.jit, static_argnames="keep")
+@partial(jax.jit, static_argnames=("keep", "mesh"))
 def _summary(
     logits: list[Float[Array, "m b classes"]],
     begin: int | Int[Array, ""],
@@ -231,8 +239,11 @@ def _summary(
     first: Float[Array | np.ndarray, "steps voters"] | None,
     true: Int[Array | np.ndarray, " b"],
     keep: bool,
+    mesh: Mesh | None = None,
 ) -> Summary:
-    """Of the set whose members start at `begin`. logits: of each view. Sets of one size share a program."""
+    """Of the set whose members start at `begin`. logits: of each view. Sets of one size share a program. Devices share
+    the images."""
+    logits = devices.shard_rows(logits, mesh, axis=1)
     members = rows.shape[1] // len(logits)
     own = [jax.lax.dynamic_slice_in_dim(x, begin, members) for x in logits]
     voters = jnp.stack(own, axis=1).reshape(-1, *logits[0].shape[1:])
@@ -242,7 +253,8 @@ def _summary(
     pools = jax.vmap(ensemble.pool_vote, (None, 0))(voters, jnp.asarray(rows))
     mean = jnp.mean(voters, axis=0)
     doubt = jnp.stack([uncertainty.mutual_information(p), uncertainty.energy(mean), -jnp.max(mean, axis=1)])
-    return Summary(labels, averages, pools, p if keep else None, doubt, *_running(first, p, true))
+    found = Summary(labels, averages, pools, p if keep else None, doubt, *_running(first, p, true))
+    return devices.gather(found, mesh, axis=1)
 
 
 def _running(first: Any, p: Float[Array, "voters b classes"], true: Int[Array | np.ndarray, " b"]) -> tuple[Any, Any]:

@@ -6,9 +6,12 @@ import math
 import jax
 
 from bend_jax.batch_norm import holds_statistics, mixes_statistics
+from bend_jax.checks import names
 from bend_jax.collect.collector import Cost, Work
+from bend_jax.data.images import is_blank
 from bend_jax.ensemble import chunk_size
 from bend_jax.evaluation import memorisation
+from bend_jax.files import free_memory
 from bend_jax.generate.generator import Size
 from bend_jax.operations import Operations, count, in_bytes, parts_of
 from bend_jax.run.config import Compute
@@ -75,6 +78,48 @@ def forwards(ops: Operations, members: int, views: int) -> float:
     return views * (ops.forward + (members - 1) * ops.suffix) / ops.forward
 
 
+def voters(s: RunContext) -> int:
+    """Vectors that are evaluated: base, average, checkpoints, members of every generator that are not these."""
+    k, generators = s.config.collect.settings.k, s.config.generate.algorithms.values()
+    return 2 + k + sum(g.members(s.config.members, k) for g in generators if not g.is_all_checkpoints)
+
+
+def counted(s: RunContext, ops: Operations) -> dict[str, float]:
+    """Floating-point operations of each stage's networks, whatever the machine."""
+    c, images = s.config, len(s.dataset.validation.labels) + len(s.dataset.test.labels)
+    epoch = s.dataset.training_images * ops.step
+    made = sum(
+        generate_epochs(s, name, g.members(c.members, c.collect.settings.k), ops)
+        for name, g in c.generate.algorithms.items()
+    )
+    return {
+        "base": 0.0 if s.initial is not None and not c.backbone.init_head else base_epochs(s) * epoch,
+        "collect": collect_cost(s, ops).operations,
+        "generate": made * epoch,
+        "evaluate": images * forwards(ops, voters(s), len(names(c.evaluate.views))) * ops.forward,
+    }
+
+
+def vector_bytes(s: RunContext) -> int:
+    """Of checkpoints and of all vectors that are evaluated, each twice."""
+    return 8 * s.chosen.dim * (s.config.collect.settings.k + voters(s))
+
+
+def unmeasured(s: RunContext) -> str:
+    """Why a dry run times nothing: this machine has no room for the images and vectors of the run. "" where it has."""
+    splits = (s.dataset.train, s.dataset.unseen, s.dataset.validation, s.dataset.test)
+    images = sum(split.images.nbytes for split in splits if split is not None and is_blank(split.images))
+    vectors, free = vector_bytes(s), free_memory()
+    if free is None or images + vectors <= free:
+        return ""
+    needed = (
+        f"images take {in_bytes(images)} and vectors {in_bytes(vectors)}"
+        if images
+        else f"vectors take {in_bytes(vectors)}"
+    )
+    return f"time      not measured: {needed}, and {in_bytes(free)} are free on this machine"
+
+
 def describe(s: RunContext) -> str:
     """Lines of dimensions, and of the split point, of one run; nothing is compiled."""
     assert s.model.init is not None
@@ -102,5 +147,6 @@ def describe(s: RunContext) -> str:
         f"{in_bytes(ops.parts.suffix_bytes)} of intermediates for each member and image",
         f"collect   {c.collect.settings.k} checkpoints by {c.collect.name}; {features}",
         f"members   {c.members}; {min(fitting, c.members)} at once on {batch} images within {c.compute.memory_mb} MiB",
+        f"counted   {', '.join(f'{name} {x:.2g}' for name, x in counted(s, ops).items())} floating-point operations",
     ]
     return "\n".join(lines)

@@ -256,7 +256,7 @@ def run_stages(
         say(f"{config.data.name}: {note}")
     if own.dry_run:
         say(cost.describe(settings[0]))
-        say(str(forecast.forecast(settings[0])))
+        say(cost.unmeasured(settings[0]) or str(forecast.forecast(settings[0])))
         return
     plans = []
     for s in settings:

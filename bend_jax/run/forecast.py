@@ -64,11 +64,11 @@ class _Parts(NamedTuple):
     def voter(self, s: RunContext) -> float:
         """Of one voter on an image's features, at all views."""
         views = len(names(s.config.evaluate.views))
-        return max(self.evaluate.seconds - views * self.image.forward, 0.0) / probes.voters(s)
+        return max(self.evaluate.seconds - views * self.image.forward, 0.0) / cost.voters(s)
 
     def prefix(self, s: RunContext) -> float:
         """Of an image's features, at all views."""
-        return max(self.evaluate.seconds - self.voter(s) * probes.voters(s), 0.0)
+        return max(self.evaluate.seconds - self.voter(s) * cost.voters(s), 0.0)
 
 
 def forecast(s: RunContext, clock: probes.Clock = time.perf_counter) -> Forecast:
@@ -135,7 +135,7 @@ def _evaluate(s: RunContext, parts: _Parts) -> float:
     c, images = s.config, len(s.dataset.validation.labels) + len(s.dataset.test.labels)
     shifted = len(names(c.evaluate.corruptions)) * len(corruptions.SEVERITIES) * len(s.dataset.test.labels)
     shifted += sum(len(other) for other in s.ood.values())
-    votes = PER_VOTE * images * probes.voters(s) * len(names(c.evaluate.views))
+    votes = PER_VOTE * images * cost.voters(s) * len(names(c.evaluate.views))
     each = parts.prefix(s) + c.members * parts.voter(s)
     return images * parts.evaluate.seconds + shifted * each + votes + SCORES
 
@@ -161,19 +161,18 @@ def _held_out(s: RunContext) -> Any:
 
 def _memory(s: RunContext, ops: Operations, evaluating: probes.Evaluating) -> int:
     """Bytes at the peak: what this process took so far, and what of a run is larger than its calibration."""
-    c, k = s.config, s.config.collect.settings.k
+    c = s.config
     memory = c.compute.memory_mb * 2**20
     cached = cost.collect_cost(s, ops).cached_bytes
     cached = cached if cached <= memory else 0
 
     def members(batch: int) -> int:
         parts = ops.parts._replace(suffix_bytes=batch * ops.parts.suffix_bytes)
-        return min(chunk_size(parts, memory), probes.voters(s)) * parts.suffix_bytes
+        return min(chunk_size(parts, memory), cost.voters(s)) * parts.suffix_bytes
 
     batch = min(c.evaluate.batch, len(s.dataset.validation.labels), len(s.dataset.test.labels))
     bound = members(evaluating.size)
     more = max(members(batch) - bound, 0) * min(evaluating.grown / max(bound, 1), 1.0)
-    of_votes = probes.voters(s) * len(names(c.evaluate.views)) * s.dataset.num_classes
+    of_votes = cost.voters(s) * len(names(c.evaluate.views)) * s.dataset.num_classes
     votes = 4 * of_votes * (2 * len(s.dataset.validation.labels) + batch)
-    vectors = 4 * s.chosen.dim * (2 * k + 2 * probes.voters(s))
-    return probes.used_memory() + LIBRARIES + max(cached, int(more) + votes) + vectors
+    return probes.used_memory() + LIBRARIES + max(cached, int(more) + votes) + cost.vector_bytes(s)

@@ -21,6 +21,7 @@ from bend_jax.evaluation import predict
 from bend_jax.generate.generator import Size
 from bend_jax.operations import Operations
 from bend_jax.rng import stream
+from bend_jax.run import cost
 from bend_jax.run.context import RunContext
 from bend_jax.split import cut
 
@@ -238,12 +239,6 @@ def generate(s: RunContext, name: str, k: int, clock: Clock) -> Generated:
     return Generated(fixed * scale, trained * scale, drawn * scale)
 
 
-def voters(s: RunContext) -> int:
-    """Vectors that are evaluated: base, average, checkpoints, members of every generator that are not these."""
-    k, generators = s.config.collect.settings.k, s.config.generate.algorithms.values()
-    return 2 + k + sum(g.members(s.config.members, k) for g in generators if not g.is_all_checkpoints)
-
-
 class Evaluating(NamedTuple):
     """Seconds of all voters on one image; of how many images it was told, and by how many bytes the process grew."""
 
@@ -254,7 +249,7 @@ class Evaluating(NamedTuple):
 
 def evaluate(s: RunContext, ops: Operations, variables: Any, clock: Clock) -> Evaluating:
     """All voters on one image at all views, their votes included: of a second batch, which compiles nothing."""
-    count, views = voters(s), names(s.config.evaluate.views)
+    count, views = cost.voters(s), names(s.config.evaluate.views)
     size = _batch(s, len(views) * (ops.forward + (count - 1) * ops.suffix), s.config.evaluate.batch)
     vectors = np.tile(np.asarray(subset.flatten(s.chosen, variables))[None], (count, 1))
     before = used_memory()
