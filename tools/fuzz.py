@@ -137,7 +137,7 @@ def target_of(kind: str, folder: Path) -> Target:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 255, (12, 4, 4, 1)).astype(np.uint8), np.arange(12) % 3
     logits = rng.normal(size=(2, 12, 3)).astype(np.float32)
-    own = {"logits": logits, "labels": labels, "validation_logits": logits, "validation_labels": labels}
+    own = {"logits": logits, "labels": labels, "validation_logits": logits + 1, "validation_labels": labels}
     lines = [
         {"training": name, "step": s, "steps": 30, "loss": 1 / s, "seconds": 0.1 * s, "rate": 9.5, "held_out_loss": 0.5}
         for name in ("base", "other")
