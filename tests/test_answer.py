@@ -111,11 +111,12 @@ STAND_INS = {
     "the stand-in a does the same.": [stand_in("a", NARROW, TINY)],
     "the stand-ins a and b do the same.": [stand_in(x, NARROW, TINY) for x in "ab"],
     "the stand-in a does better.": [stand_in("a", turned(SURE), TINY)],
-    "the stand-in b does better, the stand-ins a, c and d do the same.": [
+    "the stand-in b does better in NLL, the stand-ins a, c and d do the same.": [
         stand_in("a", NARROW, TINY),
         stand_in("b", NARROW, MORE),
         *(stand_in(x, NARROW, TINY) for x in "cd"),
     ],
+    "the stand-in a does less well in NLL.": [stand_in("a", NARROW, LESS)],
     "the stand-in a does less well.": [stand_in("a", SURE, LESS)],
     "the stand-in a is better in one and worse in the other.": [stand_in("a", SURE, MORE)],
     "the stand-in a cannot be told from it.": [stand_in("a", WIDE, TINY)],

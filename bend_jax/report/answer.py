@@ -149,10 +149,12 @@ def _nll(found: Answer) -> str:
 
 WORDS = {  # of stand-ins: one does, several do
     "better": ("does better", "do better"),
+    "better by NLL": ("does better in NLL", "do better in NLL"),
     "same": ("does the same", "do the same"),
     "mixed": ("is better in one and worse in the other", "are better in one and worse in the other"),
     "unclear": ("cannot be told from it", "cannot be told from it"),
     "worse": ("does less well", "do less well"),
+    "worse by NLL": ("does less well in NLL", "do less well in NLL"),
     "unknown": ("has no interval", "have no interval"),
 }
 
@@ -163,13 +165,14 @@ def beside(found: Voter) -> str:
     gap = found.gap
     if gap is None:
         return "unknown"
-    signs = {sign(gap.accuracy, gap.p)}
+    by_accuracy = sign(gap.accuracy, gap.p)
+    signs = {by_accuracy}
     if gap.nll is not None and abs(gap.nll.mean) >= ALIKE * _mean(found.nll):
         signs.add(-sign(gap.nll))
     if {1, -1} <= signs:
         return "mixed"
     if signs != {0}:
-        return "worse" if 1 in signs else "better"
+        return ("worse" if 1 in signs else "better") + (" by NLL" if not by_accuracy else "")
     return "same" if max(abs(gap.accuracy.low), abs(gap.accuracy.high)) <= ALIKE else "unclear"
 
 

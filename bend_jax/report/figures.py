@@ -86,7 +86,8 @@ def by_members(runs: Measured) -> Figure | None:
         return None
     sentence = (
         "Votes over the first m members (BEND's Fig. 5b; one member: their mean accuracy): where the curves are flat, "
-        "more members add nothing; below the base's line in the lower panel is a better likelihood."
+        "more members add nothing; below the base's line in the lower panel is a better likelihood. This NLL is of the "
+        "mean and before temperature scaling; the first table's is of the ensemble and after it."
     )
     draw = partial(_draw_by_members, runs, curves)
     return Figure("by_members", "Accuracy and NLL against the number of members", sentence, draw)
@@ -106,7 +107,7 @@ def _draw_by_members(runs: Measured, curves: list[Curves], figure: Any) -> None:
         under.append(Line("base", ends, [base.nll] * 2, INK))
         under.append(Line(VOTES["mean"][0], found.m, found.nll, *VOTES["mean"][1:3]))
     lines(above, over, "", "test accuracy, %")
-    lines(below, under, "members m", "test NLL, nats")
+    lines(below, under, "members m", "test NLL, nats, unscaled")
     widen(above, "y", 0.5)
     widen(below, "y", 0.01)
     below.set_xscale("log")
