@@ -20,7 +20,7 @@ from bend_jax.data import splits
 from bend_jax.example import Example
 from bend_jax.generate import GENERATORS
 from bend_jax.generate.generator import Generator
-from bend_jax.labelled import TRIED, check_augment, check_images, check_loss, check_network, device_labels
+from bend_jax.labelled import TRIED, check_augment, check_images, check_loss, check_network, device_labels, takes_index
 from bend_jax.subset import RANK, Subset, select
 from bend_jax.training import Callbacks, Examples, Model
 
@@ -114,10 +114,10 @@ def _are_same(images: Any, others: Any) -> bool:
 
 
 def view_of(augment: Callable[..., Any] | None) -> Callable[..., Any]:
-    """(keys, images, index) -> images of an augmentation (keys, images) -> images, or of none."""
-    return (
-        (lambda keys, images, index: images) if augment is None else lambda keys, images, index: augment(keys, images)
-    )
+    """(keys, images, index) -> images of an augmentation, which may leave the index out, or of none."""
+    if augment is None:
+        return lambda keys, images, index: images
+    return augment if takes_index(augment) else lambda keys, images, index: augment(keys, images)
 
 
 def _find_batches(data: tuple[Any, ...], holds_out: bool) -> Batches | None:

@@ -1,6 +1,8 @@
 """Labelled images and the network that takes them, checked before any training: what came, what was expected."""
 
+import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -175,13 +177,23 @@ def check_loss(model: Model, variables: Any, images: Any, labels: np.ndarray) ->
         )
 
 
-def check_augment(augment: Any, images: Any) -> None:
+def takes_index(augment: Callable[..., Any]) -> bool:
+    """Whether an augmentation takes a third argument, which view of the images it is to give."""
+    try:
+        inspect.signature(augment).bind(None, None, None)
+    except (TypeError, ValueError):  # ValueError: a function without a signature
+        return False
+    return True
+
+
+def check_augment(augment: Callable[..., Any], images: Any) -> None:
     """Raise SettingsError for an augmentation that does not give images like those that it gets."""
     for n in (2, 5):
         some = Example.of(images).batch(n)
         keys = jax.eval_shape(lambda n=n: jax.random.split(jax.random.key(0), n))
         try:
-            found = jax.eval_shape(augment, keys, some)
+            index = [jax.ShapeDtypeStruct((), jnp.int32)] if takes_index(augment) else []
+            found = jax.eval_shape(augment, keys, some, *index)
         except REFUSED as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise SettingsError(f"augment(keys [n], images [n, ...]) does not take the images: {lines[0]}") from None

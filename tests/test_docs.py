@@ -176,7 +176,7 @@ def test_the_page_about_extending_shows_a_generator_and_a_collector_that_work(tm
     record = run_path(str(tmp_path / "cloud.py"))["COLLECTOR"]
     names = user_names()
     names["bend_jax"] = SimpleNamespace(
-        fit=partial(bend_jax.fit, collect=record, validation=(names["images"], names["labels"]), members=7)
+        fit=partial(bend_jax.fit, collect=record, validation=(names["images"][::-1], names["labels"][::-1]), members=7)
     )
     exec(in_fit, names)
     assert len(names["ensemble"].vectors) == 7

@@ -146,6 +146,15 @@ def test_augment_changes_what_is_trained_on_and_nothing_else() -> None:
     np.testing.assert_allclose(augmented.predict_proba(images), scaled.predict_proba(images), atol=1e-3)
 
 
+def test_an_augmentation_may_be_told_which_view_it_gives() -> None:
+    """There are two, 0 and 1: what is done to others changes nothing, what is done to one of them does."""
+    same = small(augment=lambda keys, x: x).vectors
+    others = small(augment=lambda keys, x, index: jnp.where(index < 2, x, 100 * x)).vectors
+    second = small(augment=lambda keys, x, index: jnp.where(index == 1, 2 * x, x)).vectors
+    np.testing.assert_array_equal(others, same)
+    assert np.abs(second - same).max() > 1e-3
+
+
 def test_views_count_where_images_are_augmented() -> None:
     """The collector goes through as many as its settings say; of images as they are there is one."""
     found: list[int] = []
