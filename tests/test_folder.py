@@ -69,6 +69,53 @@ def test_a_folder_of_classes_is_split_by_a_setting(tmp_path: Path) -> None:
     assert np.bincount(found.test.labels).tolist() == [5, 5]
 
 
+@pytest.mark.parametrize("words", ["Train Test", "training testing", "TRAIN VAL", "Training Validation", "train valid"])
+def test_usual_names_of_splits(words: str, tmp_path: Path) -> None:
+    """In any case; a line says which classes and images were found, and where."""
+    train, test = words.split()
+    root = tree(tmp_path, {f"{train}/cat": 9, f"{train}/dog": 8, f"{test}/cat": 2, f"{test}/dog": 3, "other/x": 1})
+    found = splits.load(replace(GREY, name=f"folder:{root}"))
+    assert found.num_classes == 2
+    assert np.bincount(found.test.labels).tolist() == [2, 3]
+    line = f"2 classes: cat, dog; 13 training, 4 validation, 5 test images (of {train} and {test})"
+    assert found.notes[0] == line
+
+
+def test_without_test_images_of_its_own_a_line_says_where_they_are_from(tmp_path: Path) -> None:
+    """Of the folder train, of a folder of classes and of arrays; of many classes the first."""
+    root = tree(tmp_path / "whole", {f"Train/{name}": 8 for name in "abcdefg"})
+    line = splits.load(replace(GREY, name=f"folder:{root}")).notes[0]
+    assert (
+        line
+        == "7 classes: a, b, c, d, e and 2 more; 21 training, 7 validation, 28 test images (data.test=0.5 of Train)"
+    )
+    assert splits.load(replace(GREY, name=f"folder:{root}/Train"), dry=True).notes[0] == line
+    np.savez(tmp_path / "own.npz", X=PIXELS, y=CLASSES)
+    line = splits.load(replace(GREY, name=f"npz:{tmp_path}/own.npz")).notes[0]
+    assert line == "3 classes: 0 to 2; 4 training, 2 validation, 6 test images (data.test=0.5 of all)"
+
+
+SPLITS = {
+    "two trainings": ({"Train/a": 2, "train/a": 2, "test/a": 1}, "has both Train and train: leave one"),
+    "two tests": ({"train/a": 2, "test/a": 2, "testing/a": 1}, "has both test and testing: leave one"),
+    "no classes": ({"train": 2, "test": 2}, "has test, train, named like the parts of a set, and no folder train with"),
+    "a test among classes": ({"cat": 2, "dog": 2, "Test/cat": 1}, "has Test, named like"),
+    "validation alone": ({"cat": 2, "validation": 2}, "has validation, named like"),
+    "nothing but train": ({"training": 2}, "has training, named like"),
+    "splits within classes": ({"cat/train": 2, "cat/test": 2, "dog/train": 1}, "cat holds test, train, named like"),
+    "a folder too many": ({"set/Training/a": 2, "set/Testing/a": 1}, "give data.name=folder:"),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_splits_are_never_taken_for_classes(name: str, tmp_path: Path) -> None:
+    """What may be meant is asked; a class of such a name may lie in the training folder."""
+    counts, message = SPLITS[name]
+    assert message in refused(replace(GREY, name=f"folder:{tree(tmp_path, counts)}"))
+    root = tree(tmp_path / "inside", {"train/test": 4, "train/train": 4, "test/test": 1})
+    assert read(root)[1].labels.tolist() == [0]
+
+
 def test_validation_images_are_the_test_images_where_there_are_no_others(tmp_path: Path) -> None:
     """train/ and val/, as ImageNet's folders are; Tiny-ImageNet's have a file with the classes, by its name too."""
     root = tree(tmp_path / "plain", {"train/a": 2, "train/b": 2, "val/b": 3})
@@ -223,7 +270,7 @@ def test_a_class_with_one_image_trains_and_what_is_missing_is_said(tmp_path: Pat
     for share, sizes in ((0.1, [21, 2, 2]), (0.5, [7, 6, 12])):
         found = splits.load(replace(GREY, name=f"folder:{root}", test=share, validation=share))
         assert (found.train.labels == 2).sum() == 1
-        assert found.notes[:2] == tuple(
+        assert found.notes[1:3] == tuple(
             f"the {name} split has no image of class 2 (rare)" for name in ("validation", "test")
         )
         assert found.num_classes == 3
