@@ -231,13 +231,10 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 def test_a_size_that_no_memory_holds_is_refused_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one image, in a folder and in an .npz; of a long, thin picture; of all images of an .npz together."""
+    """Of a long, thin picture; of all images of an .npz together."""
     root = tree(tmp_path / "own", {"a": 4, "b": 4})
     arrays = {"X": np.zeros((8, 4, 4, 1), np.uint8), "y": np.arange(8) % 2}
     np.savez(tmp_path / "own.npz", **arrays)
-    for name in (f"folder:{root}", f"npz:{tmp_path / 'own.npz'}"):
-        said = refused(replace(GREY, name=name, resize=10_000))
-        assert "data.resize=10000: 4x4 pixels become 10000x10000, and 89,478,485 are taken at most" in said
     put(root / "a" / "0.png", np.zeros((1, 10_000), np.uint8))
     assert "10000x1 pixels become 1000000x100" in refused(replace(GREY, name=f"folder:{root}", resize=100))
     monkeypatch.setattr(images, "free_memory", lambda: 159_999)
@@ -367,6 +364,41 @@ def test_arrays_that_cannot_be_used(name: str, tmp_path: Path) -> None:
     arrays, message = ARRAYS[name]
     np.savez(tmp_path / "own.npz", **arrays)
     assert message in refused(Data(name=f"npz:{tmp_path}/own.npz"))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_arrays_with_channels_first_are_told_apart(channels: int, tmp_path: Path) -> None:
+    """The way out is to transpose them, here and where they are another set, and no mean of as many numbers."""
+    np.savez(tmp_path / "own.npz", X=np.zeros((12, channels, 5, 6), np.uint8), y=CLASSES)
+    for settings in (GREY, COLOUR):
+        said = refused(replace(settings, name=f"npz:{tmp_path}/own.npz"))
+        assert f"are [12, {channels}, 5, 6]: these look like [n, c, h, w]" in said
+        assert "transpose(0, 2, 3, 1)" in said
+        assert "config.data.mean" not in said
+        test = np.zeros((2, 8, 8, len(settings.mean)), np.uint8)
+        with pytest.raises(SettingsError, match=r"look like \[n, c, h, w\]"):
+            out_of_distribution.load_others(replace(settings, name="digits"), f"npz:{tmp_path}/own.npz", test)
+    assert not images.planes_first(np.zeros((12, 3, 3, 3), np.uint8))
+    assert not images.planes_first(np.zeros((12, 64, 64, 13), np.uint8))
+
+
+def test_a_side_that_is_too_long_is_the_settings_fault_and_not_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before an image is decoded; one image that no memory is left for is named as that."""
+    with pytest.raises(SettingsError, match=r"resize must be .*8192\]; got 20000"):
+        Data(resize=20_000)
+    root = tree(tmp_path, {"a": 4, "b": 4})
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "free_memory", lambda: 10**6)
+        patched.setattr(images, "decode", lambda *_: pytest.fail("an image was decoded"))
+        assert "of 5000x5000x1 bytes are 0.2 GB" in refused(replace(GREY, name=f"folder:{root}", resize=5000))
+
+    def decode(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "decode", decode)
+    assert "0.png (it does not fit into memory: take a smaller" in refused(replace(GREY, name=f"folder:{root}"))
 
 
 def test_a_damaged_npz_is_called_damaged(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from bend_jax.checks import SettingsError
 from bend_jax.data import folder, sources
 from bend_jax.data.augment import add_noise
-from bend_jax.data.images import taken
+from bend_jax.data.images import planes_first, taken
 from bend_jax.data.sources import Data, Images, Labels, Split
 
 MEASURED = 10_000  # images that mean and standard deviation are taken from, at most
@@ -96,9 +96,11 @@ def _check(settings: Data, split: Split) -> None:
     if not len(images):
         raise SettingsError(f"data.name={settings.name}: no training images, or no test images; look at data.test")
     if images.shape[-1] != len(settings.mean):
+        count = images.shape[-1]
+        hint = planes_first(images) or f"{count} channels need as many; measured: {_flags(*moments(images))}"
         raise SettingsError(
             f"data.mean has {len(settings.mean)} numbers; the images of {settings.name} are {list(images.shape)}: "
-            f"{images.shape[-1]} channels need as many; measured: {_flags(*moments(images))}"
+            f"{hint}"
         )
 
 
