@@ -224,10 +224,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "classes": ({"ood": {"far": OTHER[:, :, :2]}}, r"ood logits 'far' must be \[4, images, 3\]; they are \[4, 30, 2\]"),
     "none": ({"validation": (VALIDATION,)}, r"validation=\(logits \[m, v, classes\], labels \[v\]\) is needed"),
-    "few": (
-        {"validation": (VALIDATION[:, :8], VALIDATION_LABELS[:8])},
-        "a coverage of 0.9 needs at least 9 calibration images; 8 came",
-    ),
     "coverage": ({"coverage": 1.2}, r"coverage must be in \(0, 1\); got 1.2"),
     "weights": ({"weights": [1, -1, 1, 1]}, "weights must be 4 numbers of at least 0, one for each member"),
     "probabilities": ({"logits": special.softmax(TEST, axis=2)}, "logits are probabilities .*: give their logarithm"),
@@ -263,6 +259,20 @@ def test_a_class_that_is_ruled_out_is_no_mistake() -> None:
     masked = [spoilt(x, -np.inf) for x in (TEST, VALIDATION)]
     found = bend_jax.evaluate(masked[0], LABELS, validation=(masked[1], VALIDATION_LABELS))
     assert np.isfinite(found.probabilities).all()
+
+
+@pytest.mark.filterwarnings("ignore:the temperature")
+def test_with_too_few_validation_images_the_report_says_how_many_sets_take() -> None:
+    """And has all else; one more image, and there are sets, but for those that take as many of every class."""
+    few, enough = (
+        bend_jax.evaluate(**{**GIVEN, "validation": (VALIDATION[:, :n], VALIDATION_LABELS[:n])}) for n in (8, 9)
+    )
+    assert few.sets == {}
+    assert few.numbers.votes["mean"].sets == dict.fromkeys(conformal.METHODS)
+    assert "No conformal sets: a coverage of 0.9 needs at least 9 validation images; there are 8." in str(few)
+    assert "too few of these (9 are needed, by class of every class)" in str(few)
+    assert enough.sets.keys() == {"lac", "aps", "raps"}
+    assert "No conformal sets" not in str(enough)
 
 
 ARRAYS = {"logits": TEST, "labels": LABELS, "validation_logits": VALIDATION, "validation_labels": VALIDATION_LABELS}

@@ -12,7 +12,7 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from bend_jax import compilation, devices, given_logits, links, storage
+from bend_jax import compilation, conformal, devices, given_logits, links, storage
 from bend_jax.checks import SettingsError, check_letters, did_you_mean
 from bend_jax.data import splits
 from bend_jax.evaluation.scores import Evaluate
@@ -254,6 +254,8 @@ def run_stages(
     settings = [prepare(config, name, seed, workdir, dataset, own.init, dry=own.dry_run) for seed in seeds]
     for note in dataset.notes:
         say(f"{config.data.name}: {note}")
+    if few := conformal.shortage(len(dataset.validation.labels), config.evaluate.coverage):
+        say(few)
     if own.dry_run:
         say(cost.describe(settings[0]))
         say(cost.unmeasured(settings[0]) or str(forecast.forecast(settings[0])))
