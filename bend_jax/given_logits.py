@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bend_jax import conformal, files, storage
-from bend_jax.checks import SettingsError, did_you_mean
+from bend_jax.checks import SettingsError, did_you_mean, expanded
 from bend_jax.evaluation import given
 from bend_jax.evaluation.scores import Evaluate
 from bend_jax.evaluation.uncertainty import Parts
@@ -54,7 +54,7 @@ class Evaluation:
 
         Raises FileExistsError where the folder is there already.
         """
-        path = Path(directory).absolute()
+        path = expanded(directory).absolute()
         if path.exists():
             raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
         with storage.publishing(path, {"stage": "evaluation"}) as partial:
@@ -129,7 +129,7 @@ def read(path: str | Path) -> dict[str, Any]:
         return names
 
     try:
-        arrays = files.read_npz(Path(path), choose)
+        arrays = files.read_npz(expanded(path), choose)
     except SettingsError:
         raise
     except FileNotFoundError:

@@ -12,8 +12,9 @@ import pytest
 from scipy import special, stats
 
 import bend_jax
-from bend_jax import conformal
+from bend_jax import conformal, given_logits
 from bend_jax.checks import SettingsError
+from bend_jax.report import document
 from tests import launching
 from tests.reports import check_page
 
@@ -273,6 +274,18 @@ def test_with_too_few_validation_images_the_report_says_how_many_sets_take() -> 
     assert "too few of these (9 are needed, by class of every class)" in str(few)
     assert enough.sets.keys() == {"lac", "aps", "raps"}
     assert "No conformal sets" not in str(enough)
+
+
+def test_a_tilde_is_the_home_folder(
+    found: bend_jax.Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the report goes, and where the logits are."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(document, "write", lambda *_: None)
+    found.save("~/report")
+    assert (tmp_path / "report" / "manifest.json").exists()
+    np.savez(tmp_path / "mine.npz", **ARRAYS)
+    assert given_logits.read("~/mine.npz")["labels"].tolist() == LABELS.tolist()
 
 
 ARRAYS = {"logits": TEST, "labels": LABELS, "validation_logits": VALIDATION, "validation_labels": VALIDATION_LABELS}
