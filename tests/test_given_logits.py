@@ -12,9 +12,10 @@ import pytest
 from scipy import special, stats
 
 import bend_jax
-from bend_jax import conformal, given_logits
+from bend_jax import conformal, given_logits, storage
 from bend_jax.checks import SettingsError
 from bend_jax.report import document
+from bend_jax.run import command_line, driver
 from tests import launching
 from tests.reports import check_page
 
@@ -289,6 +290,27 @@ def test_a_tilde_is_the_home_folder(
 
 
 ARRAYS = {"logits": TEST, "labels": LABELS, "validation_logits": VALIDATION, "validation_labels": VALIDATION_LABELS}
+
+
+def test_a_report_of_another_file_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files of one name, or a run of the name of the file: without --workdir their reports have one place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(document, "write", lambda *_: None)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "good.npz", **ARRAYS)
+    done = [command_line.main(["launch.py", f"--evaluate={name}/good.npz"]) for name in (f"{tmp_path}/a", "a", "b")]
+    assert done == [0, 0, 2]
+    assert (
+        "report is the report of a/good.npz, which this one would replace: give a --workdir" in capsys.readouterr().err
+    )
+    assert command_line.main(["launch.py", "--evaluate=b/good.npz", "--workdir=runs/good"]) == 0
+    for stage in ("report", "compare"):
+        storage.write_json(tmp_path / "runs" / "good" / "report" / "manifest.json", {"stage": stage, "inputs": ["x"]})
+        with pytest.raises(SettingsError, match="is the report of a run"):
+            driver.check_source(tmp_path / "runs" / "good", Path("b/good.npz"))
 
 
 def test_the_command_line_gives_the_same_report(found: bend_jax.Evaluation, tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def evaluate_logits(own: flags.FlagValues, words: list[str]) -> None:
     config_file.override(settings, words, list(own))
     path = Path(own.evaluate)
     workdir = check_workdir(Path(own.workdir or Path("runs") / path.stem))
+    if not own.workdir:
+        check_source(workdir, path)
     compilation.keep()
     devices.check()
     try:
@@ -149,6 +151,23 @@ def evaluate_logits(own: flags.FlagValues, words: list[str]) -> None:
     found.publish(workdir, str(path))
     say(f"{found}\n")
     say(where(workdir, STAGES[:-1]))
+
+
+def check_source(workdir: Path, path: Path) -> None:
+    """Raise SettingsError where the report of a run, or of another file of the same name, would be replaced."""
+    manifest = workdir / "report" / "manifest.json"
+    try:
+        found = storage.read_json(manifest)
+        (source,) = found["inputs"] if found["stage"] == "evaluation" else ["a run"]
+    except FileNotFoundError:
+        return
+    except (KeyError, TypeError, ValueError):
+        source = "something else"
+    if source == "a run" or Path(source).resolve() != path.resolve():
+        raise SettingsError(
+            f"--evaluate: {workdir / 'report'} is the report of {source}, which this one would replace: "
+            "give a --workdir"
+        )
 
 
 def read_stages(words: list[str]) -> tuple[str, ...]:
