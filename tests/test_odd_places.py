@@ -208,6 +208,20 @@ def test_every_flag_that_is_a_path_knows_the_home_folder(
     assert len(seen) == 6
 
 
+@pytest.mark.parametrize("missing", [["flatbuffers"], ["flatbuffers", "safetensors"]])
+def test_what_an_export_needs_is_told_before_anything_is_computed(
+    missing: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the command that installs it."""
+    monkeypatch.setattr(driver, "find_spec", lambda name: None if name in missing else sys)
+    words = ["--config=digits", "--stages=base,collect,generate,export", f"--workdir={tmp_path}/run"]
+    assert command_line.main(["launch.py", *words]) == 2
+    names = " and ".join(missing), " ".join(missing)
+    said = "launch.py: --stages=export needs {}, not installed here: pip install {}\n".format(*names)
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_archive_for_which_there_is_no_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is downloaded."""
     pooch = pytest.importorskip("pooch")

@@ -20,7 +20,7 @@ from bend_jax.generate import GENERATORS
 from bend_jax.report import comparison, document, grid, papers, side_by_side, tables
 from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
-from bend_jax.run import config_file, cost, forecast, pipeline
+from bend_jax.run import config_file, cost, export, forecast, pipeline
 from bend_jax.run import rows as table
 from bend_jax.run.config import Config, add_groups, defaults, parse, with_presets
 from bend_jax.run.config_file import ConfigFile
@@ -53,8 +53,8 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
     given = config_file.given_names(words)
     config = parse(file.settings, given)
     stages, seeds = read_stages(own.stages), read_seeds(own.seed)
-    if config.compute.tensorboard and find_spec("tensorboardX") is None:
-        raise SettingsError("--tensorboard needs tensorboardX, which is not installed: pip install tensorboardX")
+    check_installed("--tensorboard", ("tensorboardX",) if config.compute.tensorboard else ())
+    check_installed("--stages=export", export.NEEDED if "export" in stages else ())
     workdir = check_workdir(Path(own.workdir or Path("runs") / config.task), pipeline.linked(stages))
     rows = read_rows(file, own.sweep, stages, given)
     if own.print_config:
@@ -78,6 +78,14 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
             raise
         what = f"{type(error).__name__}: {error}"
         devices.abort(f"launch.py: stopped, most likely because another process was lost: {what}")
+
+
+def check_installed(flag: str, modules: Iterable[str]) -> None:
+    """Raise SettingsError for modules that a flag needs and that are missing, with the command that installs them."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        what = f"{flag} needs {' and '.join(missing)}, not installed here"
+        raise SettingsError(f"{what}: pip install {' '.join(missing)}")
 
 
 def check_store(own: flags.FlagValues, words: list[str]) -> None:
