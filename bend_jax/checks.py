@@ -146,7 +146,7 @@ def settings_json(settings: Any) -> dict[str, Any]:
     return result
 
 
-def expanded(text: str) -> Path:
+def expanded(text: str | Path) -> Path:
     """The path, ~ and ~name as their folders. Raises SettingsError where there is none, as without HOME for a user that
     the machine does not know."""
     try:

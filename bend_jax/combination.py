@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bend_jax import conformal, ensemble, labelled, metrics, modules, saved, storage
 from bend_jax.batching import rows
-from bend_jax.checks import SettingsError
+from bend_jax.checks import SettingsError, expanded
 from bend_jax.ensemble import VOTES, Ensemble, check_votes, choose_vote
 from bend_jax.example import Example, as_arrays
 from bend_jax.subset import Subset
@@ -76,7 +76,7 @@ class Combination(flax.struct.PyTreeNode, eq=False):
         """Write a new folder, whole or not at all: combination.json, calibration/ where it is known, and each network
         as `Ensemble.save` does under network_0, network_1 and so on. Raises FileExistsError where the folder is there
         already."""
-        path = Path(directory).absolute()
+        path = expanded(directory).absolute()
         if path.exists():
             raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
         content = {
@@ -101,7 +101,7 @@ def load_combination(
     variables: of each network, needed where one's are no nested dicts, as in `load`. Raises what `load` raises, and
     SettingsError where there is not one apply for each network.
     """
-    path = Path(directory).absolute()
+    path = expanded(directory).absolute()
     if not (path / "combination.json").exists():
         raise FileNotFoundError(f"{path} holds no saved combination (no combination.json)")
     storage.verify(path, "restore this folder from a copy, or save the combination again")

@@ -18,7 +18,7 @@ FOLDER, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile
 def folder() -> Path | None:
     """Where they are kept: bend_jax/compiled in XDG_CACHE_HOME, or in ~/.cache; None where there is no home."""
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
+        home = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     except SettingsError:
         return None
     return home / "bend_jax" / "compiled"

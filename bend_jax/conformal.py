@@ -89,6 +89,14 @@ def smallest(coverage: float) -> int:
     return math.ceil(coverage / (1 - coverage) - 1e-9)
 
 
+def shortage(count: int, coverage: float) -> str:
+    """A line where `count` calibration images are too few for any set of that coverage; "" where they do."""
+    least = smallest(coverage)
+    if count >= least:
+        return ""
+    return f"no conformal sets: a coverage of {coverage:g} needs at least {least} validation images; there are {count}"
+
+
 def place(count: int, coverage: float) -> int:
     """k: which of `count` scores, the smallest first, is the threshold. Raises SettingsError where they are too few."""
     check_coverage(coverage)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bend_jax import conformal, devices, metrics, modules, saved
 from bend_jax.batching import batch_size, rows
-from bend_jax.checks import SettingsError
+from bend_jax.checks import SettingsError, expanded
 from bend_jax.example import Example, as_arrays
 from bend_jax.split import Cut, cut
 from bend_jax.subset import Subset, insert
@@ -350,7 +350,7 @@ class Ensemble(flax.struct.PyTreeNode, eq=False):
             "classes": self.classes,
             "image": None if self.image is None else self.image.to_json(),
         }
-        saved.write(Path(directory).absolute(), content, self)
+        saved.write(expanded(directory).absolute(), content, self)
 
     @property
     def classes(self) -> int | None:
@@ -377,7 +377,7 @@ def load(directory: str | Path, network: Any, variables: Any = None) -> Ensemble
     """
     found = modules.adapt(network)
     apply, variables = (network, variables) if found is None else (found[0].apply, found[1])
-    path = Path(directory).absolute()
+    path = expanded(directory).absolute()
     content, tree, subset, vectors, *known = saved.read(path, variables)
     if found is not None:
         saved.check_same(str(path), tree, variables)

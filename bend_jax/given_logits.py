@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bend_jax import conformal, files, storage
-from bend_jax.checks import SettingsError, did_you_mean
+from bend_jax.checks import SettingsError, did_you_mean, expanded
 from bend_jax.evaluation import given
 from bend_jax.evaluation.scores import Evaluate
 from bend_jax.evaluation.uncertainty import Parts
@@ -54,7 +54,7 @@ class Evaluation:
 
         Raises FileExistsError where the folder is there already.
         """
-        path = Path(directory).absolute()
+        path = expanded(directory).absolute()
         if path.exists():
             raise FileExistsError(f"{path} is there already: nothing was written; choose another folder")
         with storage.publishing(path, {"stage": "evaluation"}) as partial:
@@ -93,7 +93,8 @@ def evaluate(
       the test images. Temperatures, conformal sets and the choices of a vote and of the best member are made on them.
     - ood: logits [m, any, classes] of another data set, or several of them by name.
     - weights: of the members in a vote of their own, [m], at least 0.
-    - coverage: of the conformal sets, in (0, 1).
+    - coverage: of the conformal sets, in (0, 1). Methods with too few validation images for it have no sets, and the
+      report says how many it takes.
 
     Raises ValueError (SettingsError) for input that does not fit, before anything is computed.
     """
@@ -128,7 +129,7 @@ def read(path: str | Path) -> dict[str, Any]:
         return names
 
     try:
-        arrays = files.read_npz(Path(path), choose)
+        arrays = files.read_npz(expanded(path), choose)
     except SettingsError:
         raise
     except FileNotFoundError:
@@ -163,7 +164,7 @@ def _checked(logits: Any, labels: Any, validation: Any, ood: Any, weights: Any, 
     if isinstance(ood, tuple | list) and len({np.ndim(_array(x)) for x in ood}) > 1:
         raise SettingsError("ood is logits [m, any, classes] alone, or several of them by name; labels are not needed")
     others = ood if isinstance(ood, Mapping) else {} if ood is None else {"other": ood}
-    own = given.Given(
+    return given.Given(
         test,
         truth,
         before,
@@ -171,8 +172,6 @@ def _checked(logits: Any, labels: Any, validation: Any, ood: Any, weights: Any, 
         {str(name): _logits(f"ood logits {name!r}", x, test) for name, x in others.items()},
         None if weights is None else _weights(_array(weights), len(test)),
     )
-    conformal.place(before.shape[1], coverage)
-    return own
 
 
 def _array(x: Any) -> np.ndarray:

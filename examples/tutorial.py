@@ -95,6 +95,11 @@ base_right = np.asarray(plain.argmax(axis=1)) == test[1]
 vote_right = ensemble.predict(test[0]) == test[1]
 print(f"McNemar, ensemble against base: p = {metrics.mcnemar(vote_right, base_right):.2f}")
 
+# %% How sure is it?
+sets = ensemble.predict_set(test[0], coverage=0.9)  # booleans [images, classes]
+held = sets[np.arange(len(sets)), test[1]]
+print(f"sets of {sets.sum(axis=1).mean():.2f} labels hold the right one on {held.mean():.2%} of the test images")
+
 # %% Save and load
 import tempfile
 from pathlib import Path

@@ -69,6 +69,53 @@ def test_a_folder_of_classes_is_split_by_a_setting(tmp_path: Path) -> None:
     assert np.bincount(found.test.labels).tolist() == [5, 5]
 
 
+@pytest.mark.parametrize("words", ["Train Test", "training testing", "TRAIN VAL", "Training Validation", "train valid"])
+def test_usual_names_of_splits(words: str, tmp_path: Path) -> None:
+    """In any case; a line says which classes and images were found, and where."""
+    train, test = words.split()
+    root = tree(tmp_path, {f"{train}/cat": 9, f"{train}/dog": 8, f"{test}/cat": 2, f"{test}/dog": 3, "other/x": 1})
+    found = splits.load(replace(GREY, name=f"folder:{root}"))
+    assert found.num_classes == 2
+    assert np.bincount(found.test.labels).tolist() == [2, 3]
+    line = f"2 classes: cat, dog; 13 training, 4 validation, 5 test images (of {train} and {test})"
+    assert found.notes[0] == line
+
+
+def test_without_test_images_of_its_own_a_line_says_where_they_are_from(tmp_path: Path) -> None:
+    """Of the folder train, of a folder of classes and of arrays; of many classes the first."""
+    root = tree(tmp_path / "whole", {f"Train/{name}": 8 for name in "abcdefg"})
+    line = splits.load(replace(GREY, name=f"folder:{root}")).notes[0]
+    assert (
+        line
+        == "7 classes: a, b, c, d, e and 2 more; 21 training, 7 validation, 28 test images (data.test=0.5 of Train)"
+    )
+    assert splits.load(replace(GREY, name=f"folder:{root}/Train"), dry=True).notes[0] == line
+    np.savez(tmp_path / "own.npz", X=PIXELS, y=CLASSES)
+    line = splits.load(replace(GREY, name=f"npz:{tmp_path}/own.npz")).notes[0]
+    assert line == "3 classes: 0 to 2; 4 training, 2 validation, 6 test images (data.test=0.5 of all)"
+
+
+SPLITS = {
+    "two trainings": ({"Train/a": 2, "train/a": 2, "test/a": 1}, "has both Train and train: leave one"),
+    "two tests": ({"train/a": 2, "test/a": 2, "testing/a": 1}, "has both test and testing: leave one"),
+    "no classes": ({"train": 2, "test": 2}, "has test, train, named like the parts of a set, and no folder train with"),
+    "a test among classes": ({"cat": 2, "dog": 2, "Test/cat": 1}, "has Test, named like"),
+    "validation alone": ({"cat": 2, "validation": 2}, "has validation, named like"),
+    "nothing but train": ({"training": 2}, "has training, named like"),
+    "splits within classes": ({"cat/train": 2, "cat/test": 2, "dog/train": 1}, "cat holds test, train, named like"),
+    "a folder too many": ({"set/Training/a": 2, "set/Testing/a": 1}, "give data.name=folder:"),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_splits_are_never_taken_for_classes(name: str, tmp_path: Path) -> None:
+    """What may be meant is asked; a class of such a name may lie in the training folder."""
+    counts, message = SPLITS[name]
+    assert message in refused(replace(GREY, name=f"folder:{tree(tmp_path, counts)}"))
+    root = tree(tmp_path / "inside", {"train/test": 4, "train/train": 4, "test/test": 1})
+    assert read(root)[1].labels.tolist() == [0]
+
+
 def test_validation_images_are_the_test_images_where_there_are_no_others(tmp_path: Path) -> None:
     """train/ and val/, as ImageNet's folders are; Tiny-ImageNet's have a file with the classes, by its name too."""
     root = tree(tmp_path / "plain", {"train/a": 2, "train/b": 2, "val/b": 3})
@@ -184,13 +231,10 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 def test_a_size_that_no_memory_holds_is_refused_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one image, in a folder and in an .npz; of a long, thin picture; of all images of an .npz together."""
+    """Of a long, thin picture; of all images of an .npz together."""
     root = tree(tmp_path / "own", {"a": 4, "b": 4})
     arrays = {"X": np.zeros((8, 4, 4, 1), np.uint8), "y": np.arange(8) % 2}
     np.savez(tmp_path / "own.npz", **arrays)
-    for name in (f"folder:{root}", f"npz:{tmp_path / 'own.npz'}"):
-        said = refused(replace(GREY, name=name, resize=10_000))
-        assert "data.resize=10000: 4x4 pixels become 10000x10000, and 89,478,485 are taken at most" in said
     put(root / "a" / "0.png", np.zeros((1, 10_000), np.uint8))
     assert "10000x1 pixels become 1000000x100" in refused(replace(GREY, name=f"folder:{root}", resize=100))
     monkeypatch.setattr(images, "free_memory", lambda: 159_999)
@@ -223,7 +267,7 @@ def test_a_class_with_one_image_trains_and_what_is_missing_is_said(tmp_path: Pat
     for share, sizes in ((0.1, [21, 2, 2]), (0.5, [7, 6, 12])):
         found = splits.load(replace(GREY, name=f"folder:{root}", test=share, validation=share))
         assert (found.train.labels == 2).sum() == 1
-        assert found.notes[:2] == tuple(
+        assert found.notes[1:3] == tuple(
             f"the {name} split has no image of class 2 (rare)" for name in ("validation", "test")
         )
         assert found.num_classes == 3
@@ -320,6 +364,41 @@ def test_arrays_that_cannot_be_used(name: str, tmp_path: Path) -> None:
     arrays, message = ARRAYS[name]
     np.savez(tmp_path / "own.npz", **arrays)
     assert message in refused(Data(name=f"npz:{tmp_path}/own.npz"))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_arrays_with_channels_first_are_told_apart(channels: int, tmp_path: Path) -> None:
+    """The way out is to transpose them, here and where they are another set, and no mean of as many numbers."""
+    np.savez(tmp_path / "own.npz", X=np.zeros((12, channels, 5, 6), np.uint8), y=CLASSES)
+    for settings in (GREY, COLOUR):
+        said = refused(replace(settings, name=f"npz:{tmp_path}/own.npz"))
+        assert f"are [12, {channels}, 5, 6]: these look like [n, c, h, w]" in said
+        assert "transpose(0, 2, 3, 1)" in said
+        assert "config.data.mean" not in said
+        test = np.zeros((2, 8, 8, len(settings.mean)), np.uint8)
+        with pytest.raises(SettingsError, match=r"look like \[n, c, h, w\]"):
+            out_of_distribution.load_others(replace(settings, name="digits"), f"npz:{tmp_path}/own.npz", test)
+    assert not images.planes_first(np.zeros((12, 3, 3, 3), np.uint8))
+    assert not images.planes_first(np.zeros((12, 64, 64, 13), np.uint8))
+
+
+def test_a_side_that_is_too_long_is_the_settings_fault_and_not_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before an image is decoded; one image that no memory is left for is named as that."""
+    with pytest.raises(SettingsError, match=r"resize must be .*8192\]; got 20000"):
+        Data(resize=20_000)
+    root = tree(tmp_path, {"a": 4, "b": 4})
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "free_memory", lambda: 10**6)
+        patched.setattr(images, "decode", lambda *_: pytest.fail("an image was decoded"))
+        assert "of 5000x5000x1 bytes are 0.2 GB" in refused(replace(GREY, name=f"folder:{root}", resize=5000))
+
+    def decode(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "decode", decode)
+    assert "0.png (it does not fit into memory: take a smaller" in refused(replace(GREY, name=f"folder:{root}"))
 
 
 def test_a_damaged_npz_is_called_damaged(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 from scipy import special, stats
 
 import bend_jax
-from bend_jax import conformal
+from bend_jax import conformal, given_logits, storage
 from bend_jax.checks import SettingsError
+from bend_jax.report import document
+from bend_jax.run import command_line, driver
 from tests import launching
 from tests.reports import check_page
 
@@ -224,10 +226,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "classes": ({"ood": {"far": OTHER[:, :, :2]}}, r"ood logits 'far' must be \[4, images, 3\]; they are \[4, 30, 2\]"),
     "none": ({"validation": (VALIDATION,)}, r"validation=\(logits \[m, v, classes\], labels \[v\]\) is needed"),
-    "few": (
-        {"validation": (VALIDATION[:, :8], VALIDATION_LABELS[:8])},
-        "a coverage of 0.9 needs at least 9 calibration images; 8 came",
-    ),
     "coverage": ({"coverage": 1.2}, r"coverage must be in \(0, 1\); got 1.2"),
     "weights": ({"weights": [1, -1, 1, 1]}, "weights must be 4 numbers of at least 0, one for each member"),
     "probabilities": ({"logits": special.softmax(TEST, axis=2)}, "logits are probabilities .*: give their logarithm"),
@@ -265,7 +263,54 @@ def test_a_class_that_is_ruled_out_is_no_mistake() -> None:
     assert np.isfinite(found.probabilities).all()
 
 
+@pytest.mark.filterwarnings("ignore:the temperature")
+def test_with_too_few_validation_images_the_report_says_how_many_sets_take() -> None:
+    """And has all else; one more image, and there are sets, but for those that take as many of every class."""
+    few, enough = (
+        bend_jax.evaluate(**{**GIVEN, "validation": (VALIDATION[:, :n], VALIDATION_LABELS[:n])}) for n in (8, 9)
+    )
+    assert few.sets == {}
+    assert few.numbers.votes["mean"].sets == dict.fromkeys(conformal.METHODS)
+    assert "No conformal sets: a coverage of 0.9 needs at least 9 validation images; there are 8." in str(few)
+    assert "too few of these (9 are needed, by class of every class)" in str(few)
+    assert enough.sets.keys() == {"lac", "aps", "raps"}
+    assert "No conformal sets" not in str(enough)
+
+
+def test_a_tilde_is_the_home_folder(
+    found: bend_jax.Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the report goes, and where the logits are."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(document, "write", lambda *_: None)
+    found.save("~/report")
+    assert (tmp_path / "report" / "manifest.json").exists()
+    np.savez(tmp_path / "mine.npz", **ARRAYS)
+    assert given_logits.read("~/mine.npz")["labels"].tolist() == LABELS.tolist()
+
+
 ARRAYS = {"logits": TEST, "labels": LABELS, "validation_logits": VALIDATION, "validation_labels": VALIDATION_LABELS}
+
+
+def test_a_report_of_another_file_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files of one name, or a run of the name of the file: without --workdir their reports have one place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(document, "write", lambda *_: None)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "good.npz", **ARRAYS)
+    done = [command_line.main(["launch.py", f"--evaluate={name}/good.npz"]) for name in (f"{tmp_path}/a", "a", "b")]
+    assert done == [0, 0, 2]
+    assert (
+        "report is the report of a/good.npz, which this one would replace: give a --workdir" in capsys.readouterr().err
+    )
+    assert command_line.main(["launch.py", "--evaluate=b/good.npz", "--workdir=runs/good"]) == 0
+    for stage in ("report", "compare"):
+        storage.write_json(tmp_path / "runs" / "good" / "report" / "manifest.json", {"stage": stage, "inputs": ["x"]})
+        with pytest.raises(SettingsError, match="is the report of a run"):
+            driver.check_source(tmp_path / "runs" / "good", Path("b/good.npz"))
 
 
 def test_the_command_line_gives_the_same_report(found: bend_jax.Evaluation, tmp_path: Path) -> None:

@@ -419,11 +419,13 @@ def test_dry_run_prints_the_dimensions(terminal: Terminal) -> None:
 def test_dry_run_follows_the_settings(terminal: Terminal) -> None:
     """bn2 of the last block has 2 x 64 numbers, the last layer 64 x 10 + 10; 8 views do not fit one MiB."""
     words = f"{DIGITS} --dry_run --config.collect.k=7 --config.members=11 --config.collect.name=bootstrap"
+    words += " --config.evaluate.coverage=0.999"
     words += " --config.collect.subset=layer3.0.bn2,fc --config.compute.memory_mb=1"
     lines = {line.split()[0]: line for line in answer(words, terminal).splitlines()}
     assert f"{128 + 650} numbers in 4 leaves" in lines["subset"]
     assert re.search(r"\b7 checkpoints by bootstrap\b", lines["collect"])
     assert "streamed" in lines["collect"]
+    assert re.search(r"\b999 validation images", lines["no"])  # conformal sets
     assert re.search(r"\b11\b", lines["members"])
 
 

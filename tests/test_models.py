@@ -219,6 +219,9 @@ def test_an_unknown_name_or_unequal_settings_are_errors() -> None:
     """The message says what there is."""
     with pytest.raises(ValueError, match=r"'resnet1'.*resnet18.*resnet50"):
         models.build("resnet1", 10)
+    for wrong in ({"num_classes": 0}, {"widths": (0,) * 4}, {"blocks": (1, -1)}):
+        with pytest.raises(ValueError, match="must be at least 1; got"):
+            models.build(**{"name": "resnet18", "num_classes": 10, **wrong})
     with pytest.raises(ValueError, match="one number for each stage"):
         models.build("resnet18", 10, widths=(4, 8), blocks=(1, 1, 1))
     with pytest.raises(ValueError, match="at most 4 stages"):

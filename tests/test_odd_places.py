@@ -185,6 +185,43 @@ def test_a_user_without_a_home_can_run(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert len(sources.read(data)[0].labels) == 8
 
 
+def test_every_flag_that_is_a_path_knows_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind =, where a shell leaves ~ as it is; one that is empty, as of a variable that is not set, is refused."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen: list[str] = []
+
+    def start(own: Any, *_: Any) -> int:
+        seen.append(repr(own[name].value))
+        return 0
+
+    monkeypatch.setattr(command_line, "start", start)
+    for name in ("workdir", "init", "verify", "evaluate", "compare"):
+        assert command_line.main(["launch.py", f"--{name}=~/x"]) == 0
+        assert f"'{tmp_path}/x'" in seen[-1]
+        assert command_line.main(["launch.py", f"--{name}="]) == 2
+        assert f"--{name} needs a path" in capsys.readouterr().err
+    assert command_line.main(["launch.py", "--compare=a,~/b"]) == 0
+    assert seen[-1] == repr(["a", f"{tmp_path}/b"])
+    assert command_line.main(["launch.py", "--compare=a,,b"]) == 2
+    assert len(seen) == 6
+
+
+@pytest.mark.parametrize("missing", [["flatbuffers"], ["flatbuffers", "safetensors"]])
+def test_what_an_export_needs_is_told_before_anything_is_computed(
+    missing: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the command that installs it."""
+    monkeypatch.setattr(driver, "find_spec", lambda name: None if name in missing else sys)
+    words = ["--config=digits", "--stages=base,collect,generate,export", f"--workdir={tmp_path}/run"]
+    assert command_line.main(["launch.py", *words]) == 2
+    names = " and ".join(missing), " ".join(missing)
+    said = "launch.py: --stages=export needs {}, not installed here: pip install {}\n".format(*names)
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_archive_for_which_there_is_no_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is downloaded."""
     pooch = pytest.importorskip("pooch")

@@ -196,6 +196,17 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    "words", ["--config.data.mean={0} --config.data.mean={1}", "--config.data.mean {0} --config.data.mean={1}"]
+)
+def test_of_a_setting_that_is_given_twice_the_last_value_is_taken(words: str) -> None:
+    """Of a tuple too, which is not lengthened."""
+    file = config_file.read(TINY)
+    given = words.format("(0.1,0.2,0.3)", "(0.4,0.5)").split()
+    config_file.override(file.settings, [*given, "--config.members=3", "--config.members=4"], [])
+    assert (file.settings.data.mean, file.settings.members) == ((0.4, 0.5), 4)
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those of tests/configs/tiny.py."""

@@ -46,6 +46,20 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Both:
     return own, path
 
 
+def test_a_tilde_is_the_home_folder(ensemble: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an ensemble and a combination are saved, and where they are loaded from."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    ensemble[0].save("~/one")
+    assert bend_jax.load(Path("~/one"), apply) == ensemble[0]
+    bend_jax.Combination((ensemble[0],), np.ones(1), 1.0, "mean", None).save("~/several")
+    assert len(bend_jax.load_combination("~/several", [apply]).networks) == 1
+    assert sorted(path.name for path in home.iterdir()) == ["one", "several"]
+    assert not any(here.iterdir())
+
+
 CONTENTS: dict[str, tuple[dict[str, Any] | bytes, str]] = {
     "temperature 0": ({"temperature": 0}, "the temperature must be a number above 0; it is 0"),
     "temperature NaN": ({"temperature": float("nan")}, "the temperature must be a number above 0; it is nan"),

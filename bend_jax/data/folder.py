@@ -11,9 +11,19 @@ from bend_jax.checks import SettingsError
 from bend_jax.data.images import Encoded, Split, read_all
 
 TYPES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-TESTS = ("test", "val", "valid", "validation")  # the first that is there has the test images
+TRAINS = ("train", "training")  # in any case, like those of TESTS
+TESTS = (("test", "testing"), ("val", "valid", "validation"))  # the first of which one is there has the test images
+SPLITS = {*TRAINS, *TESTS[0], *TESTS[1]}
 EXPECTED = "PATH/train/<class>/* and PATH/test/<class>/*, or PATH/<class>/*"
 TINY_IMAGENET = "tiny-imagenet-200"  # the folder of the release
+
+
+class Parts(NamedTuple):
+    """The folder whose folders are the classes, these classes, and the folder with the test images, if any."""
+
+    train: Path
+    classes: list[str]
+    test: Path | None
 
 
 class Listed(NamedTuple):
@@ -41,9 +51,7 @@ def read(name: str, path: Path, channels: int, side: int) -> tuple[Split, Split 
 
 def listed(name: str, path: Path) -> tuple[Listed, Listed | None]:
     """The files of the training and the test images; nothing is decoded."""
-    has_parts = bool(_folders(path / "train"))
-    root = path / "train" if has_parts else path
-    classes = _folders(root)
+    root, classes, test = parts(name, path)
     if not classes:
         held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
         raise SettingsError(
@@ -56,24 +64,56 @@ def listed(name: str, path: Path) -> tuple[Listed, Listed | None]:
             f"data.name={name}: no image ({' '.join(TYPES)}) in the folders of classes {_some(empty)} of {root}: put "
             "some there, or take the folders away"
         )
-    if not has_parts:
-        return train, None
     annotations = path / "val" / "val_annotations.txt"
-    if annotations.is_file():
+    if root != path and annotations.is_file():
         return train, _annotated(name, annotations, classes)
-    for part in TESTS:
-        found = _folders(path / part)
-        unknown = sorted(set(found) - set(classes))
-        if unknown:
-            raise SettingsError(f"data.name={name}: {path / part} has classes that {root} lacks: {_some(unknown)}")
-        if found:
-            return train, _of_classes(path / part, found, classes)
-    return train, None
+    if test is None:
+        return train, None
+    found = _folders(test)
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        raise SettingsError(f"data.name={name}: {test} has classes that {root} lacks: {_some(unknown)}")
+    return train, _of_classes(test, found, classes)
+
+
+def parts(name: str, path: Path) -> Parts:
+    """Where the training and the test images are: train/ and test/ by any of their usual names, or the folder itself.
+
+    Raises SettingsError where two folders have names of the same part, and where folders that are named like splits
+    would be classes, or lie inside of them.
+    """
+    train = _part(name, path, TRAINS)
+    if train is not None:
+        tests = (_part(name, path, names) for names in TESTS)
+        return Parts(train, _folders(train), next((test for test in tests if test is not None), None))
+    classes = _folders(path)
+    named = [own for own in classes if own.lower() in SPLITS]
+    if named and ({own.lower() for own in named} - {*TRAINS} or named == classes):  # one of several may be a train
+        raise SettingsError(
+            f"data.name={name}: {path} has {_some(named)}, named like the parts of a set, and no folder train with "
+            f"folders of classes in it; expected: {EXPECTED}; if these are classes, put all of them into {path}/train"
+        )
+    for own in classes:
+        inside = [each for each in _folders(path / own) if each.lower() in SPLITS]
+        if {each.lower() for each in inside} & {*TRAINS} and inside[1:]:
+            raise SettingsError(
+                f"data.name={name}: {path / own} holds {_some(inside)}, named like the parts of a set: if it is the "
+                f"set, give data.name=folder:{path / own}; if it is a class, sort its images into {EXPECTED}"
+            )
+    return Parts(path, classes, None)
+
+
+def _part(name: str, path: Path, names: tuple[str, ...]) -> Path | None:
+    """The one folder with folders of classes that has one of these names, in any case; None where there is none."""
+    found = [own for own in _folders(path) if own.lower() in names and _folders(path / own)]
+    if found[1:]:
+        raise SettingsError(f"data.name={name}: {path} has both {' and '.join(found)}: leave one of them there")
+    return path / found[0] if found else None
 
 
 def class_names(path: Path) -> tuple[str, ...]:
     """The folders of the training images, in the order of the labels."""
-    return tuple(_folders(path / "train") or _folders(path))
+    return tuple(parts(str(path), path).classes)
 
 
 def _of_classes(root: Path, own: list[str], classes: list[str]) -> Listed:

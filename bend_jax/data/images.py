@@ -17,6 +17,7 @@ from bend_jax.files import free_memory
 
 Images = UInt8[np.ndarray, "n h w c"]
 Labels = Int[np.ndarray, " n"]
+LARGEST = 8192  # pixels that a side is resized to at most; Pillow takes squares of 9,459
 BLOCK = 512  # files that are decoded at once
 # of Pillow's; the others start programs, or read what no training set holds
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
@@ -111,6 +112,14 @@ def resized(name: str, images: Images, side: int) -> UInt8[np.ndarray, "n height
     return by_plane(images, lambda plane: square(Image.fromarray(plane), side))
 
 
+def planes_first(images: Images) -> str:
+    """What to do with images that seem to be [n, c, h, w], as PyTorch has them; "" for others."""
+    _, first, _, last = images.shape
+    if last <= 4 or first > 4:
+        return ""
+    return "these look like [n, c, h, w], and [n, h, w, c] is expected: images.transpose(0, 2, 3, 1)"
+
+
 class Encoded(NamedTuple):
     """An image file, or its bytes, and what an error calls it."""
 
@@ -135,6 +144,8 @@ def read_all(
 
     if not number:
         raise SettingsError(f"data.name={name}: there is no image in it")
+    if side:
+        check_memory(name, (number, side, side, channels))
     images, first, damaged = None, "", list[str]()
     index, count = jax.process_index(), jax.process_count()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -189,6 +200,8 @@ def _try(one: Encoded, channels: int, side: int) -> UInt8[np.ndarray, "h w c"] |
     """The pixels, or what is wrong with the file."""
     try:
         return decode(one.file, channels, side)
+    except MemoryError:
+        return "it does not fit into memory: take a smaller data.resize"
     except Exception as error:  # noqa: BLE001  the readers of damaged files raise anything
         return re.sub(r":? ['<].*", "", str(error).split("\n")[0]) or type(error).__name__  # without the name again
 

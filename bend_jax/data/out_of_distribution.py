@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from bend_jax.checks import SettingsError, names
 from bend_jax.data import augment, sources
 from bend_jax.data.corruptions import to_bytes
-from bend_jax.data.images import Images, by_plane
+from bend_jax.data.images import Images, by_plane, planes_first
 from bend_jax.data.sources import Data
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
@@ -64,7 +64,10 @@ def like(images: Images, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n height 
     height, width, channels = shape
     own = images.shape[3]
     if own not in (1, channels) and (own, channels) != (3, 1):
-        raise SettingsError(f"evaluate.ood: images of {own} channels cannot be made ones of {channels}; 1 or 3 can")
+        hint = f"; {found}" if (found := planes_first(images)) else ""
+        raise SettingsError(
+            f"evaluate.ood: images of {own} channels cannot be made ones of {channels}; 1 or 3 can{hint}"
+        )
     if own == 3 and channels == 1:
         images = to_bytes(images / 255 @ np.array(LUMINANCE)[:, None])
     if images.shape[1:3] != (height, width):

@@ -9,7 +9,7 @@ import numpy as np
 
 from bend_jax.checks import Settings, SettingsError, did_you_mean, expanded, setting
 from bend_jax.data import archives, folder, npz, prepared
-from bend_jax.data.images import Images, Labels, Split, resized
+from bend_jax.data.images import LARGEST, Images, Labels, Split, resized
 
 __all__ = ["NAMES", "Data", "Images", "Labels", "Split", "absent", "check", "data_dir", "read"]
 
@@ -28,6 +28,7 @@ class Data(Settings):
         "sizes",
         default=0,
         least=0,
+        most=LARGEST,
         added=True,
     )
     test: float = setting(

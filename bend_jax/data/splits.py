@@ -1,15 +1,16 @@
 """The three splits of a data set, and augmentation on the device."""
 
 import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from bend_jax.checks import SettingsError
-from bend_jax.data import sources
+from bend_jax.data import folder, sources
 from bend_jax.data.augment import add_noise
-from bend_jax.data.images import taken
+from bend_jax.data.images import planes_first, taken
 from bend_jax.data.sources import Data, Images, Labels, Split
 
 MEASURED = 10_000  # images that mean and standard deviation are taken from, at most
@@ -47,6 +48,7 @@ def load(settings: Data, *, dry: bool = False) -> Dataset:
     train, test = sources.read(settings, dry=dry)
     _check(settings, train)
     generator = np.random.default_rng(settings.split_seed)
+    is_shared = test is None
     if test is None:
         train, test = _stratified(generator, train, round(settings.test * len(train.labels)))
     _check(settings, test)
@@ -61,13 +63,32 @@ def load(settings: Data, *, dry: bool = False) -> Dataset:
     unseen = None
     if settings.unseen:
         train, unseen = _stratified(generator, train, round(settings.unseen * len(train.labels)))
-    notes = [f"{why}; its sizes are those of the release"] if dry and (why := sources.absent(settings)) else []
-    named = () if dry else sources.class_names(settings)
+    why = dry and sources.absent(settings)
+    notes = [f"{why}; its sizes are those of the release"] if why else []
+    named = () if why else sources.class_names(settings)
     _check_classes(settings, train, num_classes)
     parts = {"collector's": unseen, "validation": validation, "test": test}
+    notes += [] if why else [_content(settings, num_classes, {"training": train, **parts}, named, is_shared)]
     notes += [_missing(settings, name, part, num_classes, named) for name, part in parts.items() if part is not None]
-    notes += [] if dry and sources.absent(settings) else [_normalisation(settings, train)]
+    notes += [] if why else [_normalisation(settings, train)]
     return Dataset(train, validation, test, num_classes, unseen, tuple(note for note in notes if note))
+
+
+def _content(
+    settings: Data, count: int, parts: dict[str, Split | None], named: tuple[str, ...], is_shared: bool
+) -> str:
+    """A line on a user's own images: their classes, how many are in each split, and which folders or share these are;
+    "" for other sets."""
+    kind, place = sources.kind_of(settings.name)
+    if not kind:
+        return ""
+    more = f" and {count - SHOWN} more" if count > SHOWN else ""
+    called = ", ".join(named[:SHOWN]) + more if named else f"0 to {count - 1}"
+    sizes = ", ".join(f"{len(part.labels)} {name}" for name, part in parts.items() if part)
+    found = folder.parts(settings.name, Path(place)) if kind == "folder" else None
+    origin = f" (of {found.train.name} and {found.test.name})" if found and found.test else ""
+    origin = f" (data.test={settings.test:g} of {found.train.name if found else 'all'})" if is_shared else origin
+    return f"{count} classes: {called}; {sizes} images{origin}"
 
 
 def _check(settings: Data, split: Split) -> None:
@@ -75,9 +96,11 @@ def _check(settings: Data, split: Split) -> None:
     if not len(images):
         raise SettingsError(f"data.name={settings.name}: no training images, or no test images; look at data.test")
     if images.shape[-1] != len(settings.mean):
+        count = images.shape[-1]
+        hint = planes_first(images) or f"{count} channels need as many; measured: {_flags(*moments(images))}"
         raise SettingsError(
             f"data.mean has {len(settings.mean)} numbers; the images of {settings.name} are {list(images.shape)}: "
-            f"{images.shape[-1]} channels need as many; measured: {_flags(*moments(images))}"
+            f"{hint}"
         )
 
 

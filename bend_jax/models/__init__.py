@@ -99,6 +99,11 @@ def build(
         )
     if getattr(published.net, "args", ()) == (PaddedBlock,) and sorted(channels) != list(channels):
         raise ValueError(f"widths {channels} must not fall: the shortcuts of {name} can only add channels")
+    if min(num_classes, patch, *channels, *depths) < 1:
+        raise ValueError(
+            "num_classes, patch, widths and blocks must be at least 1; "
+            f"got {num_classes}, {patch}, {channels}, {depths}"
+        )
     more = {"stem": widths[0] if widths else published.stem} if published.stem else {}
     if published.net is VisionTransformer:
         more["patch"] = patch

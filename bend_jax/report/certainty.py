@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from bend_jax import conformal
 from bend_jax.report.content import Calibrated, Doubt, SetQuality, Shift, Vote
 from bend_jax.report.document import Block, Heading, Table
 from bend_jax.report.text import number, percent
@@ -39,10 +40,12 @@ def sets(votes: list[tuple[str, Vote, Vote | None]], coverage: float | None) -> 
         rows.append([name, *cells])
     if not rows or coverage is None:
         return []
+    least = f" ({conformal.smallest(coverage)} are needed, by class of every class)"
+    few = f"too few of these{least if any('-' in row for row in rows) else ''}"
     note = (
         "Share of test images whose conformal set holds the label (%) / mean number of labels in a set. Asked for: "
-        f"{percent(coverage)} %, on average over draws of the validation images, on which they are calibrated; -: too "
-        "few of these. LAC has the smallest sets, which may be empty. APS's and RAPS's hold the most probable label: "
+        f"{percent(coverage)} %, on average over draws of the validation images, on which they are calibrated; -: "
+        f"{few}. LAC has the smallest sets, which may be empty. APS's and RAPS's hold the most probable label: "
         "they cover no less than the accuracy. By class: LAC, calibrated within every class."
     )
     return [Table(["conformal sets of", *METHODS.values()], rows, note)]

@@ -120,7 +120,7 @@ def publish(
     """
     said = {"rendering": rendering(), "text": to_markdown(document, figures=False)}
     held = {"arrays": storage.tree_digest(dict(arrays))} if arrays else {}
-    digest = storage.digest_of({"format": storage.FORMAT, "content": to_json(content), **said, **held})
+    digest = storage.digest_of({"format": storage.FORMAT, "content": to_json(content), "of": manifest, **said, **held})
     stage = manifest["stage"]
 
     def build(partial: storage.Partial) -> None:

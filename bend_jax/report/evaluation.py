@@ -56,6 +56,8 @@ def verdict(found: Evaluation) -> list[str]:
             f"{percent(own_sets.coverage)}% of the test images, with {own_sets.size:.2f} labels on average; chance "
             f"alone leaves the former between {percent(low)} and {percent(high)}% in 95 of 100 draws of images."
         )
+    if few := conformal.shortage(found.validation_images, found.coverage):
+        lines.append(f"{few[0].upper()}{few[1:]}.")
     if found.disagreement is not None:
         lines.append(f"Two members disagree on {percent(found.disagreement)}% of the test images.")
     return lines or ["One member alone: there is nothing to vote on."]

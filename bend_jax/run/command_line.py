@@ -12,7 +12,7 @@ from absl.flags import Error, FlagValues
 
 from bend_jax.checks import SettingsError, check_letters
 from bend_jax.run import signals, streams
-from bend_jax.run.flags import USAGE, define_flags, every_flag
+from bend_jax.run.flags import USAGE, define_flags, every_flag, expand_paths
 
 NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)  # of a user's mistakes
 
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
             usage = USAGE if program == "launch.py" else USAGE.replace("python launch.py", program)
             print(usage, *(f"  --{flag.name:13} {flag.help}" for flag in every_flag(own)), sep="\n")
             return 0
+        expand_paths(own)
         return start(own, settings, program)
     except SettingsError as error:
         return complain(program, error, 2)

@@ -115,11 +115,25 @@ def override(settings: ConfigDict, words: list[str], own: list[str]) -> None:
     try:
         config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=words)
         name_types(values)
+        for name in values:
+            if isinstance(values[name], flags.MultiFlag):  # of a tuple
+                _last_wins(values[name])
         rest = values(["launch.py", *words])[1:]
     except (flags.Error, ValueError) as error:
         raise SettingsError(str(error)) from None
     if rest:
         raise SettingsError(f"unexpected argument {rest[0]!r}: every setting is a flag, --config.name=value")
+
+
+def _last_wins(flag: Any) -> None:
+    """Make a flag of a tuple that is given twice take the last one, as all others do, instead of both in a row."""
+    parse = flag.parse
+
+    def anew(arguments: Any) -> None:
+        flag.present = 0
+        parse(arguments)
+
+    flag.parse = anew
 
 
 def check_flags(known: Collection[str], words: list[str], own: list[str]) -> None:

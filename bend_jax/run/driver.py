@@ -12,7 +12,7 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from bend_jax import compilation, devices, given_logits, links, storage
+from bend_jax import compilation, conformal, devices, given_logits, links, storage
 from bend_jax.checks import SettingsError, check_letters, did_you_mean
 from bend_jax.data import splits
 from bend_jax.evaluation.scores import Evaluate
@@ -20,7 +20,7 @@ from bend_jax.generate import GENERATORS
 from bend_jax.report import comparison, document, grid, papers, side_by_side, tables
 from bend_jax.report.content import Report
 from bend_jax.report.records import from_json
-from bend_jax.run import config_file, cost, forecast, pipeline
+from bend_jax.run import config_file, cost, export, forecast, pipeline
 from bend_jax.run import rows as table
 from bend_jax.run.config import Config, add_groups, defaults, parse, with_presets
 from bend_jax.run.config_file import ConfigFile
@@ -53,8 +53,8 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
     given = config_file.given_names(words)
     config = parse(file.settings, given)
     stages, seeds = read_stages(own.stages), read_seeds(own.seed)
-    if config.compute.tensorboard and find_spec("tensorboardX") is None:
-        raise SettingsError("--tensorboard needs tensorboardX, which is not installed: pip install tensorboardX")
+    check_installed("--tensorboard", ("tensorboardX",) if config.compute.tensorboard else ())
+    check_installed("--stages=export", export.NEEDED if "export" in stages else ())
     workdir = check_workdir(Path(own.workdir or Path("runs") / config.task), pipeline.linked(stages))
     rows = read_rows(file, own.sweep, stages, given)
     if own.print_config:
@@ -78,6 +78,14 @@ def run(own: flags.FlagValues, words: list[str]) -> None:
             raise
         what = f"{type(error).__name__}: {error}"
         devices.abort(f"launch.py: stopped, most likely because another process was lost: {what}")
+
+
+def check_installed(flag: str, modules: Iterable[str]) -> None:
+    """Raise SettingsError for modules that a flag needs and that are missing, with the command that installs them."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        what = f"{flag} needs {' and '.join(missing)}, not installed here"
+        raise SettingsError(f"{what}: pip install {' '.join(missing)}")
 
 
 def check_store(own: flags.FlagValues, words: list[str]) -> None:
@@ -140,6 +148,8 @@ def evaluate_logits(own: flags.FlagValues, words: list[str]) -> None:
     config_file.override(settings, words, list(own))
     path = Path(own.evaluate)
     workdir = check_workdir(Path(own.workdir or Path("runs") / path.stem))
+    if not own.workdir:
+        check_source(workdir, path)
     compilation.keep()
     devices.check()
     try:
@@ -149,6 +159,23 @@ def evaluate_logits(own: flags.FlagValues, words: list[str]) -> None:
     found.publish(workdir, str(path))
     say(f"{found}\n")
     say(where(workdir, STAGES[:-1]))
+
+
+def check_source(workdir: Path, path: Path) -> None:
+    """Raise SettingsError where the report of a run, or of another file of the same name, would be replaced."""
+    manifest = workdir / "report" / "manifest.json"
+    try:
+        found = storage.read_json(manifest)
+        (source,) = found["inputs"] if found["stage"] == "evaluation" else ["a run"]
+    except FileNotFoundError:
+        return
+    except (KeyError, TypeError, ValueError):
+        source = "something else"
+    if source == "a run" or Path(source).resolve() != path.resolve():
+        raise SettingsError(
+            f"--evaluate: {workdir / 'report'} is the report of {source}, which this one would replace: "
+            "give a --workdir"
+        )
 
 
 def read_stages(words: list[str]) -> tuple[str, ...]:
@@ -254,6 +281,8 @@ def run_stages(
     settings = [prepare(config, name, seed, workdir, dataset, own.init, dry=own.dry_run) for seed in seeds]
     for note in dataset.notes:
         say(f"{config.data.name}: {note}")
+    if few := conformal.shortage(len(dataset.validation.labels), config.evaluate.coverage):
+        say(few)
     if own.dry_run:
         say(cost.describe(settings[0]))
         say(cost.unmeasured(settings[0]) or str(forecast.forecast(settings[0])))

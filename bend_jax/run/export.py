@@ -12,12 +12,12 @@ from jax import export
 from jaxtyping import Float
 
 from bend_jax import ensemble, storage
-from bend_jax.checks import SettingsError
 from bend_jax.data.sources import Split
 from bend_jax.models.pytorch import flat_names, to_torch
 from bend_jax.split import cut
 from bend_jax.subset import Subset, insert
 
+NEEDED = ("flatbuffers", "safetensors")  # which jax.export and `save_members` write with
 PLATFORMS = ("cpu", "cuda")
 
 
@@ -33,8 +33,7 @@ def export_ensemble(
     """A serialised program: uint8 images [n, h, w, c], any n -> (sBEND's labels [n], probabilities [n, classes] of the
     members' weighted vote). The image as it is, no further views.
 
-    For CPU and CUDA. Variables and members are constants of it, the frozen part runs once for all members. Raises
-    SettingsError where flatbuffers, which jax.export writes with, is missing.
+    For CPU and CUDA. Variables and members are constants of it, the frozen part runs once for all members.
     """
     chunk = _chunk(apply, plain, variables, subset, vectors, like)
 
@@ -48,10 +47,7 @@ def export_ensemble(
     (n,) = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, *like.images.shape[1:]), jnp.uint8)
     exported = export.export(jax.jit(vote), platforms=PLATFORMS)(images)
-    try:
-        return bytes(exported.serialize())
-    except ImportError:
-        raise SettingsError("--stages=export needs flatbuffers: pip install 'bend_jax[export]'") from None
+    return bytes(exported.serialize())
 
 
 def _chunk(apply: Any, plain: Any, variables: Any, subset: Subset, vectors: Any, like: Split) -> int:
@@ -63,10 +59,8 @@ def _chunk(apply: Any, plain: Any, variables: Any, subset: Subset, vectors: Any,
 
 def save_members(path: Path, stacked: dict[str, Any]) -> None:
     """The members' leaves with a leading axis m, under PyTorch's names and in its layouts."""
-    try:
-        from safetensors.numpy import save_file
-    except ImportError:
-        raise SettingsError("--stages=export needs safetensors: pip install 'bend_jax[export]'") from None
+    from safetensors.numpy import save_file
+
     with storage.writing(path):
         save_file(to_torch({name: np.asarray(x) for name, x in flat_names(stacked).items()}), path)
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from absl import flags
 
+from bend_jax.checks import SettingsError, expanded
+
 USAGE = """bend_jax: an ensemble out of one training run.
 
   python launch.py --config=configs/digits.py                      the whole run
@@ -19,6 +21,7 @@ USAGE = """bend_jax: an ensemble out of one training run.
 
 Any setting is a flag:  --config.collect.name=bootstrap --config.collect.k=20 --config.members=10
 """
+PATHS = ("workdir", "init", "compare", "verify", "evaluate")  # --config is looked up among ours too
 STAGES = ("base", "collect", "generate", "evaluate", "report", "export")
 
 
@@ -48,6 +51,20 @@ def define_flags() -> flags.FlagValues:
     switch("help", False, "Print this and stop.", own, short_name="h")
     name_types(own)
     return own
+
+
+def expand_paths(own: flags.FlagValues) -> None:
+    """~ as its folder in every flag that is a path: a shell leaves it as it is behind =. Raises SettingsError for one
+    that is given and empty, as of a variable that is not set."""
+    for name in PATHS:
+        flag: Any = own[name]
+        if not flag.present:
+            continue
+        words: list[str] = flag.value if isinstance(flag.value, list) else [flag.value]
+        if not words or not all(words):
+            raise SettingsError(f"--{flag.name} needs a path, and an empty one was given: give one, or leave it out")
+        paths = [str(expanded(word)) for word in words]
+        flag.value = paths if isinstance(flag.value, list) else paths[0]
 
 
 class Typed(flags.ArgumentParser):
