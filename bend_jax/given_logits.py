@@ -156,7 +156,8 @@ def _checked(logits: Any, labels: Any, validation: Any, ood: Any, weights: Any, 
     test = _logits("logits", logits, None)
     truth = _labels("labels", labels, test)
     before = _logits("validation logits", validation[0], test)
-    if before.shape == test.shape and np.array_equal(before, test):
+    known = _labels("validation labels", validation[1], before)
+    if np.array_equal(before, test) and np.array_equal(known, truth):
         raise SettingsError(
             "validation logits are the test logits: what is chosen on validation images would be judged on the same "
             "ones; halve the images where you have one set"
@@ -168,7 +169,7 @@ def _checked(logits: Any, labels: Any, validation: Any, ood: Any, weights: Any, 
         test,
         truth,
         before,
-        _labels("validation labels", validation[1], before),
+        known,
         {str(name): _logits(f"ood logits {name!r}", x, test) for name, x in others.items()},
         None if weights is None else _weights(_array(weights), len(test)),
     )

@@ -154,7 +154,7 @@ def user_names() -> dict[str, Any]:
         return (x * variables["params"]["norm1"]["scale"][None]) @ variables["params"]["head"]["kernel"]
 
     given = {"apply": apply, "variables": {"params": params}, "images": images, "labels": labels}
-    return given | {"held_out_images": images, "held_out_labels": labels, "new_images": images[:5]}
+    return given | {"held_out_images": images[::-1], "held_out_labels": labels[::-1], "new_images": images[:5]}
 
 
 @pytest.mark.slow
