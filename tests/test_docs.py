@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -124,7 +123,7 @@ def test_the_tutorials_blocks_are_its_script() -> None:
 def test_the_tutorial_prints_what_it_shows() -> None:
     """But for numbers, which another machine may round otherwise."""
     words = [sys.executable, "examples/tutorial.py"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = launching.of_long_work()
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     shown = "".join(re.findall(r"```text\n(.*?)```", TUTORIAL, re.DOTALL))

@@ -1,6 +1,5 @@
 """Each file in examples/ runs, and prints what it says."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,6 +7,8 @@ from pathlib import Path
 from runpy import run_path
 
 import pytest
+
+from tests import launching
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -40,9 +41,8 @@ def test_an_example_runs_and_its_ensemble_is_better_than_chance(name: str, capsy
 
 
 def run(name: str, *words: str) -> str:
-    """What an example prints, in an interpreter of its own; these train for long enough to be compiled better."""
-    flags = os.environ.get("XLA_FLAGS", "").replace("optimization_level=0", "optimization_level=1")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+    """What an example prints, in an interpreter of its own."""
+    environment = launching.of_long_work()
     command = [sys.executable, f"examples/{name}", *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
