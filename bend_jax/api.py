@@ -159,8 +159,8 @@ def fit(
     - votes: the votes that the validation chooses from, by NLL after temperature scaling: the mean of probabilities and
       the logarithmic opinion pool. Without validation the first one is taken.
     - augment(keys [n], images) -> images: of the training images, one random key each; the collector's `views` says how
-      many augmented views of each are seen in turn. With a third argument it is told which view it gives, counted from
-      0. None: the images as they are.
+      many augmented views of each are seen in turn. With a third argument that has no default it is told which view it
+      gives, counted from 0. None: the images as they are.
     - loss(logits [n, classes], labels) -> [n]: what the collector minimises the mean of; None: cross-entropy.
     - seed: of all randomness.
     - train_apply, init: as in `Model`, for collectors that train BN or start anew. An NNX module has its train_apply;

@@ -178,12 +178,14 @@ def check_loss(model: Model, variables: Any, images: Any, labels: np.ndarray) ->
 
 
 def takes_index(augment: Callable[..., Any]) -> bool:
-    """Whether an augmentation takes a third argument, which view of the images it is to give."""
+    """Whether an augmentation needs a third argument, which view of the images it is to give. One with a default is a
+    setting of its own."""
     try:
-        inspect.signature(augment).bind(None, None, None)
-    except (TypeError, ValueError):  # ValueError: a function without a signature
+        parameters = inspect.signature(augment).parameters.values()
+    except (TypeError, ValueError):  # no function, or one without a signature
         return False
-    return True
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in places and one.default is one.empty for one in parameters) == 3
 
 
 def check_augment(augment: Callable[..., Any], images: Any) -> None:

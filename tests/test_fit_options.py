@@ -153,6 +153,7 @@ def test_an_augmentation_may_be_told_which_view_it_gives() -> None:
     second = small(augment=lambda keys, x, index: jnp.where(index == 1, 2 * x, x)).vectors
     np.testing.assert_array_equal(others, same)
     assert np.abs(second - same).max() > 1e-3
+    np.testing.assert_array_equal(small(augment=lambda keys, x, factor=1: factor * x).vectors, same)  # its own default
 
 
 def test_views_count_where_images_are_augmented() -> None:
