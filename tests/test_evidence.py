@@ -57,7 +57,7 @@ def test_what_has_just_begun_is_told_of_the_average() -> None:
     denoiser_training.fit(HIDDEN, [2], jax.random.key(0), settings, callbacks)
     seen = float(states[0].best["evidence"].seen[0])
     own, other = (
-        loss(diffusion.Learnt(jax.tree.map(lambda x: x[0, -1], tree), jnp.ones(2)), settings, HIDDEN)
+        loss(diffusion.Learnt(jax.tree.map(lambda x: x[-1], tree[0]), jnp.ones(2)), settings, HIDDEN)
         for tree in (states[0].ema, states[0].params)
     )
     assert seen == pytest.approx(own, rel=0.03)

@@ -91,24 +91,34 @@ def _loss(settings: Diffusion, params: Any, extra: Any, data: Any, key: Any, ste
         x = data["latents"][rows[(place * own).astype(jnp.int32)]]
         return jnp.sum(_errors(settings, params, mask, x, t, eps)) / (batch * jnp.sum(mask))
 
-    each = jax.vmap(jax.vmap(one, (0, None, 0, 0)), (0, 0, None, None))
-    return jnp.mean(each(params, masks, data["parts"].rows, data["parts"].own)), extra
+    each = jax.vmap(one, (0, None, 0, 0))
+    parts = data["parts"].rows, data["parts"].own
+    return jnp.mean(jnp.stack([each(own, mask, *parts) for own, mask in zip(params, masks, strict=True)])), extra
 
 
 def _look(settings: Diffusion, k: int, state: State, data: Any) -> State:
     """Losses of each of the k checkpoints at evenly spaced timesteps: of the denoiser that has not seen it, of a zero
     one, and of the one that has seen all."""
-    draws = int(np.clip(LOOK_ROWS // k, 1, LOOK_DRAWS))
-    x = jnp.repeat(data["latents"][:k], draws, axis=0)
-    t = jnp.tile(jnp.linspace(0, settings.timesteps - 1, draws).astype(jnp.int32), k)
-    eps = jax.random.normal(data["look"], x.shape)
+    draws, n = int(np.clip(LOOK_ROWS // k, 1, LOOK_DRAWS)), data["masks"].shape[1]
+    times = jnp.linspace(0, settings.timesteps - 1, draws).astype(jnp.int32)
+    eps = jax.random.normal(data["look"], (k * draws, n)).reshape(k, draws, n)
 
-    def of_vectors(params: Any, mask: Any) -> Float[Array, " k"]:
-        return jnp.sum(_errors(settings, params, mask, x, t, eps).reshape(k, -1), axis=1) / draws
+    def of_vectors(params: Any, mask: Any, rows: Any) -> Float[Array, " rows"]:
+        x, t = jnp.repeat(data["latents"][rows], draws, axis=0), jnp.tile(times, len(rows))
+        errors = _errors(settings, params, mask, x, t, eps[rows].reshape(-1, n))
+        return jnp.sum(errors.reshape(len(rows), -1), axis=1) / draws
 
-    every = jax.vmap(jax.vmap(of_vectors, (0, None)))(state.ema, data["masks"])  # [candidates, denoisers, k]
-    zero = jax.vmap(of_vectors)(data["first"], data["masks"])  # [candidates, k]
-    return _keep_best(state, every[:, data["parts"].fold[:k], jnp.arange(k)], zero, every[:, -1])
+    every, fold, folds = jnp.arange(k), data["parts"].fold, len(data["parts"].own) - 1
+    held = data["parts"].rows[:-1, k - -(-k // folds) : k]  # the last ones of each; of a smaller fold one too many
+    place = jnp.where(fold[held] == jnp.arange(folds)[:, None], held, k)  # k: outside, so that it is dropped
+
+    def of_candidate(params: Any, mask: Any) -> tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, " k"]]:
+        unseen = jax.vmap(of_vectors, (0, None, 0))(_at(params, slice(-1)), mask, held)
+        held_out = jnp.zeros(k, unseen.dtype).at[place].set(unseen, mode="drop")
+        return held_out, of_vectors(data["first"], mask, every), of_vectors(_at(params, -1), mask, every)
+
+    found = [of_candidate(*one) for one in zip(state.ema, data["masks"], strict=True)]
+    return _keep_best(state, *(jnp.stack(losses) for losses in zip(*found, strict=True)))
 
 
 @lru_cache(maxsize=PROGRAMS)
@@ -145,7 +155,7 @@ def fit(
     unknown = jnp.full(len(masks), jnp.inf)
     evidence = Evidence(jnp.zeros(len(masks), jnp.int32), masks.sum(axis=1), *[unknown] * 4)
     state = start_with_ema(params, optimizer)._replace(
-        best={"params": data["first"], "evidence": evidence},
+        best={"params": (data["first"],) * len(masks), "evidence": evidence},
         best_loss=unknown,
         since=jnp.zeros(len(masks), jnp.int32),
     )
@@ -162,7 +172,7 @@ def fit(
     )
     if not has_folds:
         only = evidence._replace(step=evidence.step + state.step)
-        return Learnt(_at(state.ema, (0, -1)), masks[0]), _at(only, 0)
+        return Learnt(_at(state.ema[0], -1), masks[0]), _at(only, 0)
     return _chosen(state, data["first"], masks)
 
 
@@ -171,9 +181,9 @@ def _chosen(state: State, first: Any, masks: Float[Array, "candidates n"]) -> tu
     chosen = int(np.argmin(state.best_loss))
     found, mask = _at(state.best["evidence"], chosen), masks[chosen]
     if float(found.held_out + found.held_out_se) < float(found.zero):
-        return Learnt(_at(state.best["params"], chosen), mask), found
+        return Learnt(state.best["params"][chosen], mask), found
     same = {"step": jnp.zeros_like(found.step), "held_out": found.zero, "seen": found.zero}
-    return Learnt(_at(first, chosen), mask), found._replace(**same)
+    return Learnt(first, mask), found._replace(**same)
 
 
 def _at(tree: Any, index: Any) -> Any:
@@ -193,13 +203,14 @@ def _keep_best(
     held_out, zero, seen = (jnp.mean(x, axis=1) for x in (held_out, zero, seen))
     old = state.best["evidence"]
     now = Evidence(jnp.full_like(old.step, state.step), old.latents, held_out, error, zero, seen)
-    new = {"params": _at(state.ema, (slice(None), -1)), "evidence": now}
 
-    def keep(new: Array, old: Array) -> Array:
-        return jnp.where(is_better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    def better(is_so: Array, new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda x, y: jnp.where(is_so, x, y), new, old)
 
+    each = zip(is_better, state.ema, state.best["params"], strict=True)
+    params = tuple(better(is_so, _at(new, -1), best) for is_so, new, best in each)
     return state._replace(
-        best=jax.tree.map(keep, new, state.best),
+        best={"params": params, "evidence": better(is_better, now, old)},
         best_loss=jnp.where(is_better, gain, state.best_loss),
         since=jnp.where(is_better, 0, state.since + 1),
         held_loss=jnp.min(held_out / zero),
@@ -209,24 +220,29 @@ def _keep_best(
 def _start(
     latents: Float[Array, "k latent"], masks: Float[Array, "candidates n"], key: Key[Array, ""], settings: Diffusion
 ) -> tuple[Any, Any]:
-    """The first parameters, the same for all denoisers of a candidate, and the training's data."""
+    """A tuple of parameters, those of a candidate's denoisers, which all start alike, and the training's data.
+
+    Candidates are no axis of one array: on a CPU twice as many small products in one call take more than twice as long.
+    """
     key_init, key_steps, key_fold, key_look = jax.random.split(key, 4)
-    first = once(_initial, static=(1, 2, 3))(key_init, masks.shape[1], len(masks), settings)
-    params, own = once(_arranged, static=(3,))(latents[:, : masks.shape[1]], first, key_fold, settings.folds)
+    first = once(_initial, static=(1, 2))(key_init, masks.shape[1], settings)
+    arranged = once(_arranged, static=(3, 4))
+    params, own = arranged(latents[:, : masks.shape[1]], first, key_fold, settings.folds, len(masks))
     return params, {**own, "masks": masks, "first": first, "key": key_steps, "look": key_look}
 
 
-def _initial(key: Key[Array, ""], n: int, candidates: int, settings: Diffusion) -> Any:
-    """The first parameters of every candidate, for n latents."""
-    one = Denoiser(settings.width, settings.blocks).init(key, jnp.zeros((1, n)), jnp.zeros(1, jnp.int32))
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (candidates, *x.shape)), one)
+def _initial(key: Key[Array, ""], n: int, settings: Diffusion) -> Any:
+    """The first parameters of a denoiser of n latents."""
+    return Denoiser(settings.width, settings.blocks).init(key, jnp.zeros((1, n)), jnp.zeros(1, jnp.int32))
 
 
-def _arranged(latents: Float[Array, "k n"], first: Any, key: Key[Array, ""], folds: int) -> tuple[Any, dict[str, Any]]:
+def _arranged(
+    latents: Float[Array, "k n"], first: Any, key: Key[Array, ""], folds: int, candidates: int
+) -> tuple[Any, dict[str, Any]]:
     """First parameters for every denoiser of every candidate, latents and folds. These are filled up to a power of two
     with what is never drawn: trainings on nearly as many checkpoints then share a program."""
     parts = split_folds(key, len(latents), folds)
     more = (0, (1 << (len(latents) - 1).bit_length()) - len(latents))
     filled = parts._replace(rows=jnp.pad(parts.rows, ((0, 0), more)), fold=jnp.pad(parts.fold, more))
-    params = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(parts.own), axis=1), first)
-    return params, {"latents": jnp.pad(latents, (more, (0, 0))), "parts": filled}
+    denoisers = jax.tree.map(lambda x: jnp.repeat(x[None], len(parts.own), axis=0), first)
+    return (denoisers,) * candidates, {"latents": jnp.pad(latents, (more, (0, 0))), "parts": filled}
