@@ -13,7 +13,7 @@ from bend_jax.generate.bend import Bend
 from bend_jax.generate.denoiser_training import Evidence
 from bend_jax.generate.diffusion import Diffusion
 from bend_jax.generate.latents import decode, fit_latents
-from bend_jax.training import SILENT
+from bend_jax.training import SILENT, State
 
 K = 120
 RNG = np.random.default_rng(0)
@@ -62,6 +62,42 @@ def test_what_has_just_begun_is_told_of_the_average() -> None:
     )
     assert seen == pytest.approx(own, rel=0.03)
     assert abs(other - own) > 0.1 * own
+
+
+def test_a_look_is_at_each_fold_with_the_denoiser_that_has_not_seen_it() -> None:
+    """Row by row, for denoisers that all differ and folds of 2 and 3 of 13 rows; the last denoiser looks at all."""
+    settings, k = Diffusion(width=8, blocks=1, folds=5), 13
+    masks = denoiser_training.masks_of([1, 2])
+    params, data = denoiser_training._start(HIDDEN[:k], masks, jax.random.key(0), settings)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
+    unknown, steps = jnp.full(2, jnp.inf), jnp.zeros(2, jnp.int32)
+    best = {"params": (data["first"],) * 2, "evidence": Evidence(steps, masks.sum(axis=1), *[unknown] * 4)}
+    state = State(jnp.int32(7), params, None, None, params, best, unknown, steps)
+    found = denoiser_training._look(settings, k, state, data).best["evidence"]
+
+    draws = denoiser_training.LOOK_DRAWS
+    t = np.linspace(0, settings.timesteps - 1, draws).astype(np.int32)
+    eps = jax.random.normal(data["look"], (k * draws, 2)).reshape(k, draws, 2)
+    for c in range(2):
+        unseen, seen = (
+            [
+                denoiser_training._errors(
+                    settings,
+                    jax.tree.map(lambda x, f=f: x[f], params[c]),
+                    masks[c],
+                    jnp.tile(HIDDEN[i][None], (draws, 1)),
+                    jnp.asarray(t),
+                    eps[i],
+                ).sum()
+                / draws
+                for i, f in enumerate(own)
+            ]
+            for own in (np.asarray(data["parts"].fold[:k]), [5] * k)
+        )
+        assert float(found.held_out[c]) == pytest.approx(float(np.mean(unseen)), rel=1e-4)
+        assert float(found.seen[c]) == pytest.approx(float(np.mean(seen)), rel=1e-4)
+        assert np.ptp(unseen) > 1
 
 
 @pytest.mark.parametrize(("seed", "gains"), [(0, False), (1, True)])
