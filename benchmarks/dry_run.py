@@ -114,10 +114,12 @@ def row(name: str, predicted: float, measured: float) -> list[str]:
 
 def table(predicted: dict[str, Any], measured: dict[str, Any], clock: str) -> list[list[str]]:
     """Every stage, then all of them, with what is said of compilation where that is told apart: a stage's own part of
-    it is in what was measured alone."""
+    it is in what was measured alone. Of a fit, a part of a run, that part is not known."""
     own, real = predicted[clock], measured[clock]
     if "fit" in real:
-        own = {"fit": own["collect"] + own[next(name for name in own if name.startswith("generate"))]}
+        return [
+            row("fit", own["collect"] + own[next(name for name in own if name.startswith("generate"))], real["fit"])
+        ]
     rows = [row(name, own[name], real[name]) for name in real if name in own]
     compiling = predicted["compiling"] if clock == "seconds" else 0.0
     return [*rows, row("all", sum(own.values()) + compiling, sum(real.values()))]

@@ -28,7 +28,7 @@ from bend_jax.split import cut
 Clock = Callable[[], float]
 BUDGET = {"cpu": 5e9, "gpu": 2e13}  # floating-point operations of a probe, at most: some tenths of a second
 STEPS = 30  # of a collector's probe between two checkpoints
-STRUCTURES = 1.5  # candidates that a denoiser is trained for, over those of Gaussian vectors: one or two
+STRUCTURES = 1.6  # what two candidates of a denoiser take in the place of one: Gaussian vectors have one or two
 
 
 class _EnoughError(Exception):
