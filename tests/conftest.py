@@ -4,6 +4,7 @@ compiled without optimisation, here and in the processes that tests start."""
 import os
 import sys
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 CACHE = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "bend_jax" / "compiled")
@@ -16,7 +17,9 @@ if sys.dont_write_bytecode:  # then not in the tree, but kept: modules with chec
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # of the processes that tests start
 
 # and most of compiling is optimisation, which takes longer than it saves in these small programs
-QUICK = ("backend_optimization_level=0", "cpu_use_fusion_emitters=false", "cpu_parallel_codegen_split_count=1")
+QUICK = ["backend_optimization_level=0", "cpu_parallel_codegen_split_count=1"]
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # XLA ends a process with a flag that it does not know
+    QUICK.append("cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*(f"--xla_{flag}" for flag in QUICK), os.environ.get("XLA_FLAGS", "")])
 
 from jaxtyping import install_import_hook  # noqa: E402
