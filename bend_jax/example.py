@@ -40,8 +40,9 @@ class Example:
         return Example(tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves), structure)
 
     def batch(self, n: int) -> Any:
-        """Shapes and dtypes of n examples."""
-        return jax.tree.unflatten(self.structure, [jax.ShapeDtypeStruct((n, *x.shape), x.dtype) for x in self.leaves])
+        """Shapes and dtypes of n examples, as JAX takes them: where it has no 64 bits, such arrays have 32."""
+        shapes = [jax.ShapeDtypeStruct((n, *x.shape), jax.dtypes.canonicalize_dtype(x.dtype)) for x in self.leaves]
+        return jax.tree.unflatten(self.structure, shapes)
 
     def __str__(self) -> str:
         """The shape of a batch, "[n, 8, 8, 3]", in a tree such as the images'."""
@@ -67,7 +68,7 @@ class Example:
 
         def write(tree: Any) -> Any:
             if isinstance(tree, jax.ShapeDtypeStruct):
-                return [list(tree.shape[1:]), str(tree.dtype)]
+                return [list(tree.shape), str(tree.dtype)]
             if type(tree) is dict:
                 return {"dict": {name: write(own) for name, own in tree.items()}}
             if type(tree) in (list, tuple):
@@ -75,7 +76,7 @@ class Example:
             raise TypeError
 
         try:
-            return write(self.batch(1))
+            return write(jax.tree.unflatten(self.structure, self.leaves))
         except TypeError:
             return None
 
