@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bend_jax.checks import SettingsError, expanded
 
-LEAST = 0.0  # seconds of compiling from which a program is kept: reading the smallest one is faster, too
+LEAST = 0.0  # seconds: every program is kept, since a run has more than a hundred small ones
 FOLDER, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"  # in jax.config
 
 

@@ -81,7 +81,8 @@ def unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     jax.config.update(compilation.FOLDER, None)
     compilation_cache.reset_cache()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    jax.config.update(compilation.SECONDS, 1.0)  # JAX's default, with which no program of these tests is kept
     yield tmp_path / "bend_jax" / "compiled"
     for name, value in before.items():
         jax.config.update(name, value)

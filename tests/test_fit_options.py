@@ -69,6 +69,13 @@ def test_inputs_are_any_tree_with_one_leading_axis(tmp_path: Any) -> None:
         again.predict(inputs["tokens"])
 
 
+def test_a_network_is_traced_with_arrays_of_32_bits_where_jax_has_no_more() -> None:
+    """NumPy's whole numbers have 64; jax 0.11 warns where it is asked for these."""
+    tokens = Example.of({"tokens": np.zeros((2, 7), np.int64)})
+    assert tokens.batch(3)["tokens"].dtype == jnp.int32
+    assert tokens.leaves[0].dtype == np.int64
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -93,7 +93,8 @@ def _loss(settings: Diffusion, params: Any, extra: Any, data: Any, key: Any, ste
 
     each = jax.vmap(one, (0, None, 0, 0))
     parts = data["parts"].rows, data["parts"].own
-    return jnp.mean(jnp.stack([each(own, mask, *parts) for own, mask in zip(params, masks, strict=True)])), extra
+    found = [each(denoisers, mask, *parts) for denoisers, mask in zip(params, masks, strict=True)]
+    return jnp.mean(jnp.stack(found)), extra
 
 
 def _look(settings: Diffusion, k: int, state: State, data: Any) -> State:
